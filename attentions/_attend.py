@@ -1,0 +1,54 @@
+"""The softmax attention core: the equation, and the same function through a fused kernel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Impl = Literal["eager", "fused"]
+
+
+def attend(
+    q: Float[Tensor, "*batch heads queries head_dim"],
+    k: Float[Tensor, "*batch heads keys head_dim"],
+    v: Float[Tensor, "*batch heads keys value_dim"],
+    *,
+    impl: Impl,
+    bias: Float[Tensor, "*#batch #heads queries keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "*batch heads queries value_dim"]:
+    """softmax(q k^T scale + bias) v, arXiv 1706.03762, equation 1.
+
+    `scale` is 1 / sqrt(head_dim) unless given. `bias` broadcasts over batch and heads.
+    """
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    if impl == "eager":
+        scores = (q * scale) @ k.transpose(-2, -1)
+        if bias is not None:
+            scores = scores + bias
+        return scores.softmax(dim=-1) @ v
+    batch = q.shape[:-3]
+    if len(batch) > 1:  # the fused kernels take exactly one batch dimension
+        if bias is not None:
+            bias = bias.expand(*batch, *bias.shape[-3:]).flatten(0, len(batch) - 1)
+        q, k, v = (tensor.flatten(0, len(batch) - 1) for tensor in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return mixed.unflatten(0, batch) if len(batch) > 1 else mixed
+
+
+def split_heads(
+    x: Float[Tensor, "*batch tokens channels"], num_heads: int
+) -> Float[Tensor, "*batch heads tokens head_dim"]:
+    """Channels to heads, as a view."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+
+
+def merge_heads(
+    x: Float[Tensor, "*batch heads tokens head_dim"],
+) -> Float[Tensor, "*batch tokens channels"]:
+    """The inverse of split_heads."""
+    return x.transpose(-3, -2).flatten(-2)

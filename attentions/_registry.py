@@ -1,0 +1,181 @@
+"""The registry: a file of this folder without a leading "_" is one mechanism, its name the key.
+
+Nothing is registered by import. `names` lists files; `outline` reads a file's facts without
+running it; `load` imports the one file that was asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from attentions._spec import AttentionSpec, settings_at
+
+_FOLDER = Path(__file__).parent
+
+
+class UnknownAttention(LookupError):
+    """No mechanism has this name."""
+
+
+class BrokenAttention(ImportError):
+    """A mechanism's file cannot be used: it does not import, or it defines no ATTENTION."""
+
+
+def names() -> tuple[str, ...]:
+    """The names of all mechanisms, sorted. Imports none of them."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("[!_]*.py")))
+
+
+def path_of(name: str) -> Path:
+    """The file of mechanism `name`. Raises UnknownAttention, which names the nearest."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(names())}"
+        raise UnknownAttention(f"no attention mechanism is called {name!r}; {hint}")
+    return _FOLDER / f"{name}.py"
+
+
+def load(name: str) -> AttentionSpec:
+    """The spec of mechanism `name`.
+
+    Raises UnknownAttention for a name without a file, BrokenAttention for a file that does not
+    import or defines no ATTENTION.
+    """
+    path = path_of(name)
+    return _spec_in(path, lambda: importlib.import_module(f"attentions.{name}"))
+
+
+@functools.cache
+def load_file(path: Path) -> AttentionSpec:
+    """The spec in a file anywhere (a plugin). Raises BrokenAttention."""
+    return _spec_in(path, lambda: import_file(path))
+
+
+def import_file(path: Path) -> ModuleType:
+    """Imports one Python file under a name of its own, and keeps it in sys.modules."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    module_name = f"attention_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _spec_in(path: Path, importer: Any) -> AttentionSpec:
+    try:
+        module = importer()
+    # Whatever a file raises while it is imported, the reader needs the file's name first.
+    except Exception as error:
+        raise BrokenAttention(
+            f"{path.name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    spec = getattr(module, "ATTENTION", None)
+    if not isinstance(spec, AttentionSpec):
+        found = "nothing" if spec is None else type(spec).__name__
+        raise BrokenAttention(
+            f"{path.name} must define ATTENTION = AttentionSpec(module=...), found {found}"
+        )
+    return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What can be read from a mechanism's file without running it.
+
+    summary   first sentence of the module docstring
+    keywords  hyper-parameters with their defaults; None where they cannot be read
+    settings  the authors' hyper-parameters by stride; None where they are not a literal
+    impls     implementations; None where they are not a literal
+    """
+
+    summary: str
+    keywords: Mapping[str, Any] | None
+    settings: Mapping[int, Mapping[str, Any]] | None
+    impls: tuple[str, ...] | None
+
+    def settings_at(self, stride: int) -> dict[str, Any]:
+        return settings_at(self.settings or {}, stride)
+
+
+@functools.cache
+def outline(path: Path) -> Outline:
+    """Reads `path` as text. Raises BrokenAttention for a file that is not valid Python.
+
+    This is how a wrong hyper-parameter is answered at once, without the seconds that importing
+    torch takes.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise BrokenAttention(f"{path.name} is not valid Python: {error}") from error
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    fields = _spec_fields(tree)
+    module = fields.get("module")
+    factory = None
+    if isinstance(module, ast.Name) and module.id in classes:
+        factory = next(
+            (
+                node
+                for node in classes[module.id].body
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+            ),
+            None,
+        )
+    elif isinstance(module, ast.Name):
+        factory = functions.get(module.id)
+    docstring = ast.get_docstring(tree) or ""
+    return Outline(
+        summary=docstring.partition("\n\n")[0].replace("\n", " "),
+        keywords=None if factory is None else _keywords(factory.args),
+        settings=_literal(fields["settings"]) if "settings" in fields else {},
+        impls=_literal(fields["impls"]) if "impls" in fields else ("eager",),
+    )
+
+
+def _spec_fields(tree: ast.Module) -> dict[str, ast.expr]:
+    for node in tree.body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        if any(isinstance(name, ast.Name) and name.id == "ATTENTION" for name in node.targets):
+            return {word.arg: word.value for word in node.value.keywords if word.arg}
+    return {}
+
+
+def _keywords(arguments: ast.arguments) -> dict[str, Any] | None:
+    if arguments.kwarg is not None:
+        return None
+    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    positional = arguments.args[4:]  # after self, dim, num_heads, grid
+    defaults = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
+    found = {argument.arg: _literal(defaults.get(argument)) for argument in positional}
+    found |= {argument.arg: _literal(default) for argument, default in pairs}
+    found.pop("impl", None)
+    return found
+
+
+def _literal(node: ast.expr | None) -> Any:
+    if node is None:
+        return None
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

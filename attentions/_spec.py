@@ -1,0 +1,133 @@
+"""What a mechanism file says about itself: AttentionSpec, Paper, Grid."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STRIDES = (4, 8, 16, 32)
+
+SizeRule = Literal["any", "pad", "floor", "divisible", "fixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A feature map's size in tokens."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a grid has at least 1 x 1 tokens, got {self.height} x {self.width}")
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+    def padded_to(self, height: int, width: int) -> Grid:
+        """The grid after padding right and bottom to multiples of `height` and `width`."""
+        return Grid(-(-self.height // height) * height, -(-self.width // width) * width)
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width}"
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a mechanism was published, and where its authors' code is."""
+
+    title: str
+    arxiv: str
+    venue: str
+    code: str
+
+    @property
+    def year(self) -> int:
+        """The year of the arXiv identifier (its first two digits)."""
+        return 2000 + int(self.arxiv[:2])
+
+    @property
+    def link(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+def _no_settings() -> Mapping[int, Mapping[str, Any]]:
+    return MappingProxyType({stride: MappingProxyType({}) for stride in STRIDES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """One attention mechanism. `AttentionSpec(module=MyAttention)` alone is valid.
+
+    module      class; `module(dim, num_heads, grid, **params)` maps a channels-last feature
+                map (batch, height, width, dim) to one of the same shape
+    paper       where it was published
+    equation    the mechanism in one line
+    cost        multiply-accumulates in N (tokens) and C (dim), leading terms
+    size_rule   what happens to a grid that does not fit: "any" size fits, "pad" with zeros on
+                the right and at the bottom, "floor" (a remainder is not seen by the keys),
+                "divisible" sizes only, "fixed" to the grid it was built for
+    settings    the authors' hyper-parameters by stage stride; a literal, so that it can be read
+                without importing torch
+    impls       implementations; "eager" is the paper's equations op by op, "fused" the same
+                function through the fastest kernels
+    kernels     what the fused implementation runs on
+    macs        closed form, `macs(dim, num_heads, grid, **params)`: MACs of one image
+    computed    `computed(grid, **params)`: the grid after padding, where the mechanism pads
+    unsupported `unsupported(dim, num_heads, grid, **params)`: a reason in words, or None
+    traps       what a reader of the paper or of its code may trip over
+    """
+
+    module: type[nn.Module]
+    paper: Paper | None = None
+    equation: str = ""
+    cost: str = ""
+    size_rule: SizeRule = "any"
+    settings: Mapping[int, Mapping[str, Any]] = field(default_factory=_no_settings)
+    impls: tuple[str, ...] = ("eager",)
+    kernels: str = ""
+    macs: Callable[..., int] | None = None
+    computed: Callable[..., Grid] | None = None
+    unsupported: Callable[..., str | None] | None = None
+    traps: tuple[str, ...] = ()
+
+    def settings_at(self, stride: int) -> dict[str, Any]:
+        """The authors' hyper-parameters at `stride`, else those of the nearest stage they gave."""
+        return settings_at(self.settings, stride)
+
+    def build(self, dim: int, num_heads: int, grid: Grid, *, impl: str, **params: Any) -> nn.Module:
+        """The module; `impl` is passed on where the module takes it.
+
+        Raises ValueError where `unsupported` gives a reason, or `impl` is not one of `impls`.
+        """
+        if impl not in self.impls:
+            raise ValueError(f"impl is one of {', '.join(self.impls)}, got {impl!r}")
+        reason = self.reason_against(dim, num_heads, grid, **params)
+        if reason is not None:
+            raise ValueError(reason)
+        if "impl" in inspect.signature(self.module).parameters:
+            params = {**params, "impl": impl}
+        return self.module(dim, num_heads, grid, **params)
+
+    def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
+        """Why this mechanism cannot run here, in words; None where it can."""
+        if dim % num_heads:
+            return f"dim must be divisible by num_heads, got {dim} and {num_heads}"
+        if self.unsupported is None:
+            return None
+        return self.unsupported(dim, num_heads, grid, **params)
+
+
+def settings_at(settings: Mapping[int, Mapping[str, Any]], stride: int) -> dict[str, Any]:
+    """The entry of `settings` at `stride`, else at the stride nearest in ratio (finer on a tie)."""
+    if not settings:
+        return {}
+    nearest = min(sorted(settings), key=lambda known: max(known / stride, stride / known))
+    return dict(settings[nearest])

@@ -1,0 +1,159 @@
+"""Windows: pad, partition, merge, relative position bias, and the window attention of Swin."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._spec import Grid
+
+
+def pad_to_multiple(
+    x: Float[Tensor, "batch height width dim"], height: int, width: int
+) -> Float[Tensor, "batch padded_height padded_width dim"]:
+    """Pads a map with zeros on the right and at the bottom to multiples of the window."""
+    bottom, right = -x.shape[1] % height, -x.shape[2] % width
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+
+
+def partition(
+    x: Float[Tensor, "batch height width dim"], height: int, width: int
+) -> Float[Tensor, "batch windows tokens dim"]:
+    """Cuts a map into windows of height x width, row-major; sizes must divide the map's."""
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    cut = x.unflatten(1, (rows, height)).unflatten(3, (columns, width)).transpose(2, 3)
+    return cut.flatten(3, 4).flatten(1, 2)
+
+
+def merge(
+    windows: Float[Tensor, "batch windows tokens dim"], height: int, width: int, grid: Grid
+) -> Float[Tensor, "batch height width dim"]:
+    """The inverse of `partition` for a map of `grid`, a multiple of the window."""
+    rows, columns = grid.height // height, grid.width // width
+    cut = windows.unflatten(1, (rows, columns)).unflatten(3, (height, width))
+    return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def relative_position_index(height: int, width: int) -> Int[Tensor, "tokens tokens"]:
+    """Row of the bias table for every pair of tokens of a window.
+
+    The table has (2 height - 1) (2 width - 1) rows, one for each offset (arXiv 2103.14030,
+    equation 4); this is the authors' numbering, so their tables load.
+    """
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    down = rows[:, None] - rows[None, :] + height - 1
+    right = columns[:, None] - columns[None, :] + width - 1
+    return down * (2 * width - 1) + right
+
+
+def shift_mask(
+    grid: Grid, window: tuple[int, int], shift: tuple[int, int]
+) -> Float[Tensor, "windows tokens tokens"]:
+    """-100 between tokens that the cyclic shift brought together from opposite edges, else 0.
+
+    -100 and not -inf, as in the authors' code: softmax then gives e^-100 of the weight, which is
+    zero in every dtype that we measure.
+    """
+    rows = _regions(grid.height, window[0], shift[0])
+    columns = _regions(grid.width, window[1], shift[1])
+    region = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
+    labels = partition(region, *window)[0, :, :, 0]
+    differ = labels[:, :, None] != labels[:, None, :]
+    return torch.zeros(differ.shape).masked_fill(differ, -100.0)
+
+
+def _regions(size: int, window: int, shift: int) -> Int[Tensor, " size"]:
+    positions = torch.arange(size)
+    if shift == 0:
+        return torch.zeros_like(positions)
+    return (positions >= size - window).long() + (positions >= size - shift).long()
+
+
+def window_on(grid: Grid, window_size: int) -> tuple[int, int]:
+    """The window on this map: cut to the map along each side that is shorter than it."""
+    return min(window_size, grid.height), min(window_size, grid.width)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows, optionally cyclically shifted (arXiv 2103.14030).
+
+    Parameters carry the names of the authors' WindowAttention: qkv, proj,
+    relative_position_bias_table, and the buffer relative_position_index.
+
+    A side of the map that is no longer than the window is not shifted along, and the window is
+    cut to it; padding is not masked, as in the authors' dense prediction code.
+    """
+
+    relative_position_index: Tensor
+    shift_mask: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        window_size: int,
+        shift_size: int,
+        relative_position_bias: bool,
+        qkv_bias: bool,
+        impl: Impl,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.impl = impl
+        self.window = window_on(grid, window_size)
+        self.shift = (
+            shift_size if grid.height > self.window[0] else 0,
+            shift_size if grid.width > self.window[1] else 0,
+        )
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.has_bias = relative_position_bias
+        if relative_position_bias:
+            offsets = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+            self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+            self.register_buffer("relative_position_index", relative_position_index(*self.window))
+        self._mask_grid = grid.padded_to(*self.window)
+        mask = shift_mask(self._mask_grid, self.window, self.shift) if any(self.shift) else None
+        self.register_buffer("shift_mask", mask, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        height, width = x.shape[1:3]
+        x = pad_to_multiple(x, *self.window)
+        padded = Grid(x.shape[1], x.shape[2])
+        if any(self.shift):
+            x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
+        windows = partition(x, *self.window)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
+        mixed = attend(q, k, v, impl=self.impl, bias=self._bias(padded))
+        x = merge(self.proj(merge_heads(mixed)), *self.window, padded)
+        if any(self.shift):
+            x = torch.roll(x, self.shift, dims=(1, 2))
+        return x[:, :height, :width]
+
+    def _bias(self, padded: Grid) -> Float[Tensor, "windows heads tokens tokens"] | None:
+        bias = None
+        if self.has_bias:
+            table = self.relative_position_bias_table[self.relative_position_index]
+            bias = table.permute(2, 0, 1)
+        if any(self.shift):
+            mask = self.shift_mask
+            if mask is None or padded != self._mask_grid:
+                mask = shift_mask(padded, self.window, self.shift).to(self.qkv.weight)
+            mask = mask[:, None]
+            bias = mask if bias is None else bias + mask
+        return bias
+
+
+def window_macs(dim: int, grid: Grid, *, window_size: int, computed: Grid) -> int:
+    """4 N C^2 for the projections and 2 N w^2 C for the attention, over the computed tokens."""
+    height, width = window_on(grid, window_size)
+    return 4 * computed.tokens * dim**2 + 2 * computed.tokens * height * width * dim
