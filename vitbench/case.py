@@ -1,0 +1,287 @@
+"""Case: what is measured, fully. Sweep: the axes it is drawn from. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import attentions
+from vitbench.errors import BadInput, nearest
+
+Scalar = bool | int | float | str
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+MODES = ("forward", "forward_backward")
+IMPLS = ("eager", "fused")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """An image's size in pixels."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> Resolution:
+        """`224` or `800x1280` (height x width). Raises BadInput."""
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+        if not match or not int(match[1]) or not int(match[2] or 1):
+            raise BadInput(
+                f"a resolution is pixels like 224 or 800x1280 (height x width), got {text!r}"
+            )
+        return cls(int(match[1]), int(match[2] or match[1]))
+
+    def __str__(self) -> str:
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One thing to measure. Two equal cases are the same measurement.
+
+    params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied
+    impl           "eager" or "fused"
+    compiled       through torch.compile
+    cuda_graph     replayed from a CUDA graph
+    cold           the caches are flushed before each call
+    mode           "forward" or "forward_backward" (one training step of the layer)
+    device         "cpu", "cuda" or "cuda:1"
+    image_height   pixels; the grid is the image divided by the stride, rounded down, in tokens
+    """
+
+    attention: str
+    params: tuple[tuple[str, Scalar], ...]
+    impl: str
+    compiled: bool
+    cuda_graph: bool
+    cold: bool
+    mode: str
+    device: str
+    dtype: str
+    batch_size: int
+    image_height: int
+    image_width: int
+    stride: int
+    grid_height: int
+    grid_width: int
+    dim: int
+    num_heads: int
+
+    @property
+    def id(self) -> str:
+        """A stable hash of the content: 12 hexadecimal digits."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def grid(self) -> attentions.Grid:
+        return attentions.Grid(self.grid_height, self.grid_width)
+
+    @property
+    def resolution(self) -> Resolution:
+        return Resolution(self.image_height, self.image_width)
+
+    @property
+    def settings(self) -> str:
+        """The hyper-parameters as one word for a table: `alpha=0.9 window_size=2`."""
+        return " ".join(f"{name}={format_scalar(value)}" for name, value in self.params)
+
+    def describe(self) -> str:
+        """A line that names the case among its neighbours."""
+        words = [self.attention, f"{self.resolution}px", self.dtype, f"batch {self.batch_size}"]
+        if self.impl != "fused":
+            words.append(self.impl)
+        words += [word for word in ("compiled", "cuda_graph", "cold") if getattr(self, word)]
+        if self.mode != "forward":
+            words.append(self.mode)
+        return " ".join(words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return dataclasses.asdict(self) | {"params": dict(self.params)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Case:
+        """The inverse of to_dict."""
+        return cls(**{**data, "params": tuple(sorted(data["params"].items()))})
+
+
+def format_scalar(value: Scalar) -> str:
+    """A hyper-parameter as one writes it on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_scalar(text: str) -> Scalar:
+    """`2`, `0.9`, `true` or a word."""
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Axes; their product is the list of cases.
+
+    params   by mechanism, then by hyper-parameter: the values to sweep; what is not named here
+             is the authors' setting at the stride
+    plugins  mechanisms of the user's own: name -> file
+    """
+
+    attention: tuple[str, ...]
+    resolution: tuple[Resolution, ...] = (Resolution(224, 224),)
+    stride: tuple[int, ...] = (16,)
+    dim: tuple[int, ...] = (384,)
+    num_heads: tuple[int, ...] = (12,)
+    batch_size: tuple[int, ...] = (8,)
+    dtype: tuple[str, ...] = ("float32",)
+    impl: tuple[str, ...] = ("fused",)
+    compiled: tuple[bool, ...] = (False,)
+    cuda_graph: tuple[bool, ...] = (False,)
+    cold: tuple[bool, ...] = (False,)
+    mode: tuple[str, ...] = ("forward",)
+    device: str = "cpu"
+    params: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+    plugins: Mapping[str, Path] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises BadInput, with one sentence, for the first thing that cannot be right."""
+        for axis in AXES:
+            if not getattr(self, axis):
+                raise BadInput(f"{axis} needs at least one value")
+        for name in self.attention:
+            self._source(name)
+        self._check_words()
+        self._check_sizes()
+        for name, values in self.params.items():
+            self._check_params(name, values)
+        if any(self.cuda_graph) and not self.device.startswith("cuda"):
+            raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
+
+    def _check_words(self) -> None:
+        for axis, known in (("dtype", DTYPES), ("impl", IMPLS), ("mode", MODES)):
+            for word in getattr(self, axis):
+                if word not in known:
+                    raise BadInput(f"no {axis} is called {word!r}; {nearest(word, known)}")
+
+    def _check_sizes(self) -> None:
+        for axis in ("stride", "dim", "num_heads", "batch_size"):
+            for value in getattr(self, axis):
+                if value < 1:
+                    raise BadInput(f"{axis} must be at least 1, got {value}")
+        for dim, heads in itertools.product(self.dim, self.num_heads):
+            if dim % heads:
+                raise BadInput(f"dim must be divisible by heads, got dim {dim} and {heads} heads")
+        for resolution, stride in itertools.product(self.resolution, self.stride):
+            if min(resolution.height, resolution.width) < stride:
+                raise BadInput(
+                    f"resolution {resolution} is below the stride {stride}: no token would be left"
+                )
+
+    def _check_params(self, name: str, values: Mapping[str, tuple[Scalar, ...]]) -> None:
+        source = self._source(name)
+        if name not in self.attention:
+            raise BadInput(
+                f"a parameter of {name} is given, but {name} is not among the attentions"
+            )
+        keywords = attentions.outline(source).keywords
+        for key, choices in values.items():
+            if keywords is not None and key not in keywords:
+                hint = nearest(key, keywords) if keywords else "it has none"
+                raise BadInput(f"{name} has no parameter {key!r}; {hint}")
+            default = None if keywords is None else keywords[key]
+            for choice in choices:
+                if default is not None and not _same_kind(choice, default):
+                    raise BadInput(
+                        f"{name}.{key} is {_kind(default)} like {format_scalar(default)}, "
+                        f"got {format_scalar(choice)!r}"
+                    )
+
+    def _source(self, name: str) -> Path:
+        if name in self.plugins:
+            return self.plugins[name]
+        try:
+            return attentions.path_of(name)
+        except attentions.UnknownAttention:
+            known = (*attentions.names(), *self.plugins)
+            raise BadInput(
+                f"no attention mechanism is called {name!r}; {nearest(name, known)}"
+            ) from None
+
+    def expand(self) -> list[Case]:
+        """The cases, in a stable order, each once. Raises BadInput as `check` does."""
+        self.check()
+        cases = (
+            self._case(name, params, dict(zip(AXES[1:], point, strict=True)))
+            for name in self.attention
+            for point in itertools.product(*(getattr(self, axis) for axis in AXES[1:]))
+            for params in self._params_at(name, point[AXES[1:].index("stride")])
+        )
+        return list(dict.fromkeys(cases))
+
+    def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
+        outline = attentions.outline(self._source(name))
+        known = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
+        settings = known | outline.settings_at(stride)
+        swept = self.params.get(name, {})
+        for values in itertools.product(*swept.values()):
+            yield settings | dict(zip(swept, values, strict=True))
+
+    def _case(self, name: str, params: Mapping[str, Scalar], point: dict[str, Any]) -> Case:
+        resolution: Resolution = point.pop("resolution")
+        impls = attentions.outline(self._source(name)).impls or IMPLS
+        if point["impl"] not in impls:
+            point["impl"] = impls[0]
+        return Case(
+            **point,
+            attention=name,
+            params=tuple(sorted(params.items())),
+            device=self.device,
+            image_height=resolution.height,
+            image_width=resolution.width,
+            grid_height=resolution.height // point["stride"],
+            grid_width=resolution.width // point["stride"],
+        )
+
+
+AXES = (
+    "attention",
+    "resolution",
+    "stride",
+    "dim",
+    "num_heads",
+    "batch_size",
+    "dtype",
+    "impl",
+    "compiled",
+    "cuda_graph",
+    "cold",
+    "mode",
+)
+
+
+def _same_kind(value: Scalar, default: Scalar) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
+
+
+def _kind(default: Scalar) -> str:
+    kinds = {bool: "true or false,", int: "a whole number", float: "a number", str: "a word"}
+    return kinds[type(default)]

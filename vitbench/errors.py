@@ -1,0 +1,17 @@
+"""What a user can get wrong, as one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(ValueError):
+    """The command cannot be carried out as asked; the message is one sentence for the user."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "nearest: a, b" for a misspelt name, else every known name."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else f"known: {', '.join(names)}"

@@ -1,0 +1,237 @@
+"""Time: warm-up, sampling, the stopping rule; a CPU clock and a CUDA clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vitbench import stats
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingRule:
+    """When to stop warming up and sampling. Times in seconds, per case and round.
+
+    warmup_calls, warmup_s     at least so many calls and so long
+    warmup_agree, warmup_cap_s then until two successive blocks agree within this share, at most
+    sample_s                   calls are repeated inside one sample until it lasts this long
+    min_samples, min_s         at least so many samples and so long
+    target_noise               then until the noise (relative half-width of the 95% interval of
+                               the median) is below this
+    cap_s                      no longer than this, whatever the noise; at least cap_samples
+    """
+
+    warmup_calls: int = 5
+    warmup_s: float = 0.2
+    warmup_agree: float = 0.02
+    warmup_cap_s: float = 5.0
+    sample_s: float = 0.010
+    min_samples: int = 10
+    min_s: float = 0.3
+    target_noise: float = 0.01
+    cap_s: float = 5.0
+    cap_samples: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_calls", "min_samples", "cap_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_s", "warmup_agree", "warmup_cap_s", "sample_s", "min_s", "cap_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.target_noise <= 0:
+            raise ValueError(f"target_noise must be positive, got {self.target_noise}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One sample. Seconds of one call; device is the time between CUDA events, wall the host's."""
+
+    device_s: float
+    wall_s: float | None = None
+
+
+class Clock(Protocol):
+    """Reads the time of a number of calls."""
+
+    def read(self, call: Call, calls: int) -> Reading:
+        """Time of one call, averaged over `calls` in a row."""
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        """Host seconds of one call until its result is there, averaged over `calls`."""
+
+    def now(self) -> float:
+        """Seconds, for the stopping rule."""
+
+
+@dataclass(slots=True)
+class CpuClock:
+    """time.perf_counter. `flush` runs before each sample, outside the time (cold cache)."""
+
+    flush: Call | None = None
+
+    def read(self, call: Call, calls: int) -> Reading:
+        seconds = self.read_wall(call, calls)
+        return Reading(seconds, seconds)
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        if self.flush is not None:
+            self.flush()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+
+class CudaClock:
+    """CUDA events around calls that were queued behind a busy device.
+
+    The device is kept busy (`torch.cuda._sleep`) while the host queues the calls, so that the
+    gaps between launches do not enter the time between the events.
+    """
+
+    def __init__(self, device: str, flush: Call | None = None) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(device)
+        self.flush = flush
+        self._cycles_per_s = self._sleep_rate()
+        self._queue_s = 0.0
+
+    def _sleep_rate(self) -> float:
+        """Cycles a second of the sleeping kernel."""
+        torch = self._torch
+        cycles = 5_000_000
+        torch.cuda._sleep(cycles)
+        start, end = self._events()
+        torch.cuda.synchronize(self._device)
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        torch.cuda.synchronize(self._device)
+        return cycles / (start.elapsed_time(end) / 1e3)
+
+    def _events(self) -> tuple[Any, Any]:
+        event = self._torch.cuda.Event
+        return event(enable_timing=True), event(enable_timing=True)
+
+    def read(self, call: Call, calls: int) -> Reading:
+        torch = self._torch
+        start, end = self._events()
+        torch.cuda.synchronize(self._device)
+        if self.flush is not None:
+            self.flush()
+        # Busy for 1.5 times as long as the host took to queue this sample the last time.
+        busy_s = min(1.5 * self._queue_s * calls + 20e-6, 0.1)
+        torch.cuda._sleep(int(busy_s * self._cycles_per_s))
+        start.record()
+        queued = time.perf_counter()
+        for _ in range(calls):
+            call()
+        self._queue_s = (time.perf_counter() - queued) / calls
+        end.record()
+        torch.cuda.synchronize(self._device)
+        return Reading(start.elapsed_time(end) / 1e3 / calls)
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        torch = self._torch
+        torch.cuda.synchronize(self._device)
+        if self.flush is not None:
+            self.flush()
+            torch.cuda.synchronize(self._device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize(self._device)
+        return (time.perf_counter() - start) / calls
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+
+@dataclass(slots=True)
+class Timing:
+    """What was measured, and how it ended. Seconds of one call.
+
+    samples           device time (on a CPU, wall time), every one, in the order taken
+    wall_samples      host time until the result is there (on CUDA; on a CPU the same as samples)
+    calls_per_sample  calls averaged in one sample
+    first_call_s      the very first call: lazy initialisation, autotuning, compilation
+    warmup_calls, warmup_s  what the warm-up took
+    stopped_by        "noise": the target was reached; "cap": the time was up
+    chunks            what `between` returned, once for each chunk of samples
+    """
+
+    samples: list[float]
+    wall_samples: list[float]
+    calls_per_sample: int
+    first_call_s: float
+    warmup_calls: int
+    warmup_s: float
+    stopped_by: str
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure(
+    call: Call,
+    clock: Clock,
+    rule: TimingRule,
+    *,
+    between: Callable[[], dict[str, Any]] | None = None,
+    max_calls: int | None = None,
+) -> Timing:
+    """Warms up, samples until the rule says stop, and keeps every sample.
+
+    `between` is called between chunks of samples, outside their time, to read the state of the
+    machine. `max_calls` limits the calls of one sample (1 where every call must be cold).
+    """
+    first_call_s = clock.read_wall(call, 1)
+    per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
+    calls = max(1, round(rule.sample_s / per_call_s + 0.5)) if per_call_s > 0 else 1
+    if max_calls is not None:
+        calls = min(calls, max_calls)
+    timing = Timing([], [], calls, first_call_s, warm_calls, warm_s, "cap")
+    start = clock.now()
+    while True:
+        chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
+        for _ in range(chunk_size):
+            reading = clock.read(call, calls)
+            timing.samples.append(reading.device_s)
+            wall_s = reading.wall_s if reading.wall_s is not None else clock.read_wall(call, calls)
+            timing.wall_samples.append(wall_s)
+            spent = clock.now() - start
+            if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
+                break
+        if between is not None:
+            timing.chunks.append(between())
+        enough = len(timing.samples) >= rule.min_samples and spent >= rule.min_s
+        if enough and stats.noise(timing.samples) <= rule.target_noise:
+            timing.stopped_by = "noise"
+            return timing
+        if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
+            return timing
+
+
+def _warm_up(call: Call, clock: Clock, rule: TimingRule) -> tuple[float, int, float]:
+    """Blocks of calls until two agree. Returns seconds a call, calls and seconds spent."""
+    start = clock.now()
+    block, done, previous = 1, 0, None
+    while True:
+        per_call_s = clock.read_wall(call, block)
+        done += block
+        spent = clock.now() - start
+        warm = done >= rule.warmup_calls and spent >= rule.warmup_s
+        agree = previous is not None and abs(per_call_s - previous) <= rule.warmup_agree * previous
+        if (warm and agree) or spent >= rule.warmup_cap_s:
+            return per_call_s, done, spent
+        previous = per_call_s
+        if per_call_s * block < rule.warmup_s / 4:
+            block *= 2

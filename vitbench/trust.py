@@ -1,0 +1,80 @@
+"""The trust grade of a figure: A to D, each step down with its reason in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GRADES = "ABCD"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Above which values of a column the grade falls to B, C and D; None: never so low.
+
+    scale and unit only serve the sentence.
+    """
+
+    column: str
+    words: str
+    b: float
+    c: float
+    d: float | None
+    scale: float = 1.0
+    unit: str = ""
+
+    def fall(self, value: float) -> int:
+        """How many grades below A."""
+        steps = (self.b, self.c, self.d)
+        return sum(1 for step in steps if step is not None and value > step)
+
+    def sentence(self, value: float) -> str:
+        limit = [self.b, self.c, self.d][self.fall(value) - 1]
+        assert limit is not None
+        return (
+            f"{self.words} {value * self.scale:.3g}{self.unit} "
+            f"(over {limit * self.scale:.3g}{self.unit})"
+        )
+
+
+LIMITS = (
+    Limit("noise", "noise", 0.02, 0.05, 0.25, 100, "%"),
+    Limit("round_spread", "medians of the rounds differ by", 0.05, 0.15, 1.0, 100, "%"),
+    Limit("neighbour_cores", "other processes kept busy", 0.15, 0.5, None, 1, " cores"),
+    Limit("steal_share", "the hypervisor took", 0.01, 0.05, 0.25, 100, "% of the time"),
+    Limit("cgroup_throttled_s", "the CPU quota stopped the process for", 0.0, 0.1, None, 1, " s"),
+    Limit("roofline_fraction", "faster than the measured ceilings:", 1.05, 1.1, 1.2, 100, "%"),
+)
+MIN_CPU_SHARE = 0.9
+
+
+def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The grade of a measured row and what lowered it."""
+    fall, reasons = 0, []
+    for limit in LIMITS:
+        value = record.get(limit.column)
+        if value is not None and limit.fall(value):
+            fall = max(fall, limit.fall(value))
+            reasons.append(limit.sentence(value))
+    for falls, reason in _other_reasons(record):
+        fall = max(fall, falls)
+        reasons.append(reason)
+    return GRADES[fall], reasons
+
+
+def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
+    found = []
+    if record.get("rounds") == 1:
+        found.append((1, "one round only: differences between processes are not seen"))
+    if record.get("throttle_reasons"):
+        found.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
+    share = record.get("cpu_share")
+    if share is not None and share < MIN_CPU_SHARE and record.get("device") == "cpu":
+        found.append((1, f"the process had the CPU for {share:.0%} of the time"))
+    return found
+
+
+def summary(grades: Mapping[str, int]) -> str:
+    """`A 12, C 3` for a count of rows by grade."""
+    return ", ".join(f"{grade} {grades[grade]}" for grade in GRADES if grades.get(grade))
