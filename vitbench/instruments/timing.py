@@ -120,7 +120,7 @@ class CudaClock:
         return cycles / (start.elapsed_time(end) / 1e3)
 
     def _events(self) -> tuple[Any, Any]:
-        event = self._torch.cuda.Event
+        event: Any = self._torch.cuda.Event
         return event(enable_timing=True), event(enable_timing=True)
 
     def read(self, call: Call, calls: int) -> Reading:

@@ -1,0 +1,50 @@
+"""The command: every fault of the user's is one sentence on stderr and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    from vitbench.cli import app
+    from vitbench.errors import BadInput
+
+    try:
+        status = app(arguments, prog_name="vitbench", standalone_mode=False)
+    except BadInput as error:
+        return _say(str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return _say("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `vitbench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "StorageFull":
+            return _say(str(error), EXIT_FAILED)
+        # typer's own exceptions live in different modules from version to version.
+        if hasattr(error, "format_message"):
+            return _say(error.format_message(), getattr(error, "exit_code", EXIT_USAGE))
+        if type(error).__name__ == "Abort":
+            return _say("interrupted", EXIT_INTERRUPTED)
+        raise
+    return status if isinstance(status, int) else 0
+
+
+def _say(message: str, status: int) -> int:
+    print(f"vitbench: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The host's own readings around a stretch of work: CPU time, switches, steal, neighbours."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """Counters at one moment; a field the platform does not tell is None.
+
+    busy_s, steal_s, total_s  all cores together, since boot
+    """
+
+    wall_s: float
+    own_s: float
+    involuntary: int
+    busy_s: float | None
+    steal_s: float | None
+    total_s: float | None
+    throttled_s: float | None
+
+
+def read() -> HostReading:
+    """The counters now."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    busy_s, steal_s, total_s = _machine_seconds()
+    return HostReading(
+        wall_s=time.perf_counter(),
+        own_s=usage.ru_utime + usage.ru_stime,
+        involuntary=usage.ru_nivcsw,
+        busy_s=busy_s,
+        steal_s=steal_s,
+        total_s=total_s,
+        throttled_s=_cgroup_throttled_s(),
+    )
+
+
+def between(start: HostReading, end: HostReading, threads: int) -> dict[str, Any]:
+    """What happened between two readings, as columns of a record."""
+    wall_s = max(end.wall_s - start.wall_s, 1e-9)
+    own_s = end.own_s - start.own_s
+    state: dict[str, Any] = {
+        "cpu_share": own_s / wall_s / threads,
+        "involuntary_switches": (end.involuntary - start.involuntary) / wall_s,
+        "neighbour_cores": None,
+        "steal_share": None,
+        "cgroup_throttled_s": None,
+    }
+    if start.busy_s is not None and end.busy_s is not None:
+        # The kernel's counters tick 100 times a second: below 0.2 s they say nothing.
+        if wall_s >= 0.2:
+            state["neighbour_cores"] = max(0.0, (end.busy_s - start.busy_s - own_s) / wall_s)
+        total_s = (end.total_s or 0.0) - (start.total_s or 0.0)
+        if total_s > 0:
+            state["steal_share"] = ((end.steal_s or 0.0) - (start.steal_s or 0.0)) / total_s
+    if start.throttled_s is not None and end.throttled_s is not None:
+        state["cgroup_throttled_s"] = end.throttled_s - start.throttled_s
+    return state
+
+
+def _machine_seconds() -> tuple[float | None, float | None, float | None]:
+    """(busy, steal, total) of all cores, from /proc/stat."""
+    try:
+        first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
+    except OSError:
+        return None, None, None
+    user, nice, system, idle, iowait, irq, softirq, steal = (
+        int(word) / _TICKS_PER_S for word in first_line.split()[1:9]
+    )
+    busy = user + nice + system + irq + softirq
+    return busy, steal, busy + idle + iowait + steal
+
+
+def _cgroup_throttled_s() -> float | None:
+    """Time that this cgroup's CPU quota held processes back (cgroup v2)."""
+    try:
+        text = Path("/sys/fs/cgroup/cpu.stat").read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("throttled_usec"):
+            return int(line.split()[1]) / 1e6
+    return None
+
+
+def cpu_quota() -> float | None:
+    """Cores that the cgroup allows; None for no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: the smaller of its affinity and its cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS
+        cores = os.cpu_count() or 1
+    quota = cpu_quota()
+    return max(1, min(cores, int(quota))) if quota is not None else cores
+
+
+def busy_cores(over_s: float) -> float | None:
+    """Cores that other processes keep busy now, watched for `over_s` seconds."""
+    start = read()
+    time.sleep(over_s)
+    end = read()
+    if start.busy_s is None or end.busy_s is None:
+        return None
+    own_s = end.own_s - start.own_s
+    return max(0.0, (end.busy_s - start.busy_s - own_s) / (end.wall_s - start.wall_s))

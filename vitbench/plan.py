@@ -1,0 +1,143 @@
+"""Plan: the cases of a run and how each is measured; what it will take. Pure, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitbench.case import Case
+from vitbench.errors import BadInput, nearest
+from vitbench.instruments.timing import TimingRule
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Named precision: rounds, and the fields of TimingRule that differ from its defaults."""
+
+    cpu_rounds: int
+    cuda_rounds: int
+    rule: Mapping[str, float]
+
+
+EFFORTS = {
+    "quick": Effort(
+        2,
+        2,
+        {"min_s": 0.15, "warmup_s": 0.1, "target_noise": 0.02, "cap_s": 1.0, "warmup_cap_s": 2},
+    ),
+    "default": Effort(3, 2, {}),
+    "thorough": Effort(5, 4, {"min_samples": 30, "target_noise": 0.005, "cap_s": 15.0}),
+}
+# What a GPU needs more or less of than a CPU.
+_CUDA_RULE = {"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do. It stands in the first line of the journal, so a run can be resumed.
+
+    timeout_s           for one case in one round
+    threads             of the CPU; None: as many as may be used
+    memory_limit_bytes  of the worker on a CPU; None: no limit
+    plugins             mechanisms of the user's own: name -> file
+    """
+
+    title: str
+    suite: str
+    device: str
+    cases: tuple[Case, ...]
+    rounds: int
+    rule: TimingRule
+    seed: int = 0
+    timeout_s: float = 300.0
+    threads: int | None = None
+    memory_limit_bytes: int | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise BadInput("the sweep is empty: no case is left to measure")
+        for name in ("rounds", "timeout_s", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInput(f"{name} must be positive, got {value}")
+
+    def order(self, round_index: int) -> list[Case]:
+        """The cases of a round, shuffled so that no case always follows the same other."""
+        cases = list(self.cases)
+        random.Random(f"{self.seed}-{round_index}").shuffle(cases)
+        return cases
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        cases = [case.to_dict() for case in self.cases]
+        return dataclasses.asdict(self) | {"cases": cases, "plugins": dict(self.plugins)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of to_dict."""
+        cases = tuple(Case.from_dict(case) for case in data["cases"])
+        return cls(**{**data, "cases": cases, "rule": TimingRule(**data["rule"])})
+
+
+def effort(name: str) -> Effort:
+    """The effort of that name. Raises BadInput."""
+    if name not in EFFORTS:
+        raise BadInput(f"no effort is called {name!r}; {nearest(name, EFFORTS)}")
+    return EFFORTS[name]
+
+
+def rounds_of(name: str, device: str) -> int:
+    """How many rounds an effort takes on a kind of device."""
+    chosen = effort(name)
+    return chosen.cuda_rounds if device.startswith("cuda") else chosen.cpu_rounds
+
+
+def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
+    """The timing rule of an effort on a kind of device. Raises BadInput."""
+    fields: dict[str, Any] = dict(_CUDA_RULE) if device.startswith("cuda") else {}
+    fields |= effort(name).rule
+    fields |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return TimingRule(**fields)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+# Seconds that a worker takes to start and the first-round passes of a case (build, check,
+# counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
+_START_S = 5.0
+_PASSES_S = 0.6
+_RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
+_CUDA_RATE = 20e12
+
+
+def call_s(case: Case) -> float:
+    """A rough guess of one call's time: the cost of MSA at a rate that such machines reach."""
+    tokens = case.grid.tokens
+    macs = case.batch_size * (4 * tokens * case.dim**2 + 2 * tokens**2 * case.dim)
+    if case.mode == "forward_backward":
+        macs *= 3
+    rate = _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][case.dtype]
+    return macs / rate
+
+
+def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
+    """The least and the most that warm-up and sampling of one case take in one round."""
+    once = call_s(case)
+    warm_s = max(rule.warmup_s, min(rule.warmup_calls * once, rule.warmup_cap_s + once))
+    least = max(rule.min_s, min(rule.min_samples * max(once, rule.sample_s), rule.cap_s))
+    most = max(rule.cap_s, rule.cap_samples * once)
+    return warm_s + least, warm_s + most
+
+
+def estimate_s(plan: Plan) -> tuple[float, float]:
+    """The least and the most that the run takes: noise decides between them."""
+    bounds = [case_s(case, plan.rule) for case in plan.cases]
+    fixed = plan.rounds * _START_S + len(plan.cases) * _PASSES_S
+    fixed += sum(4 * call_s(case) for case in plan.cases)
+    least, most = (plan.rounds * sum(side) for side in zip(*bounds, strict=True))
+    return fixed + least, fixed + most

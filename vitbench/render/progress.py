@@ -1,0 +1,73 @@
+"""The progress bar of a run."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from vitbench import stats
+from vitbench.record import Failed, Measured
+from vitbench.render import units
+from vitbench.runner import Progress
+
+
+class ProgressBar:
+    """Shows done and left, the case under way and the last figure; plain lines off a terminal."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._last = ""
+        self._bar = Bar(
+            TextColumn("round {task.fields[round]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.fields[last]}", style="dim"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None, round=1, last="")
+
+    def __call__(self, progress: Progress) -> None:
+        case, outcome = progress.case, progress.outcome
+        if isinstance(outcome, Failed):
+            self._console.print(
+                f"{case.describe()}: {outcome.kind}: {outcome.message}", style="red", markup=False
+            )
+            self._last = f"{case.attention}: {outcome.kind}"
+        elif isinstance(outcome, Measured):
+            rate = case.batch_size / stats.median(outcome.samples_s)
+            self._last = f"{case.attention} {case.resolution}: {units.significant(rate)} images/s"
+        self._bar.update(
+            self._task,
+            completed=progress.done,
+            total=progress.total,
+            description=case.describe(),
+            round=progress.round_index + 1,
+            last=self._last,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,108 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vitbench.case import Resolution
+from vitbench.record import MEASURED, Record
+from vitbench.render import units
+
+_SETTING_COLUMNS = (
+    ("impl", "impl"),
+    ("compiled", "compiled"),
+    ("cuda_graph", "CUDA graph"),
+    ("cold", "cold"),
+    ("mode", "mode"),
+    ("device", "device"),
+    ("dtype", "dtype"),
+    ("batch_size", "batch"),
+    ("stride", "stride"),
+    ("dim", "dim"),
+    ("num_heads", "heads"),
+    ("settings", "settings"),
+)
+_GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
+
+
+def results(records: Sequence[Record]) -> Table:
+    """One row per case; a setting is shown only where it varies."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("attention")
+    shown = [
+        (name, title)
+        for name, title in _SETTING_COLUMNS
+        if len({_own_setting(record, name, records) for record in records}) > 1
+    ]
+    for _, title in shown:
+        table.add_column(title)
+    for title in ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust"):
+        table.add_column(title, justify="left" if title == "trust" else "right")
+    for record in records:
+        setting = [_own_setting(record, name, records) for name, _ in shown]
+        table.add_row(str(record["attention"]), *setting, _resolution(record), *_figures(record))
+    return table
+
+
+def _own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]) -> str:
+    """A setting as text; of the hyper-parameters those that differ inside one mechanism."""
+    if name != "settings":
+        return str(record[name]).lower() if isinstance(record[name], bool) else str(record[name])
+    peers = [
+        set(str(peer["settings"]).split())
+        for peer in records
+        if peer["attention"] == record["attention"]
+    ]
+    words = str(record["settings"]).split()
+    common = set.intersection(*peers)
+    return " ".join(word for word in words if word not in common)
+
+
+def _resolution(record: Mapping[str, Any]) -> str:
+    return str(Resolution(int(record["image_height"]), int(record["image_width"])))
+
+
+def _figures(record: Mapping[str, Any]) -> list[str | Text]:
+    if record["status"] != MEASURED:
+        reason = f"{record['status']}: {record['message']}"
+        return ["-", "", "", "", "", "", Text(reason, style="red", overflow="fold")]
+    grade = str(record["trust"])
+    return [
+        units.significant(record["throughput_img_s"]),
+        f"{record['noise'] * 100:.1f}%",
+        units.significant(record["latency_s"] * 1e3),
+        units.si(record["macs"]),
+        units.si(record["params"]),
+        units.mebibytes(record["peak_memory_bytes"]),
+        Text(grade, style=_GRADE_COLOURS[grade]),
+    ]
+
+
+def plan(rows: Sequence[tuple[str, str]]) -> Table:
+    """A table of two columns: a name and what it says."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def listing(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in header:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as GitHub's Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,166 @@
+"""From a suite and what the user changes of it to a plan, a run and its charts.
+
+What the command line does, from Python:
+
+    plan = make_plan("quick", device="cpu", axes={"resolution": (Resolution(224, 224),)})
+    run = measure(plan, Path("reports/mine"))
+    rows = read_records(Path("reports/mine"))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitbench import suite as suites
+from vitbench.case import Scalar, Sweep
+from vitbench.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vitbench.plan import Plan
+    from vitbench.runner import OnProgress
+    from vitbench.store import Run
+
+Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
+
+
+def check_device(device: str) -> None:
+    """Raises BadInput for what can be no device anywhere."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise BadInput(f"no device is called {device!r}; {nearest(device, _DEVICES)}")
+
+
+_DEVICES = ("auto", "cpu", "cuda", "cuda:1")
+
+
+def plugin_names(plugins: tuple[Path, ...]) -> dict[str, Path]:
+    """Plugin files by mechanism name, their stem. Raises BadInput."""
+    import attentions
+
+    found: dict[str, Path] = {}
+    for path in plugins:
+        if not path.is_file():
+            raise BadInput(f"plugin {path} is not a file")
+        name = path.stem
+        if not name.isidentifier():
+            raise BadInput(f"plugin {path} needs a name that is a Python identifier, got {name!r}")
+        if name in attentions.names() or name in found:
+            raise BadInput(f"plugin {path} is called {name}, which is taken; rename the file")
+        try:
+            attentions.outline(path)
+        except attentions.BrokenAttention as error:
+            raise BadInput(f"plugin {path}: {error}") from None
+        found[name] = path.resolve()
+    return found
+
+
+def make_sweep(
+    suite: suites.Suite,
+    device: str,
+    axes: Mapping[str, Any],
+    params: Params,
+    plugins: Mapping[str, Path],
+) -> Sweep:
+    """The suite's axes on a device with the user's on top. Raises BadInput.
+
+    A plugin is measured beside what the suite names; the suite's hyper-parameters hold for the
+    mechanisms that are left.
+    """
+    merged = suite.axes_on(device) | dict(axes)
+    if "attention" not in merged:
+        raise BadInput("the suite names no attention; give --attention")
+    if "attention" not in axes:
+        merged["attention"] = tuple(dict.fromkeys((*merged["attention"], *plugins)))
+    kept = {name: dict(v) for name, v in suite.params.items() if name in merged["attention"]}
+    for name, values in params.items():
+        kept[name] = kept.get(name, {}) | dict(values)
+    sweep = Sweep(**merged, device=device, params=kept, plugins=plugins)
+    sweep.check()
+    return sweep
+
+
+def make_plan(
+    suite: str = "quick",
+    *,
+    device: str = "auto",
+    axes: Mapping[str, Any] | None = None,
+    params: Params | None = None,
+    plugins: tuple[Path, ...] = (),
+    effort: str | None = None,
+    rounds: int | None = None,
+    rule: Mapping[str, float | None] | None = None,
+    threads: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
+
+    axes      by name of a field of Sweep, each a tuple
+    params    by mechanism, then hyper-parameter, each a tuple of values
+    plugins   files that define ATTENTION
+    effort    "quick", "default", "thorough"; the suite's own where None
+    rule      fields of TimingRule that differ from the effort's
+    settings  seed, timeout_s, memory_limit_bytes: fields of Plan
+
+    Raises BadInput, before anything is measured or written.
+    """
+    check_device(device)
+    chosen = suites.load(suite)
+    named = plugin_names(plugins)
+    # What can be wrong whatever the device is answered before a process is asked for the device.
+    placeholder = "cuda" if device.startswith("cuda") else "cpu"
+    make_sweep(chosen, placeholder, axes or {}, params or {}, named)
+
+    from vitbench import plan as plans
+    from vitbench import runner
+
+    plans.effort(effort or chosen.effort)
+    if device != "cpu":
+        device = runner.probe(device, threads)["device"]
+    sweep = make_sweep(chosen, device, axes or {}, params or {}, named)
+    name = effort or chosen.effort
+    return plans.Plan(
+        title=chosen.title,
+        suite=Path(suite).stem,
+        device=device,
+        cases=tuple(sweep.expand()),
+        rounds=rounds if rounds is not None else plans.rounds_of(name, device),
+        rule=plans.rule_of(name, device, rule or {}),
+        threads=threads,
+        plugins={name: str(path) for name, path in named.items()},
+        **settings,
+    )
+
+
+def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
+    """Carries out a plan into a new run folder. Raises BadInput, store.StorageFull."""
+    from vitbench import runner
+
+    return runner.start(plan, folder, on_progress)
+
+
+def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
+    """Continues a run that was cut off. Raises BadInput, store.StorageFull."""
+    from vitbench import runner
+
+    return runner.resume(folder, on_progress)
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """The rows of a run folder or a records.csv as a data frame. Raises BadInput."""
+    from vitbench import frame
+
+    return frame.read(path)
+
+
+def draw(folder: Path, into: Path | None = None) -> list[Path]:
+    """The charts of a run folder, as PNG and PDF; returns the PNG paths. Raises BadInput."""
+    from vitbench import frame, store
+    from vitbench.render import plots
+
+    rows = frame.read(folder)
+    name = str(store.read_environment(folder).get("device_name") or "unknown device")
+    return plots.save_all(rows, name, into or folder / "plots")
