@@ -153,9 +153,10 @@ def outline(path: Path) -> Outline:
 
 def _spec_fields(tree: ast.Module) -> dict[str, ast.expr]:
     for node in tree.body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
             continue
-        if any(isinstance(name, ast.Name) and name.id == "ATTENTION" for name in node.targets):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(name, ast.Name) and name.id == "ATTENTION" for name in targets):
             return {word.arg: word.value for word in node.value.keywords if word.arg}
     return {}
 

@@ -5,14 +5,12 @@ arXiv 2102.12122 (PVT). Every token attends to the map reduced R times along eac
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import Impl
+from attentions._reduction import StridedReduction, reason_against_ratio, strided_reduction_macs
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
-class SRA(nn.Module):
+class SRA(StridedReduction):
     """Spatial-reduction attention. Parameter names as in the authors' code: q, kv, sr, norm, proj.
 
     sr_ratio  R, the side of the reduction; 1 reduces nothing, and has neither sr nor norm
@@ -28,50 +26,19 @@ class SRA(nn.Module):
         qkv_bias: bool = True,
         impl: Impl = "fused",
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.sr_ratio = sr_ratio
-        self.impl: Impl = impl
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        if sr_ratio > 1:
-            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
-            self.norm = nn.LayerNorm(dim)
-
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        reduced = x.flatten(1, 2)
-        q = split_heads(self.q(reduced), self.num_heads)
-        if self.sr_ratio > 1:
-            reduced = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
-            reduced = self.norm(reduced)
-        k, v = (split_heads(part, self.num_heads) for part in self.kv(reduced).chunk(2, dim=-1))
-        return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view_as(x)
+        super().__init__(dim, num_heads, sr_ratio=sr_ratio, qkv_bias=qkv_bias, impl=impl)
 
 
 def macs(dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True) -> int:
-    """2 N C^2 + 2 M C^2 + 2 N M C, M = floor(H / R) floor(W / R).
-
-    With R > 1 also the convolution, M R^2 C^2, and its normalisation, 5 M C.
-    """
-    keys = (grid.height // sr_ratio) * (grid.width // sr_ratio)
-    total = 2 * (grid.tokens + keys) * dim**2 + 2 * grid.tokens * keys * dim
-    if sr_ratio > 1:
-        total += keys * sr_ratio**2 * dim**2 + 5 * keys * dim
-    return total
+    """2 N C^2 + 2 M C^2 + 2 N M C + M R^2 C^2 + 5 M C, M = floor(H / R) floor(W / R)."""
+    return strided_reduction_macs(dim, grid, sr_ratio=sr_ratio)
 
 
 def unsupported(
     dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True
 ) -> str | None:
     """A map smaller than the reduction leaves no key."""
-    if sr_ratio < 1:
-        return f"sr_ratio must be at least 1, got {sr_ratio}"
-    if min(grid.height, grid.width) < sr_ratio:
-        return f"a {grid} map is smaller than the reduction of {sr_ratio}: no key would be left"
-    return None
+    return reason_against_ratio(grid, sr_ratio)
 
 
 ATTENTION = AttentionSpec(

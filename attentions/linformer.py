@@ -1,0 +1,127 @@
+"""Linformer: attention to k learned combinations of the tokens.
+
+arXiv 2006.04768. Keys and values are projected along the token axis, from N tokens to k, by
+matrices that are learned for one N. Linear in tokens for a constant k.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._spec import AttentionSpec, Grid, Paper
+
+
+class Linformer(nn.Module):
+    """Linformer self-attention. Parameter names as in lucidrains' LinformerSelfAttention.
+
+    They are to_q, to_k, proj_k, to_v, proj_v, to_out. That code also takes fewer tokens than it
+    was built for, by the first rows of its projections; out, since a feature map is cut in two
+    dimensions, not one.
+
+    k            tokens that keys and values are projected to
+    one_kv_head  one head of keys and values, shared by all heads of queries
+    share_kv     values are the keys: neither to_v nor proj_v
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        k: int = 256,
+        one_kv_head: bool = False,
+        share_kv: bool = False,
+        qkv_bias: bool = False,
+        impl: Impl = "fused",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.share_kv = share_kv
+        self.impl: Impl = impl
+        self.kv_heads = 1 if one_kv_head else num_heads
+        kv_dim = self.kv_heads * (dim // num_heads)
+        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_k = nn.Linear(dim, kv_dim, bias=qkv_bias)
+        self.proj_k = _projection(grid.tokens, k)
+        if not share_kv:
+            self.to_v = nn.Linear(dim, kv_dim, bias=qkv_bias)
+            self.proj_v = _projection(grid.tokens, k)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        tokens = x.flatten(1, 2)
+        q = split_heads(self.to_q(tokens), self.num_heads)
+        key = self._combine(self.to_k(tokens), self.proj_k)
+        value = key if self.share_kv else self._combine(self.to_v(tokens), self.proj_v)
+        return self.to_out(merge_heads(attend(q, key, value, impl=self.impl))).view_as(x)
+
+    def _combine(
+        self, tokens: Float[Tensor, "batch tokens kv_dim"], projection: Float[Tensor, "tokens k"]
+    ) -> Float[Tensor, "batch heads k head_dim"]:
+        combined = split_heads(projection.T @ tokens, self.kv_heads)
+        return combined.expand(-1, self.num_heads, -1, -1)
+
+
+def _projection(tokens: int, k: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(tokens, k).uniform_(-(k**-0.5), k**-0.5))
+
+
+def macs(
+    dim: int,
+    num_heads: int,
+    grid: Grid,
+    *,
+    k: int = 256,
+    one_kv_head: bool = False,
+    share_kv: bool = False,
+    qkv_bias: bool = False,
+) -> int:
+    """4 N C^2 + 4 N k C; less where heads, or keys and values, are shared."""
+    kv_dim = dim // num_heads if one_kv_head else dim
+    projected = (1 if share_kv else 2) * kv_dim
+    return grid.tokens * (2 * dim**2 + projected * dim + projected * k + 2 * k * dim)
+
+
+def unsupported(
+    dim: int,
+    num_heads: int,
+    grid: Grid,
+    *,
+    k: int = 256,
+    one_kv_head: bool = False,
+    share_kv: bool = False,
+    qkv_bias: bool = False,
+) -> str | None:
+    """Settings outside their range."""
+    return None if k >= 1 else f"k must be at least 1, got {k}"
+
+
+ATTENTION = AttentionSpec(
+    module=Linformer,
+    paper=Paper(
+        title="Linformer: Self-Attention with Linear Complexity",
+        arxiv="2006.04768",
+        venue="arXiv 2020",
+        code="https://github.com/lucidrains/linformer",
+    ),
+    equation="softmax(Q (E K)^T / sqrt(d)) (F V), E and F learned, k x N",
+    cost="4NC^2 + 4kNC",
+    size_rule="fixed",
+    settings={4: {"k": 256}, 8: {"k": 256}, 16: {"k": 256}, 32: {"k": 256}},
+    impls=("eager", "fused"),
+    kernels="scaled_dot_product_attention",
+    macs=macs,
+    unsupported=unsupported,
+    traps=(
+        "2 k N of its parameters are tied to N tokens: weights of one resolution fit no other",
+        "with k above N / 2 it costs more than MSA: 14 x 14 has fewer tokens than k = 256",
+        "names and defaults are lucidrains'; the authors published theirs inside fairseq",
+        "published at k = 256, while the script published with the figure says 128",
+    ),
+)

@@ -1,0 +1,192 @@
+"""Performer: softmax attention estimated with positive random features (FAVOR+).
+
+arXiv 2009.14794. exp(q k) is the mean over random directions of phi(q) phi(k); with m features
+keys and values are summed once, and every query reads that sum. Linear in tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attentions._attend import merge_heads, split_heads
+from attentions._spec import AttentionSpec, Grid, Paper
+
+KeyMax = Literal["head", "batch"]
+
+EPS = 1e-4  # keeps every feature positive, as in the reference
+
+
+class FastAttention(nn.Module):
+    """FAVOR+ on queries, keys and values; one buffer, projection_matrix (features x head_dim)."""
+
+    projection_matrix: Tensor
+
+    def __init__(self, head_dim: int, nb_features: int, key_max: KeyMax) -> None:
+        super().__init__()
+        self.key_max = key_max
+        self.register_buffer("projection_matrix", orthogonal_directions(nb_features, head_dim))
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch heads tokens head_dim"],
+        v: Float[Tensor, "batch heads tokens head_dim"],
+    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+        q = self.features(q, largest_over=(-1,))
+        # Cancels in the result. Without it the product of two small features leaves fp16.
+        q = q / q.sum(dim=-1, keepdim=True)
+        k = self.features(k, largest_over=(-2, -1) if self.key_max == "head" else (0, 1, 2, 3))
+        normaliser = q @ k.sum(dim=-2).unsqueeze(-1)
+        return q @ (k.transpose(-2, -1) @ v) / normaliser
+
+    def features(
+        self, x: Float[Tensor, "batch heads tokens head_dim"], *, largest_over: tuple[int, ...]
+    ) -> Float[Tensor, "batch heads tokens features"]:
+        """phi(x) of arXiv 2009.14794, lemma 1, divided by its largest exponential, plus EPS.
+
+        The division keeps exp in range. It would cancel in the result but for EPS, so gradients
+        go through the maximum too: they are those of what is computed (the reference detaches
+        it). The lemma's 1 / sqrt(m) cancels, and is left out.
+        """
+        head_dim = x.shape[-1]
+        along = (x * head_dim**-0.25) @ self.projection_matrix.T
+        length = x.square().sum(dim=-1, keepdim=True) / (2 * head_dim**0.5)
+        largest = along.amax(dim=largest_over, keepdim=True)
+        return (along - length - largest).exp() + EPS
+
+
+class Performer(nn.Module):
+    """Performer self-attention. Names as in lucidrains' SelfAttention.
+
+    They are to_q, to_k, to_v, to_out and the buffer fast_attention.projection_matrix. Out are
+    causal attention, local heads and other kernels than softmax, which are off by default there,
+    and drawing new directions every 1000 training steps, which the surrounding model does.
+
+    nb_features  m, random directions for each head; int(d ln d) unless given
+    key_max      what the keys are scaled by: the largest exponential of the "head" in its own
+                 image, or of the whole "batch", which makes an image's output depend on the
+                 others
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        nb_features: int | None = None,
+        key_max: KeyMax = "head",
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.fast_attention = FastAttention(
+            dim // num_heads, features_of(dim // num_heads, nb_features), key_max
+        )
+        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_k = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        tokens = x.flatten(1, 2)
+        parts = (self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
+        return self.to_out(merge_heads(self.fast_attention(q, k, v))).view_as(x)
+
+
+def orthogonal_directions(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+    """Random rows, orthogonal in blocks of `columns`, as long as normal vectors are."""
+    blocks = [_orthogonal(columns) for _ in range(-(-rows // columns))]
+    lengths = torch.randn(rows, columns).norm(dim=1, keepdim=True)
+    return lengths * torch.cat(blocks)[:rows]
+
+
+def _orthogonal(size: int) -> Float[Tensor, "size size"]:
+    """Gram-Schmidt on normal columns: every direction is equally likely.
+
+    LAPACK's QR is that but for the signs of the diagonal of R, which it leaves mostly negative;
+    without the correction the first coordinate of the first row is never positive.
+    """
+    q, r = torch.linalg.qr(torch.randn(size, size))
+    return (q * r.diagonal().sign()).T
+
+
+def features_of(head_dim: int, nb_features: int | None) -> int:
+    """The number of random features, by the reference's rule unless given."""
+    return int(head_dim * math.log(head_dim)) if nb_features is None else nb_features
+
+
+def macs(
+    dim: int,
+    num_heads: int,
+    grid: Grid,
+    *,
+    nb_features: int | None = None,
+    key_max: KeyMax = "head",
+    qkv_bias: bool = True,
+) -> int:
+    """4 N C^2 + 4 N m C + N m heads, m features; the last term is the normaliser."""
+    features = features_of(dim // num_heads, nb_features)
+    return grid.tokens * (4 * dim**2 + 4 * features * dim + features * num_heads)
+
+
+def unsupported(
+    dim: int,
+    num_heads: int,
+    grid: Grid,
+    *,
+    nb_features: int | None = None,
+    key_max: KeyMax = "head",
+    qkv_bias: bool = True,
+) -> str | None:
+    """Settings outside their range."""
+    if key_max not in ("head", "batch"):
+        return f"key_max is head or batch, got {key_max!r}"
+    head_dim = dim // num_heads
+    if nb_features is None and features_of(head_dim, None) < 1:
+        return f"d ln d gives no feature for a head_dim of {head_dim}: set nb_features"
+    if nb_features is not None and nb_features < 1:
+        return f"nb_features must be at least 1, got {nb_features}"
+    return None
+
+
+ATTENTION = AttentionSpec(
+    module=Performer,
+    paper=Paper(
+        title="Rethinking Attention with Performers",
+        arxiv="2009.14794",
+        venue="ICLR 2021",
+        code="https://github.com/lucidrains/performer-pytorch",
+    ),
+    equation="phi(Q) (phi(K)^T V) / phi(Q) (phi(K)^T 1), phi(x) = exp(W x - |x|^2 / 2) / sqrt(m)",
+    cost="4NC^2 + 4mNC, m features",
+    size_rule="any",
+    settings={
+        4: {"nb_features": 256},
+        8: {"nb_features": 256},
+        16: {"nb_features": 256},
+        32: {"nb_features": 256},
+    },
+    impls=("eager",),
+    macs=macs,
+    unsupported=unsupported,
+    traps=(
+        "the random directions are a buffer: weights without it give another function",
+        "keys are scaled by their largest exponential. The reference takes it for each image and "
+        "head (the default here); its older code, and the benchmark published with HiLo, over the "
+        "whole batch (key_max batch), so that an image's output depends on its neighbours",
+        "the reference draws its directions from an uncorrected QR, so that they lean to one side "
+        "and the estimate does not converge to softmax; here all directions are equally likely, as "
+        "in the paper. Directions that are loaded are taken as they are",
+        "the published count, 617.24 M, holds half a MAC for each element that the normaliser "
+        "divides, N C / 2 = 0.08 M, which is no product of matrices; here it is 617.16 M",
+    ),
+)

@@ -1,0 +1,79 @@
+"""Pooling: the average of the neighbourhood less the token itself.
+
+arXiv 2111.11418 (PoolFormer). The token mixer without parameters that asks how much of a
+transformer is its attention. Linear in tokens.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attentions._spec import AttentionSpec, Grid, Paper
+
+
+class Pooling(nn.Module):
+    """Average pooling less the identity, as in the authors' Pooling; it has no parameters.
+
+    What lies outside the map does not count in the average. There are no heads: `num_heads` has
+    no effect.
+
+    pool_size  side of the neighbourhood in tokens
+    """
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> None:
+        super().__init__()
+        self.pool_size = pool_size
+
+    def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        pooled = F.avg_pool2d(
+            x.permute(0, 3, 1, 2),
+            self.pool_size,
+            stride=1,
+            padding=self.pool_size // 2,
+            count_include_pad=False,
+        )
+        return pooled.permute(0, 2, 3, 1) - x
+
+
+def macs(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> int:
+    """0: additions only, which the convention does not count."""
+    return 0
+
+
+def unsupported(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> str | None:
+    """A neighbourhood without a centre."""
+    if pool_size < 1 or pool_size % 2 == 0:
+        return f"pool_size must be odd, so that a token is at its centre, got {pool_size}"
+    return None
+
+
+ATTENTION = AttentionSpec(
+    module=Pooling,
+    paper=Paper(
+        title="MetaFormer Is Actually What You Need for Vision",
+        arxiv="2111.11418",
+        venue="CVPR 2022",
+        code="https://github.com/sail-sg/poolformer",
+    ),
+    equation="AvgPool_KxK(x) - x",
+    cost="0 (K^2 NC additions)",
+    size_rule="any",
+    settings={
+        4: {"pool_size": 3},
+        8: {"pool_size": 3},
+        16: {"pool_size": 3},
+        32: {"pool_size": 3},
+    },
+    impls=("eager",),
+    macs=macs,
+    unsupported=unsupported,
+    traps=(
+        "it returns pool(x) - x, so that the residual around it gives pool(x)",
+        "0 MACs is not 0 work: it reads and writes the whole map",
+        "heads have no meaning here: num_heads changes nothing",
+    ),
+)

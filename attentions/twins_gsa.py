@@ -1,0 +1,70 @@
+"""Twins GSA: global sub-sampled attention, one key for each window, by a strided convolution.
+
+arXiv 2104.13840 (Twins-SVT). Every token attends to the map reduced R times along each side; the
+backbone alternates it with Twins LSA, which looks inside windows.
+"""
+
+from __future__ import annotations
+
+from attentions._attend import Impl
+from attentions._reduction import StridedReduction, reason_against_ratio, strided_reduction_macs
+from attentions._spec import AttentionSpec, Grid, Paper
+
+
+class TwinsGSA(StridedReduction):
+    """Global sub-sampled attention: the function of SRA under the settings of Twins.
+
+    Parameter names as in the authors' Attention: q, kv, sr, norm, proj. Their dropouts are left
+    out, since they are zero in every published model.
+
+    sr_ratio  R, the side of the window that one key stands for; 1 reduces nothing, and has
+              neither sr nor norm
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        sr_ratio: int = 2,
+        qkv_bias: bool = True,
+        impl: Impl = "fused",
+    ) -> None:
+        super().__init__(dim, num_heads, sr_ratio=sr_ratio, qkv_bias=qkv_bias, impl=impl)
+
+
+def macs(dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True) -> int:
+    """2 N C^2 + 2 M C^2 + 2 N M C + M R^2 C^2 + 5 M C, M = floor(H / R) floor(W / R)."""
+    return strided_reduction_macs(dim, grid, sr_ratio=sr_ratio)
+
+
+def unsupported(
+    dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True
+) -> str | None:
+    """A map smaller than the reduction leaves no key."""
+    return reason_against_ratio(grid, sr_ratio)
+
+
+ATTENTION = AttentionSpec(
+    module=TwinsGSA,
+    paper=Paper(
+        title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
+        arxiv="2104.13840",
+        venue="NeurIPS 2021",
+        code="https://github.com/Meituan-AutoML/Twins",
+    ),
+    equation="softmax(Q K'^T / sqrt(d)) V', K' and V' from LayerNorm(Conv_RxR(x))",
+    cost="(3 + 2/R^2)NC^2 + 2N^2C/R^2",
+    size_rule="floor",
+    settings={4: {"sr_ratio": 8}, 8: {"sr_ratio": 4}, 16: {"sr_ratio": 2}, 32: {"sr_ratio": 1}},
+    impls=("eager", "fused"),
+    kernels="scaled_dot_product_attention",
+    macs=macs,
+    unsupported=unsupported,
+    traps=(
+        "half of T-MSA: the backbone alternates it with twins_lsa, layer by layer",
+        "the same function as sra, with the same parameters",
+        "rows and columns beyond a multiple of R are seen by no key",
+    ),
+)

@@ -1,0 +1,74 @@
+"""XCA: cross-covariance attention, self-attention between channels instead of tokens.
+
+arXiv 2106.09681 (XCiT). In each head the d x d matrix of correlations between the channels of
+queries and keys, over all tokens, mixes the channels of the values. Linear in tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attentions._attend import merge_heads, split_heads
+from attentions._spec import AttentionSpec, Grid, Paper
+
+
+class XCA(nn.Module):
+    """Cross-covariance attention. Parameter names as in the authors' XCA: temperature, qkv, proj.
+
+    The local patch interaction that lets tokens of one map meet (two depthwise convolutions, LPI)
+    is a layer of its own in the authors' block, and is out.
+    """
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.num_heads) for part in qkv)
+        mixing = self.channel_mixing(q, k)
+        return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view_as(x)
+
+    def channel_mixing(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch heads tokens head_dim"],
+    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
+        """The weight of every value channel (last) in every output channel; rows sum to 1."""
+        q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
+        return (q.transpose(-2, -1) @ k * self.temperature).softmax(dim=-1)
+
+
+def macs(dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> int:
+    """4 N C^2 + 2 N C d, d = C / heads."""
+    return 4 * grid.tokens * dim**2 + 2 * grid.tokens * dim * (dim // num_heads)
+
+
+ATTENTION = AttentionSpec(
+    module=XCA,
+    paper=Paper(
+        title="XCiT: Cross-Covariance Image Transformers",
+        arxiv="2106.09681",
+        venue="NeurIPS 2021",
+        code="https://github.com/facebookresearch/xcit",
+    ),
+    equation="V softmax(K'^T Q' t) over d x d channels, K' and Q' of unit length over tokens",
+    cost="4NC^2 + 2NCd, d = C / heads",
+    size_rule="any",
+    settings={4: {}, 8: {}, 16: {}, 32: {}},
+    impls=("eager",),
+    macs=macs,
+    traps=(
+        "the cost depends on the width of a head: fewer heads cost more",
+        "channels are mixed by the same weights at every token: no token sees where another is, "
+        "which the authors' block mends with a convolution (LPI) that is not counted here",
+    ),
+)
