@@ -34,7 +34,8 @@ def run(arguments: list[str]) -> int:
             return _say(str(error), EXIT_FAILED)
         # typer's own exceptions live in different modules from version to version.
         if hasattr(error, "format_message"):
-            return _say(error.format_message(), getattr(error, "exit_code", EXIT_USAGE))
+            message, status = error.format_message(), getattr(error, "exit_code", EXIT_USAGE)
+            return _say(message, status) if message else status  # help was printed
         if type(error).__name__ == "Abort":
             return _say("interrupted", EXIT_INTERRUPTED)
         raise

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Resolution:
 class Case:
     """One thing to measure. Two equal cases are the same measurement.
 
+    attention      mechanism, or "" for a backbone; then stride, grid, dim and num_heads are 0
+    backbone       whole model, or "" for an attention layer
     params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied
     impl           "eager" or "fused"
     compiled       through torch.compile
@@ -59,6 +62,7 @@ class Case:
     """
 
     attention: str
+    backbone: str
     params: tuple[tuple[str, Scalar], ...]
     impl: str
     compiled: bool
@@ -83,6 +87,11 @@ class Case:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def subject(self) -> str:
+        """The mechanism's or the backbone's name."""
+        return self.attention or self.backbone
+
+    @property
     def grid(self) -> attentions.Grid:
         return attentions.Grid(self.grid_height, self.grid_width)
 
@@ -97,7 +106,7 @@ class Case:
 
     def describe(self) -> str:
         """A line that names the case among its neighbours."""
-        words = [self.attention, f"{self.resolution}px", self.dtype, f"batch {self.batch_size}"]
+        words = [self.subject, f"{self.resolution}px", self.dtype, f"batch {self.batch_size}"]
         if self.impl != "fused":
             words.append(self.impl)
         words += [word for word in ("compiled", "cuda_graph", "cold") if getattr(self, word)]
@@ -142,7 +151,8 @@ class Sweep:
     plugins  mechanisms of the user's own: name -> file
     """
 
-    attention: tuple[str, ...]
+    attention: tuple[str, ...] = ()
+    backbone: tuple[str, ...] = ()
     resolution: tuple[Resolution, ...] = (Resolution(224, 224),)
     stride: tuple[int, ...] = (16,)
     dim: tuple[int, ...] = (384,)
@@ -160,11 +170,16 @@ class Sweep:
 
     def check(self) -> None:
         """Raises BadInput, with one sentence, for the first thing that cannot be right."""
-        for axis in AXES:
+        if not self.attention and not self.backbone:
+            raise BadInput("the sweep names neither an attention nor a backbone")
+        for axis in _POINT:
             if not getattr(self, axis):
                 raise BadInput(f"{axis} needs at least one value")
         for name in self.attention:
             self._source(name)
+        for name in self.backbone:
+            if name not in self.plugins:
+                raise BadInput(f"no backbone is called {name!r}; give it as a --plugin file")
         self._check_words()
         self._check_sizes()
         for name, values in self.params.items():
@@ -205,6 +220,8 @@ class Sweep:
                 raise BadInput(f"{name} has no parameter {key!r}; {hint}")
             default = None if keywords is None else keywords[key]
             for choice in choices:
+                if isinstance(choice, float) and not math.isfinite(choice):
+                    raise BadInput(f"{name}.{key} must be finite, got {choice}")
                 if default is not None and not _same_kind(choice, default):
                     raise BadInput(
                         f"{name}.{key} is {_kind(default)} like {format_scalar(default)}, "
@@ -217,7 +234,7 @@ class Sweep:
         try:
             return attentions.path_of(name)
         except attentions.UnknownAttention:
-            known = (*attentions.names(), *self.plugins)
+            known = (*attentions.names(), *(n for n in self.plugins if n not in self.backbone))
             raise BadInput(
                 f"no attention mechanism is called {name!r}; {nearest(name, known)}"
             ) from None
@@ -225,13 +242,22 @@ class Sweep:
     def expand(self) -> list[Case]:
         """The cases, in a stable order, each once. Raises BadInput as `check` does."""
         self.check()
-        cases = (
-            self._case(name, params, dict(zip(AXES[1:], point, strict=True)))
+        cases = [
+            self._attention_case(name, params, point)
             for name in self.attention
-            for point in itertools.product(*(getattr(self, axis) for axis in AXES[1:]))
-            for params in self._params_at(name, point[AXES[1:].index("stride")])
-        )
+            for point in self._points(_POINT)
+            for params in self._params_at(name, point["stride"])
+        ]
+        cases += [
+            self._backbone_case(name, point)
+            for name in self.backbone
+            for point in self._points(_BACKBONE_POINT)
+        ]
         return list(dict.fromkeys(cases))
+
+    def _points(self, axes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        for values in itertools.product(*(getattr(self, axis) for axis in axes)):
+            yield dict(zip(axes, values, strict=True))
 
     def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
         outline = attentions.outline(self._source(name))
@@ -241,29 +267,44 @@ class Sweep:
         for values in itertools.product(*swept.values()):
             yield settings | dict(zip(swept, values, strict=True))
 
-    def _case(self, name: str, params: Mapping[str, Scalar], point: dict[str, Any]) -> Case:
-        resolution: Resolution = point.pop("resolution")
+    def _attention_case(
+        self, name: str, params: Mapping[str, Scalar], point: Mapping[str, Any]
+    ) -> Case:
+        size: Resolution = point["resolution"]
         impls = attentions.outline(self._source(name)).impls or IMPLS
-        if point["impl"] not in impls:
-            point["impl"] = impls[0]
         return Case(
-            **point,
+            **{axis: point[axis] for axis in _POINT if axis not in ("resolution", "impl")},
             attention=name,
+            backbone="",
             params=tuple(sorted(params.items())),
+            impl=point["impl"] if point["impl"] in impls else impls[0],
             device=self.device,
-            image_height=resolution.height,
-            image_width=resolution.width,
-            grid_height=resolution.height // point["stride"],
-            grid_width=resolution.width // point["stride"],
+            image_height=size.height,
+            image_width=size.width,
+            grid_height=size.height // point["stride"],
+            grid_width=size.width // point["stride"],
+        )
+
+    def _backbone_case(self, name: str, point: Mapping[str, Any]) -> Case:
+        size: Resolution = point["resolution"]
+        return Case(
+            **{axis: point[axis] for axis in _BACKBONE_POINT if axis != "resolution"},
+            attention="",
+            backbone=name,
+            params=(),
+            device=self.device,
+            image_height=size.height,
+            image_width=size.width,
+            stride=0,
+            grid_height=0,
+            grid_width=0,
+            dim=0,
+            num_heads=0,
         )
 
 
-AXES = (
-    "attention",
+_BACKBONE_POINT = (
     "resolution",
-    "stride",
-    "dim",
-    "num_heads",
     "batch_size",
     "dtype",
     "impl",
@@ -272,6 +313,8 @@ AXES = (
     "cold",
     "mode",
 )
+_POINT = (*_BACKBONE_POINT[:1], "stride", "dim", "num_heads", *_BACKBONE_POINT[1:])
+AXES = ("attention", "backbone", *_POINT)
 
 
 def _same_kind(value: Scalar, default: Scalar) -> bool:

@@ -21,6 +21,14 @@ _OUTPUT_TAIL_BYTES = 4096
 _OUTPUT_LIMIT_BYTES = 64 * 2**20
 
 
+def _signal_name(number: int) -> str:
+    """SIGSEGV; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class ChildDied(RuntimeError):
     """The worker ended by itself. The message says how, and what it printed last."""
 
@@ -36,7 +44,14 @@ class Child:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         request_read, request_write = os.pipe()
         reply_read, reply_write = os.pipe()
-        command = [sys.executable, "-m", "vitbench.worker", str(request_read), str(reply_write)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "vitbench.worker",
+            str(request_read),
+            str(reply_write),
+        ]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -90,9 +105,12 @@ class Child:
             self._output.truncate(0)
 
     def _how_it_ended(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its pipes"
         if code < 0:
-            how = f"the worker was ended by {signal.Signals(-code).name}"
+            how = f"the worker was ended by {_signal_name(-code)}"
         else:
             how = f"the worker ended with exit status {code}"
         tail = self.last_line()

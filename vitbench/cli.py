@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,7 +125,7 @@ def _bytes(text: str | None) -> int | None:
     unit = text[len(number) :].strip().lower()
     try:
         return int(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise BadInput(f"an amount of memory is like 8GiB or 500MB, got {text!r}") from None
 
 
@@ -162,6 +163,9 @@ def run(
         typer.Option(
             help="Mechanisms, or `all`.", autocompletion=_complete_names, rich_help_panel=_AXIS
         ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Whole models, from --plugin files.", rich_help_panel=_AXIS)
     ] = None,
     resolution: Annotated[
         str | None,
@@ -206,7 +210,7 @@ def run(
     ] = None,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(help="A file with a mechanism of your own.", rich_help_panel=_AXIS),
+        typer.Option(help="A file with a mechanism or backbone of yours.", rich_help_panel=_AXIS),
     ] = None,
     effort: Annotated[
         str | None, typer.Option(help="quick, default, thorough.", rich_help_panel=_TIME)
@@ -274,6 +278,7 @@ def run(
         return _resume(resume, quiet=quiet)
     given = {
         "attention": (attention, _attentions),
+        "backbone": (backbone, _words),
         "resolution": (resolution, _resolutions),
         "stride": (stride, _wholes("--stride")),
         "dim": (dim, _wholes("--dim")),
@@ -334,10 +339,9 @@ def _print_plan(plan: Plan) -> None:
 
     console = _console()
     rows = [
-        [case.attention, str(case.resolution), case.describe(), case.settings]
-        for case in plan.cases
+        [case.subject, str(case.resolution), case.describe(), case.settings] for case in plan.cases
     ]
-    console.print(tables.listing(("attention", "px", "case", "settings"), rows))
+    console.print(tables.listing(("subject", "px", "case", "settings"), rows))
     least, most = plans.estimate_s(plan)
     console.print(
         f"\n{len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds: "
@@ -442,7 +446,7 @@ def plot(
     """Draw the charts of a run again."""
     from vitbench import session
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f"{folder} is not a run folder")
     for path in session.draw(folder, out):
         typer.echo(path)

@@ -14,6 +14,7 @@ from vitbench.store import RECORDS
 _WORDS = {
     "case",
     "attention",
+    "backbone",
     "impl",
     "mode",
     "device",
@@ -75,7 +76,7 @@ def read(path: Path) -> pd.DataFrame:
     missing = [name for name in COLUMN_NAMES if name not in rows.columns]
     if missing:
         raise BadInput(f"{file} is not a CSV file of records: it has no column {missing[0]!r}")
-    return rows
+    return rows.assign(subject=rows["attention"].where(rows["attention"] != "", rows["backbone"]))
 
 
 def first_line(error: Exception) -> str:
@@ -90,7 +91,7 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
 
 def varying(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """The columns that hold more than one value."""
-    return [name for name in columns if rows[name].nunique() > 1]
+    return [name for name in columns if rows[name].nunique(dropna=False) > 1]
 
 
 def resolution(row: pd.Series) -> str:
@@ -102,7 +103,7 @@ def resolution(row: pd.Series) -> str:
 def variants(rows: pd.DataFrame) -> pd.Series:
     """For each row what tells it from others of its mechanism: `alpha=0.5`, `eager`, or nothing."""
     labels = pd.Series("", index=rows.index)
-    for _, group in rows.groupby("attention"):
+    for _, group in rows.groupby("subject"):
         words = [name for name in varying(group, VARIANT) if name != "settings"]
         parts = {index: _words(group.loc[index], words) for index in group.index}
         for index, settings in _varying_settings(group).items():
@@ -128,7 +129,7 @@ def _varying_settings(group: pd.DataFrame) -> dict[object, list[str]]:
     Settings that follow the stride by themselves are not listed.
     """
     parsed = {index: str(text).split() for index, text in group["settings"].items()}
-    strides = {index: group.loc[index, "stride"] for index in group.index}
+    strides = group["stride"].fillna(0).to_dict()
     common_at = {
         stride: set.intersection(*(set(parsed[i]) for i in parsed if strides[i] == stride))
         for stride in set(strides.values())

@@ -6,9 +6,8 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,16 @@ from vitbench.record import Facts, Failed, FailureKind, Measured, Outcome
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
 MAX_CHECKED_TOKENS = 1600
+# Rounding errors add up over a model; budgets are for one layer and grow with the root of depth.
+BACKBONE_LAYERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What an output was compared with, and how far from it it lies."""
+
+    against: str
+    errors: correctness.Errors
 
 
 class WrongOutput(Exception):
@@ -30,7 +39,7 @@ class WrongOutput(Exception):
 def measure(
     case: Case,
     rule: timing.TimingRule,
-    plugins: Mapping[str, Path],
+    plugins: subjects.Plugins,
     *,
     with_facts: bool,
 ) -> Outcome:
@@ -50,23 +59,27 @@ def measure(
 
 
 def _measure(
-    case: Case, rule: timing.TimingRule, plugins: Mapping[str, Path], *, with_facts: bool
+    case: Case, rule: timing.TimingRule, plugins: subjects.Plugins, *, with_facts: bool
 ) -> Measured:
     spent: dict[str, float] = {}
     trained = case.mode == "forward_backward"
     with contextlib.nullcontext() if trained else torch.inference_mode():
         with _stopwatch(spent, "build"):
             subject = subjects.build(case, plugins)
+        if case.compiled:
+            with _stopwatch(spent, "compile"):
+                subject.call()
+                _synchronize(case)
         with _stopwatch(spent, "first_call"):
             output = subject.call()
             _synchronize(case)
-        compile_s = spent["first_call"] if case.compiled else None
         with _stopwatch(spent, "check"):
-            checked = _check(case, subject, output, plugins, thorough=with_facts)
+            checked = _check(case, subject, output, plugins, full=with_facts)
+        output_bytes = sum(tensor.nbytes for tensor in subjects.tensors_in(output))
         del output
         facts = None
-        if with_facts:
-            facts = _facts(case, subject, plugins, checked, spent)
+        if checked is not None:
+            facts = _facts(case, subject, plugins, checked, output_bytes, spent)
         with _stopwatch(spent, "timing"):
             timed, state = _time(case, subject, rule)
     return Measured(
@@ -74,7 +87,7 @@ def _measure(
         wall_samples_s=tuple(timed.wall_samples) if case.device != "cpu" else tuple(timed.samples),
         calls_per_sample=timed.calls_per_sample,
         first_call_s=spent["first_call"],
-        compile_s=compile_s,
+        compile_s=spent.get("compile"),
         warmup_calls=timed.warmup_calls,
         warmup_s=timed.warmup_s,
         stopped_by=timed.stopped_by,
@@ -97,34 +110,27 @@ def _synchronize(case: Case) -> None:
 
 
 def _check(
-    case: Case,
-    subject: subjects.Subject,
-    output: object,
-    plugins: Mapping[str, Path],
-    *,
-    thorough: bool,
-) -> tuple[str, correctness.Errors] | None:
-    """Raises WrongOutput. Thorough: against the eager implementation in fp64."""
-    fault = correctness.fault_of_form(output, subject.x)
+    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins, *, full: bool
+) -> Checked | None:
+    """Raises WrongOutput. In full: also against the eager implementation in fp64."""
+    if case.attention:
+        fault = correctness.fault_of_form(output, subject.x)
+    else:
+        fault = correctness.fault_of_tensors(subjects.tensors_in(output))
     if fault is not None:
         raise WrongOutput(fault)
-    if not thorough:
+    if not full:
         return None
-    assert isinstance(output, torch.Tensor)
-    if case.grid.tokens <= MAX_CHECKED_TOKENS:
-        return "eager float64", _errors_against_eager(
-            case, subject.module, subject.x, output, plugins
-        )
+    if case.backbone or case.grid.tokens <= MAX_CHECKED_TOKENS:
+        return Checked("eager float64", _against_eager(case, subject, output, plugins))
     smaller = _smaller(case)
     small = subjects.build(smaller, plugins)
-    return (
-        f"eager float64 at {smaller.grid} tokens",
-        _errors_against_eager(smaller, small.module, small.x, small.call(), plugins),
-    )
+    found = _against_eager(smaller, small, small.call(), plugins)
+    return Checked(f"eager float64 at {smaller.grid} tokens", found)
 
 
 def _smaller(case: Case) -> Case:
-    """The case on a map small enough to check, its sides' remainders kept where they matter."""
+    """The case on a map small enough to check."""
     data = case.to_dict()
     while data["grid_height"] * data["grid_width"] > MAX_CHECKED_TOKENS:
         longer = "height" if data["grid_height"] >= data["grid_width"] else "width"
@@ -133,24 +139,28 @@ def _smaller(case: Case) -> Case:
     return Case.from_dict(data | {"batch_size": min(case.batch_size, 2), "compiled": False})
 
 
-def _errors_against_eager(
-    case: Case,
-    module: torch.nn.Module,
-    x: torch.Tensor,
-    output: torch.Tensor,
-    plugins: Mapping[str, Path],
+def _against_eager(
+    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
 ) -> correctness.Errors:
     """First and last image of the batch against fp64: an index overflow shows in the last."""
-    spec = subjects.spec_of(case.attention, plugins)
-    eager = subjects.build_module(spec, case, "eager" if "eager" in spec.impls else case.impl)
-    eager.load_state_dict(module.state_dict())
-    eager = eager.to(case.device, torch.float64).train(module.training)
-    ends = sorted({0, x.shape[0] - 1})
+    eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
+    eager.load_state_dict(subject.module.state_dict())
+    # A training step is checked by its forward pass, in the mode in which it ran.
+    eager = eager.to(case.device, torch.float64).train(subject.module.training)
+    ends = sorted({0, case.batch_size - 1})
+    x = subject.x.detach()
     with torch.no_grad():
-        reference = torch.cat([eager(x[i : i + 1].detach().double()) for i in ends])
-    found = correctness.errors(output.detach()[ends], reference)
+        if subject.module.training:  # statistics over the batch need the whole of it
+            reference = [t[ends] for t in subjects.tensors_in(eager(x.double()))]
+        else:
+            parts = [subjects.tensors_in(eager(x[i : i + 1].double())) for i in ends]
+            reference = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+    outputs = [t.detach()[ends] for t in subjects.tensors_in(output)]
+    found = correctness.worst_of(outputs, reference)
     tf32 = case.device.startswith("cuda") and environment.tf32()
-    fault = correctness.fault_of_value(found, correctness.budget(x.dtype, tf32=tf32))
+    layers = BACKBONE_LAYERS if case.backbone else 1
+    allowed = correctness.budget(x.dtype, tf32=tf32, layers=layers)
+    fault = correctness.fault_of_value(found, allowed)
     if fault is not None:
         raise WrongOutput(fault)
     return found
@@ -159,42 +169,37 @@ def _errors_against_eager(
 def _facts(
     case: Case,
     subject: subjects.Subject,
-    plugins: Mapping[str, Path],
-    checked: tuple[str, correctness.Errors] | None,
+    plugins: subjects.Plugins,
+    checked: Checked,
+    output_bytes: int,
     spent: dict[str, float],
 ) -> Facts:
-    assert checked is not None
-    spec = subjects.spec_of(case.attention, plugins)
     with _stopwatch(spent, "macs"):
-        eager = subjects.build_module(spec, case, "eager" if "eager" in spec.impls else case.impl)
-        counted = macs.count(eager, (1, case.grid_height, case.grid_width, case.dim))
-    closed_form = None
-    if spec.macs is not None:
-        closed_form = spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
-    computed = case.grid
-    if spec.computed is not None:
-        computed = spec.computed(case.grid, **dict(case.params))
+        eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
+        counted = macs.count(eager, subjects.input_shape(case, 1))
+    closed_form = subjects.closed_form_macs(case, plugins)
     with _stopwatch(spent, "memory"):
         held = memory.measure(subject.call, subject.module, (subject.x,))
     energy = None
     if case.device.startswith("cuda"):
         with _stopwatch(spent, "energy"):
             energy = _energy_j_img(case, subject)
-    against, errors = checked
+    weight_bytes = sum(p.nbytes for p in subject.module.parameters())
     return Facts(
         params=macs.params(subject.module),
         macs=counted.total if closed_form is None else closed_form,
         macs_fvcore=counted.total,
         macs_closed_form=closed_form,
         uncounted_ops=counted.uncounted,
-        computed_tokens=computed.tokens,
+        wasted_token_fraction=subjects.wasted_token_fraction(case, plugins),
+        compulsory_bytes=weight_bytes + subject.x.nbytes + output_bytes,
         peak_memory_bytes=held.peak,
         activation_memory_bytes=held.activation,
         reserved_memory_bytes=held.reserved,
         peak_rss_bytes=held.rss,
-        checked_against=against,
-        error_rms=errors.rms,
-        error_worst=errors.worst,
+        checked_against=checked.against,
+        error_rms=checked.errors.rms,
+        error_worst=checked.errors.worst,
         energy_j_img=energy,
     )
 
@@ -269,7 +274,8 @@ def _validated_graph(case: Case, subject: subjects.Subject) -> Callable[[], Any]
         replay()
         torch.cuda.synchronize(case.device)
         allowed = correctness.budget(subject.x.dtype)
-        fault = correctness.fault_of_value(correctness.errors(output, expected), allowed)
+        found = correctness.worst_of(subjects.tensors_in(output), subjects.tensors_in(expected))
+        fault = correctness.fault_of_value(found, allowed)
         subject.x.copy_(kept)
     if fault is not None:
         raise WrongOutput(f"replayed from a CUDA graph on a new input, {fault}")
@@ -308,7 +314,8 @@ def _compiled_graphs() -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
+    lines = text.strip().splitlines()
     return lines[0] if lines else "no message"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,10 +61,10 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.cases:
             raise BadInput("the sweep is empty: no case is left to measure")
-        for name in ("rounds", "timeout_s", "threads"):
+        for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise BadInput(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise BadInput(f"{name} must be positive and finite, got {value}")
 
     def order(self, round_index: int) -> list[Case]:
         """The cases of a round, shuffled so that no case always follows the same other."""
@@ -111,14 +112,20 @@ def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> Ti
 # counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
 _START_S = 5.0
 _PASSES_S = 0.6
+_COMPILE_S = 12.0
 _RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
 _CUDA_RATE = 20e12
 
 
 def call_s(case: Case) -> float:
-    """A rough guess of one call's time: the cost of MSA at a rate that such machines reach."""
-    tokens = case.grid.tokens
-    macs = case.batch_size * (4 * tokens * case.dim**2 + 2 * tokens**2 * case.dim)
+    """A rough guess of one call's time: the cost of MSA, or of a small backbone (5 GMACs at 224
+    pixels), at a rate that such machines reach.
+    """
+    if case.backbone:
+        macs = case.batch_size * 5e9 * case.image_height * case.image_width / 224**2
+    else:
+        tokens = case.grid.tokens
+        macs = case.batch_size * (4.0 * tokens * case.dim**2 + 2.0 * tokens**2 * case.dim)
     if case.mode == "forward_backward":
         macs *= 3
     rate = _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][case.dtype]
@@ -139,5 +146,6 @@ def estimate_s(plan: Plan) -> tuple[float, float]:
     bounds = [case_s(case, plan.rule) for case in plan.cases]
     fixed = plan.rounds * _START_S + len(plan.cases) * _PASSES_S
     fixed += sum(4 * call_s(case) for case in plan.cases)
+    fixed += plan.rounds * _COMPILE_S * sum(case.compiled for case in plan.cases)
     least, most = (plan.rounds * sum(side) for side in zip(*bounds, strict=True))
     return fixed + least, fixed + most

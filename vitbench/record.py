@@ -27,14 +27,18 @@ HOST_BOUND_RATIO = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What one look at a case tells: counts, memory, correctness. Taken in the first round."""
+    """What one look at a case tells: counts, memory, correctness. Taken in the first round.
+
+    compulsory_bytes  weights, input and output, once each: what any implementation must move
+    """
 
     params: int
     macs: int
     macs_fvcore: int
     macs_closed_form: int | None
     uncounted_ops: Mapping[str, int]
-    computed_tokens: int
+    wasted_token_fraction: float
+    compulsory_bytes: int
     peak_memory_bytes: int
     activation_memory_bytes: int
     reserved_memory_bytes: int | None
@@ -114,7 +118,8 @@ def _case_column(name: str, unit: str, meaning: str) -> Column:
 
 COLUMNS: tuple[Column, ...] = (
     _case_column("case", "", "stable id of the case: a hash of the columns up to `settings`"),
-    _case_column("attention", "", "mechanism, the name of its file"),
+    _case_column("attention", "", "mechanism, the name of its file; empty for a backbone"),
+    _case_column("backbone", "", "whole model; empty for an attention layer"),
     _case_column("impl", "", "`eager`: the paper's equations op by op; `fused`: fastest kernels"),
     _case_column("compiled", "", "through torch.compile"),
     _case_column("cuda_graph", "", "replayed from a CUDA graph"),
@@ -209,9 +214,6 @@ class Ceilings:
     bandwidth: float
 
 
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
 def build_record(
     case: Case, outcomes: Sequence[Outcome], ceilings: Ceilings | None = None
 ) -> Record:
@@ -239,20 +241,21 @@ def case_columns(case: Case) -> Record:
     """The columns that say what was measured."""
     fields = case.to_dict()
     del fields["params"]
+    for name in ("stride", "grid_height", "grid_width", "dim", "num_heads"):
+        fields[name] = fields[name] or None  # a backbone has none of its own
     return {"case": case.id, **fields, "settings": case.settings}
 
 
 def _fact_columns(case: Case, facts: Facts) -> Record:
     steps = 3 if case.mode == "forward_backward" else 1
     macs = facts.macs * steps
-    tokens = case.grid.tokens
     return {
         "macs": macs,
         "flops": 2 * macs,
         "macs_source": "fvcore" if facts.macs_closed_form is None else "closed form",
         "uncounted_ops": " ".join(f"{name}:{n}" for name, n in facts.uncounted_ops.items()),
         "params": facts.params,
-        "wasted_token_fraction": (facts.computed_tokens - tokens) / facts.computed_tokens,
+        "wasted_token_fraction": facts.wasted_token_fraction,
         "peak_memory_bytes": facts.peak_memory_bytes,
         "activation_memory_bytes": facts.activation_memory_bytes,
         "reserved_memory_bytes": facts.reserved_memory_bytes,
@@ -299,9 +302,9 @@ def _rate_columns(case: Case, facts: Facts, latency_s: float, ceilings: Ceilings
     columns: Record = {"flops_rate": flops / latency_s}
     if ceilings is None or case.dtype not in ceilings.flops_rate:
         return columns
-    maps = 2 * case.batch_size * case.grid.tokens * case.dim
-    compulsory_bytes = _BYTES[case.dtype] * (facts.params + maps)
-    allowed_s = max(flops / ceilings.flops_rate[case.dtype], compulsory_bytes / ceilings.bandwidth)
+    allowed_s = max(
+        flops / ceilings.flops_rate[case.dtype], facts.compulsory_bytes / ceilings.bandwidth
+    )
     return columns | {"roofline_fraction": allowed_s / latency_s}
 
 
@@ -331,4 +334,4 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
 
 def to_json(value: Any) -> str:
     """One line, keys in a stable order."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, sort_keys=True, allow_nan=False)

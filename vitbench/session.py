@@ -9,6 +9,7 @@ What the command line does, from Python:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def plugin_names(plugins: tuple[Path, ...]) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     for path in plugins:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise BadInput(f"plugin {path} is not a file")
         name = path.stem
         if not name.isidentifier():
@@ -58,6 +59,11 @@ def plugin_names(plugins: tuple[Path, ...]) -> dict[str, Path]:
     return found
 
 
+def is_backbone(path: Path) -> bool:
+    """Whether a plugin defines a BACKBONE; else it is taken for a mechanism."""
+    return re.search(r"^BACKBONE\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
 def make_sweep(
     suite: suites.Suite,
     device: str,
@@ -67,14 +73,19 @@ def make_sweep(
 ) -> Sweep:
     """The suite's axes on a device with the user's on top. Raises BadInput.
 
-    A plugin is measured beside what the suite names; the suite's hyper-parameters hold for the
-    mechanisms that are left.
+    A plugin is measured beside what the suite names, unless the user names what to measure; the
+    suite's hyper-parameters hold for the mechanisms that are left.
     """
     merged = suite.axes_on(device) | dict(axes)
-    if "attention" not in merged:
-        raise BadInput("the suite names no attention; give --attention")
-    if "attention" not in axes:
-        merged["attention"] = tuple(dict.fromkeys((*merged["attention"], *plugins)))
+    if "attention" not in axes and "backbone" not in axes:
+        models = [name for name, path in plugins.items() if is_backbone(path)]
+        layers = [name for name in plugins if name not in models]
+        merged["attention"] = (*merged.get("attention", ()), *layers)
+        merged["backbone"] = (*merged.get("backbone", ()), *models)
+    elif "attention" not in axes:
+        merged["attention"] = ()
+    elif "backbone" not in axes:
+        merged["backbone"] = ()
     kept = {name: dict(v) for name, v in suite.params.items() if name in merged["attention"]}
     for name, values in params.items():
         kept[name] = kept.get(name, {}) | dict(values)
@@ -117,22 +128,24 @@ def make_plan(
     from vitbench import plan as plans
     from vitbench import runner
 
-    plans.effort(effort or chosen.effort)
-    if device != "cpu":
-        device = runner.probe(device, threads)["device"]
-    sweep = make_sweep(chosen, device, axes or {}, params or {}, named)
     name = effort or chosen.effort
-    return plans.Plan(
-        title=chosen.title,
-        suite=Path(suite).stem,
-        device=device,
-        cases=tuple(sweep.expand()),
-        rounds=rounds if rounds is not None else plans.rounds_of(name, device),
-        rule=plans.rule_of(name, device, rule or {}),
-        threads=threads,
-        plugins={name: str(path) for name, path in named.items()},
-        **settings,
-    )
+
+    def plan_on(device: str) -> Plan:
+        sweep = make_sweep(chosen, device, axes or {}, params or {}, named)
+        return plans.Plan(
+            title=chosen.title,
+            suite=Path(suite).stem,
+            device=device,
+            cases=tuple(sweep.expand()),
+            rounds=rounds if rounds is not None else plans.rounds_of(name, device),
+            rule=plans.rule_of(name, device, rule or {}),
+            threads=threads,
+            plugins={name: str(path) for name, path in named.items()},
+            **settings,
+        )
+
+    plan = plan_on(placeholder)
+    return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
 
 
 def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
@@ -163,4 +176,12 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
 
     rows = frame.read(folder)
     name = str(store.read_environment(folder).get("device_name") or "unknown device")
-    return plots.save_all(rows, name, into or folder / "plots")
+    target = into or folder / "plots"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target} cannot be made: {error.strerror}") from None
+    try:
+        return plots.save_all(rows, name, target)
+    except OSError as error:
+        raise store.StorageFull(f"{target} cannot be written: {error.strerror}") from error

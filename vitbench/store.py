@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -122,7 +123,7 @@ def create(folder: Path, plan: Plan) -> Journal:
 
     The folder may exist, but not hold a run.
     """
-    if (folder / JOURNAL).exists():
+    if os.path.exists(folder / JOURNAL):
         raise BadInput(f"{folder} already holds a run; continue it with --resume {folder}")
     made = _make(folder)
     header = {
@@ -139,24 +140,31 @@ def create(folder: Path, plan: Plan) -> Journal:
             os.fsync(file.fileno())
         os.link(partial, folder / JOURNAL)  # fails where another run came first; never replaces
     except FileExistsError:
+        _remove(partial)
         raise BadInput(f"{folder} already holds a run; choose another --out") from None
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         for path in made:
             path.rmdir()
         raise BadInput(f"{folder} cannot be written: {error.strerror}") from None
-    partial.unlink(missing_ok=True)
+    _remove(partial)
     return Journal(folder / JOURNAL)
+
+
+def _remove(path: Path) -> None:
+    """Best effort: on a read-only file system even removing what is not there raises."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _make(folder: Path) -> list[Path]:
     """Makes the folder and its parents; returns those that are new, innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         for path in missing:
-            if path.is_dir():
+            if os.path.isdir(path):
                 path.rmdir()
         raise BadInput(f"{folder} cannot be made: {error.strerror}") from None
     return missing
@@ -186,7 +194,7 @@ def read(folder: Path) -> Run:
         try:
             entry = json.loads(line)
             run = _apply(run, entry)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path}, line {number}, is not a journal entry: {error}") from None
     if run is None:
         raise BadInput(f"{path} holds no plan")
@@ -277,7 +285,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     """Replaces a CSV file as a whole: a reader sees the old one or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import attentions
 from attentions import AttentionSpec
+from vitbench import backbones
+from vitbench.backbones import BackboneSpec
 from vitbench.case import Case
+
+Plugins = Mapping[str, Path]
 
 
 class Unsupported(Exception):
@@ -24,9 +30,9 @@ class Unsupported(Exception):
 class Subject:
     """What is measured.
 
-    module  the layer, on the device, in the dtype, eval() unless trained
-    x       the input map (batch, height, width, dim)
-    call    one forward pass, or one training step of the layer
+    module  on the device, in the dtype, eval() unless trained
+    x       attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
+    call    one forward pass, or one training step
     """
 
     module: nn.Module
@@ -34,74 +40,129 @@ class Subject:
     call: Callable[[], Any]
 
 
-def spec_of(name: str, plugins: Mapping[str, Path]) -> AttentionSpec:
-    """The spec of a mechanism of the registry or of a plugin."""
+def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
+    """The spec of a case's mechanism, of the registry or of a plugin."""
+    name = case.attention
     return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
+
+
+@functools.cache
+def _backbone_file(path: Path) -> BackboneSpec:
+    return backbones.load_file(path)
+
+
+def backbone_of(case: Case, plugins: Plugins) -> BackboneSpec:
+    """The spec of a case's backbone."""
+    return _backbone_file(plugins[case.backbone])
 
 
 def seed_of(case: Case) -> int:
     """A seed shared by the cases that should hold equal weights: all but impl, dtype and device."""
-    words = (case.attention, case.params, case.grid, case.dim, case.num_heads)
+    words = (case.subject, case.params, case.grid_height, case.grid_width, case.dim, case.num_heads)
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:6], "big")
 
 
-def build_module(spec: AttentionSpec, case: Case, impl: str) -> nn.Module:
-    """The layer in fp32 on the CPU, its weights drawn from the case's seed. Raises Unsupported."""
+def build_module(case: Case, plugins: Plugins, impl: str) -> nn.Module:
+    """The module in fp32 on the CPU, its weights drawn from the case's seed. Raises Unsupported."""
+    torch.manual_seed(seed_of(case))
+    if case.backbone:
+        spec = backbone_of(case, plugins)
+        return spec.make(case.image_height, case.image_width, impl=impl)
     params = dict(case.params)
-    reason = spec.reason_against(case.dim, case.num_heads, case.grid, **params)
+    mechanism = attention_of(case, plugins)
+    reason = mechanism.reason_against(case.dim, case.num_heads, case.grid, **params)
     if reason is not None:
         raise Unsupported(reason)
-    torch.manual_seed(seed_of(case))
-    return spec.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
+    return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
 
 
-def build_input(case: Case, batch_size: int) -> Tensor:
+def reference_impl(case: Case, plugins: Plugins) -> str:
+    """The implementation that defines the others."""
+    spec = backbone_of(case, plugins) if case.backbone else attention_of(case, plugins)
+    return "eager" if "eager" in spec.impls else spec.impls[0]
+
+
+def input_shape(case: Case, batch_size: int) -> tuple[int, ...]:
+    """The input's shape; an attention layer's output has the same."""
+    if case.backbone:
+        return batch_size, 3, case.image_height, case.image_width
+    return batch_size, case.grid_height, case.grid_width, case.dim
+
+
+def build_input(case: Case) -> Tensor:
     """Random normal input in fp32 on the CPU: zeros time faster than data."""
     generator = torch.Generator().manual_seed(seed_of(case) + 1)
-    return torch.randn(batch_size, case.grid_height, case.grid_width, case.dim, generator=generator)
+    return torch.randn(input_shape(case, case.batch_size), generator=generator)
 
 
-def build(case: Case, plugins: Mapping[str, Path]) -> Subject:
+def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
+    """MACs of one image by the spec's own formula, where it has one."""
+    if case.backbone:
+        formula = backbone_of(case, plugins).macs
+        return None if formula is None else formula(case.image_height, case.image_width)
+    spec = attention_of(case, plugins)
+    if spec.macs is None:
+        return None
+    return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
+
+
+def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
+    """Padded tokens over computed tokens."""
+    computed = None if case.backbone else attention_of(case, plugins).computed
+    if computed is None:
+        return 0.0
+    tokens = computed(case.grid, **dict(case.params)).tokens
+    return (tokens - case.grid.tokens) / tokens
+
+
+def build(case: Case, plugins: Plugins) -> Subject:
     """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
-    spec = spec_of(case.attention, plugins)
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
-    module = build_module(spec, case, case.impl).to(case.device, dtype).train(trained)
-    x = build_input(case, case.batch_size).to(case.device, dtype)
-    runnable: Callable[[Tensor], Tensor] = module
+    module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
+    x = build_input(case).to(case.device, dtype)
+    runnable: Callable[[Tensor], Any] = module
     if case.compiled:
-        runnable = torch.compile(module, fullgraph=False, dynamic=False)
+        runnable = torch.compile(module, dynamic=False)
     call = training_step(module, runnable, x) if trained else inference(runnable, x)
     return Subject(module, x, call)
 
 
-def inference(runnable: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Any]:
-    """One forward pass; the worker runs it under inference_mode."""
+def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
+    """One forward pass; it is run under inference_mode."""
     return lambda: runnable(x)
 
 
 def training_step(
-    module: nn.Module, runnable: Callable[[Tensor], Tensor], x: Tensor
+    module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor
 ) -> Callable[[], Any]:
     """Forward, and backward to the input and every parameter; gradients are made anew.
 
-    The gradient that arrives is random, and made once: its making is not the layer's work.
+    The gradients that arrive are random and made once: their making is not the subject's work.
     """
     x.requires_grad_(True)
-    arriving = torch.randn_like(x, requires_grad=False)
+    arriving: list[Tensor] = []
 
-    def step() -> Tensor:
+    def step() -> Any:
         x.grad = None
         module.zero_grad(set_to_none=True)
         output = runnable(x)
-        output.backward(arriving)
-        return output.detach()
+        outputs = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        if not arriving:
+            arriving.extend(torch.randn_like(tensor) for tensor in outputs)
+        torch.autograd.backward(outputs, arriving)
+        return pytree.tree_map_only(Tensor, Tensor.detach, output)
 
     return step
 
 
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors of an output: itself, or those of a list, tuple or dict."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
 def captured(call: Callable[[], Any], device: str) -> tuple[Callable[[], Any], Any]:
-    """The call as a CUDA graph. Returns the replay and the output tensor that it fills."""
+    """The call as a CUDA graph. Returns the replay and the output that it fills."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

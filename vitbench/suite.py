@@ -61,6 +61,7 @@ class Axes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     attention: Words | None = None
+    backbone: Words | None = None
     resolution: Sizes | None = None
     stride: Wholes | None = None
     dim: Wholes | None = None
@@ -133,7 +134,9 @@ def read(path: Path) -> Suite:
 
 def _sentence(error: ValidationError, text: str) -> str:
     """The first fault as `line 4, axes.resolutoin: ...`."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    # A misspelt key is also a missing one; what is written there is what helps.
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     keys = [str(part) for part in fault["loc"] if isinstance(part, str)]
     keys = [key for key in keys if not key.startswith("function-")]
     message = fault["msg"].removeprefix("Value error, ")
@@ -152,6 +155,8 @@ def _line_of(keys: list[str], text: str) -> int | None:
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
             table = [part.strip(" \"'") for part in header[1].split(".")]
+            if table[: len(keys)] == keys:
+                return number
             if table == keys[: len(table)]:
                 found = number
         elif entry := re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,14 @@ class Budget:
     worst: float
 
 
-def budget(dtype: torch.dtype, *, tf32: bool = False) -> Budget:
-    """The error budget of a dtype; TF32 products round their inputs to 10 bits, as fp16 does."""
+def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Budget:
+    """The error budget of a dtype; TF32 products round their inputs to 10 bits, as fp16 does.
+
+    Independent rounding errors of `layers` layers in a row add up like the root of their number.
+    """
     if tf32 and dtype == torch.float32:
         dtype = torch.float16
-    rms = _RMS_EPS[dtype] * torch.finfo(dtype).eps
+    rms = _RMS_EPS[dtype] * torch.finfo(dtype).eps * layers**0.5
     return Budget(rms, rms * _WORST_TO_RMS)
 
 
@@ -52,6 +56,19 @@ def errors(output: Tensor, reference: Tensor) -> Errors:
     )
 
 
+def worst_of(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Errors:
+    """The largest errors over several outputs."""
+    pairs = [errors(out, ref) for out, ref in zip(outputs, references, strict=True)]
+    return Errors(max(pair.rms for pair in pairs), max(pair.worst for pair in pairs))
+
+
+def fault_of_tensors(outputs: Sequence[Tensor]) -> str | None:
+    """Why a backbone's outputs cannot be right: none at all, NaN or infinity."""
+    if not outputs:
+        return "the output must hold tensors, got none"
+    return next((fault for fault in map(_fault_of_finiteness, outputs) if fault), None)
+
+
 def fault_of_form(output: object, like: Tensor) -> str | None:
     """Why an output cannot be right whatever its values: type, shape, dtype, NaN or infinity."""
     if not isinstance(output, Tensor):
@@ -60,6 +77,10 @@ def fault_of_form(output: object, like: Tensor) -> str | None:
         return f"the output's shape must be {tuple(like.shape)}, got {tuple(output.shape)}"
     if output.dtype != like.dtype:
         return f"the output's dtype must be {like.dtype}, got {output.dtype}"
+    return _fault_of_finiteness(output)
+
+
+def _fault_of_finiteness(output: Tensor) -> str | None:
     wrong = int((~output.isfinite()).sum())
     if wrong:
         return f"the output must be finite, got {wrong} of {output.numel()} values NaN or infinite"

@@ -157,12 +157,13 @@ def ceilings(device: str, dtypes: tuple[str, ...], seconds: float = 0.3) -> dict
 def _product_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
     """FLOP/s of a large square product; smaller where the dtype is emulated."""
     rate = 0.0
-    for size in (256, 1536) if device == "cpu" else (1024, 8192):
+    for size in (256, 512, 1536) if device == "cpu" else (1024, 8192):
         if rate and 2 * size**3 / rate > seconds:
-            return rate
+            continue
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        rate = 2 * size**3 / _best_s(functools.partial(torch.mm, a, b, out=out), device, seconds)
+        product = functools.partial(torch.mm, a, b, out=out)
+        rate = max(rate, 2 * size**3 / _best_s(product, device, seconds))
     return rate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,9 @@ class TimingRule:
         for name in ("warmup_s", "warmup_agree", "warmup_cap_s", "sample_s", "min_s", "cap_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.target_noise <= 0:
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if not 0 < self.target_noise < math.inf:
             raise ValueError(f"target_noise must be positive, got {self.target_noise}")
 
 

@@ -146,9 +146,13 @@ def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]
         return
     rows = rows.assign(variant=frame.variants(rows))
     differing = frame.varying(rows, frame.SETTING)
-    groups = rows.groupby(differing, sort=False) if differing else [((), rows)]
+    groups = rows.groupby(differing, sort=False, dropna=False) if differing else [((), rows)]
     for values, group in groups:
-        suffix = "".join(f"-{name}-{value}" for name, value in zip(differing, values, strict=True))
+        suffix = "".join(
+            f"-{name}-{value}"
+            for name, value in zip(differing, values, strict=True)
+            if value is not pd.NA
+        )
         suffix = suffix.replace("_", "-").replace(":", "")
         caption = _caption(group, device_name)
         yield f"throughput-bars{suffix}", bars(_smallest(group), caption)
@@ -164,10 +168,9 @@ def _caption(rows: pd.DataFrame, device_name: str) -> str:
         device_name,
         str(row["dtype"]),
         f"batch {row['batch_size']}",
-        f"dim {row['dim']}",
-        f"{row['num_heads']} heads",
-        f"stride {row['stride']}",
     ]
+    if row["attention"]:
+        words += [f"dim {row['dim']}", f"{row['num_heads']} heads", f"stride {row['stride']}"]
     if row["mode"] != "forward":
         words.append("forward + backward")
     if row["cold"]:
@@ -181,7 +184,7 @@ def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label(row: pd.Series) -> str:
-    return f"{row['attention']} {row['variant']}".strip()
+    return f"{row['subject']} {row['variant']}".strip()
 
 
 def bars(rows: pd.DataFrame, caption: str) -> Figure:
@@ -198,7 +201,7 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     axes.barh(
         labels,
         values,
-        color=[look_of(name).colour for name in rows["attention"]],
+        color=[look_of(name).colour for name in rows["subject"]],
         xerr=spread,
         error_kw={"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5},
     )
@@ -209,8 +212,8 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{THROUGHPUT.label} (bars: median, whiskers: 95% interval)")
     first = rows.iloc[0]
-    grid = f"{first['grid_height']} x {first['grid_width']} tokens"
-    axes.set_title(f"Throughput at {frame.resolution(first)} px, {grid}")
+    grid = f", {first['grid_height']} x {first['grid_width']} tokens" if first["attention"] else ""
+    axes.set_title(f"Throughput at {frame.resolution(first)} px{grid}")
     _caption_below(figure, caption)
     return figure
 
@@ -266,7 +269,7 @@ def _side(row: pd.Series) -> float:
 
 def _draw(axes: Axes, rows: pd.DataFrame, quantity: Quantity) -> None:
     repeats: dict[str, int] = {}
-    for (name, variant), line in rows.groupby(["attention", "variant"], sort=False):
+    for (name, variant), line in rows.groupby(["subject", "variant"], sort=False):
         attention = str(name)
         nth = repeats[attention] = repeats.get(attention, -1) + 1
         _draw_line(axes, line, quantity, f"{attention} {variant}".strip(), nth)
@@ -287,7 +290,7 @@ def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, n
     line = line[line[quantity.column] > 0]  # no MACs has no place on a logarithmic axis
     if line.empty:
         return
-    look = look_of(str(line["attention"].iloc[0]))
+    look = look_of(str(line["subject"].iloc[0]))
     values = line[quantity.column].to_numpy(float) * quantity.scale
     spread = None
     if quantity.low is not None and quantity.high is not None:

@@ -47,10 +47,10 @@ class ProgressBar:
             self._console.print(
                 f"{case.describe()}: {outcome.kind}: {outcome.message}", style="red", markup=False
             )
-            self._last = f"{case.attention}: {outcome.kind}"
+            self._last = f"{case.subject}: {outcome.kind}"
         elif isinstance(outcome, Measured):
             rate = case.batch_size / stats.median(outcome.samples_s)
-            self._last = f"{case.attention} {case.resolution}: {units.significant(rate)} images/s"
+            self._last = f"{case.subject} {case.resolution}: {units.significant(rate)} images/s"
         self._bar.update(
             self._task,
             completed=progress.done,

@@ -32,7 +32,7 @@ _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 def results(records: Sequence[Record]) -> Table:
     """One row per case; a setting is shown only where it varies."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("attention")
+    table.add_column("subject")
     shown = [
         (name, title)
         for name, title in _SETTING_COLUMNS
@@ -44,7 +44,8 @@ def results(records: Sequence[Record]) -> Table:
         table.add_column(title, justify="left" if title == "trust" else "right")
     for record in records:
         setting = [_own_setting(record, name, records) for name, _ in shown]
-        table.add_row(str(record["attention"]), *setting, _resolution(record), *_figures(record))
+        subject = str(record["attention"] or record["backbone"])
+        table.add_row(subject, *setting, _resolution(record), *_figures(record))
     return table
 
 
@@ -55,7 +56,7 @@ def _own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]
     peers = [
         set(str(peer["settings"]).split())
         for peer in records
-        if peer["attention"] == record["attention"]
+        if (peer["attention"], peer["backbone"]) == (record["attention"], record["backbone"])
     ]
     words = str(record["settings"]).split()
     common = set.intersection(*peers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -29,7 +31,8 @@ def significant(value: float, digits: int = 3) -> str:
     whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
     if whole:
         return f"{rounded:.{max(0, digits - whole)}f}"
-    return f"{rounded:.{digits + 2}f}".rstrip("0")
+    places = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:.{places}f}".rstrip("0")
 
 
 def seconds(value: float) -> str:
