@@ -1,0 +1,118 @@
+"""Random cases for the contract: dim, heads, grid and hyper-parameters of one mechanism.
+
+A mechanism's own test file names the values to draw from:
+
+    PARAMS: dict[str, list[Any]] = {"window_size": [2, 3, 7], "qkv_bias": [True, False]}
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import attentions
+from attentions import Grid
+
+HEADS = (1, 2, 3, 4, 6)
+HEAD_DIMS = (4, 8, 16, 32)
+SIDES = range(1, 21)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One case that its mechanism supports."""
+
+    name: str
+    dim: int
+    num_heads: int
+    grid: Grid
+    params: Mapping[str, Any]
+
+    def build(self, impl: str = "eager") -> nn.Module:
+        spec = attentions.load(self.name)
+        return spec.build(self.dim, self.num_heads, self.grid, impl=impl, **self.params).eval()
+
+    def input(self, batch: int = 1, seed: int = 0) -> Tensor:
+        """A normal feature map in fp32."""
+        shape = (batch, self.grid.height, self.grid.width, self.dim)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    @property
+    def reason(self) -> str | None:
+        spec = attentions.load(self.name)
+        return spec.reason_against(self.dim, self.num_heads, self.grid, **self.params)
+
+
+def params_of(name: str) -> dict[str, list[Any]]:
+    """PARAMS of tests/attentions/test_<name>.py. Raises LookupError where there are none."""
+    path = f"tests/attentions/test_{name}.py"
+    try:
+        module = importlib.import_module(f"tests.attentions.test_{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"tests.attentions.test_{name}":
+            raise
+        raise LookupError(f"{name} has no tests: write {path}") from error
+    params = getattr(module, "PARAMS", None)
+    if not isinstance(params, dict):
+        raise LookupError(f"{path} must define PARAMS, hyper-parameter -> values to draw from")
+    return params
+
+
+def draws(name: str, count: int) -> Iterator[Draw]:
+    """`count` supported cases of mechanism `name`, the same on every run.
+
+    dim is heads x head_dim, the sides of the grid are two different numbers from 1 to 20. A case
+    that the mechanism calls unsupported is drawn again, so what is tested is what it claims to
+    run. Raises AssertionError where fewer than one draw in fifty is supported: then PARAMS or
+    `unsupported` deserves a look.
+    """
+    rng = random.Random(name)
+    values = params_of(name)
+    left = 50 * count
+    for _ in range(count):
+        while True:
+            left -= 1
+            assert left >= 0, f"{name}: fewer than one draw in fifty is supported, check PARAMS"
+            height, width = rng.sample(SIDES, 2)
+            draw = _draw(name, values, rng, Grid(height, width))
+            if draw.reason is None:
+                yield draw
+                break
+
+
+def draws_on(name: str, grid: Grid, count: int) -> list[Draw]:
+    """Up to `count` supported cases on this grid; none where nothing in PARAMS supports it."""
+    rng = random.Random(f"{name} {grid}")
+    values = params_of(name)
+    found = (_draw(name, values, rng, grid) for _ in range(40))
+    return [draw for draw in found if draw.reason is None][:count]
+
+
+def _draw(name: str, values: Mapping[str, list[Any]], rng: random.Random, grid: Grid) -> Draw:
+    heads = rng.choice(HEADS)
+    params = {key: rng.choice(choices) for key, choices in values.items()}
+    return Draw(name, heads * rng.choice(HEAD_DIMS), heads, grid, params)
+
+
+def shake(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Moves every parameter by a random step, in place, and returns the module.
+
+    Layers start at special values (scales of one, biases and offsets of zero) that would hide a
+    bias left out or a scale applied twice. Running statistics of batch norms move as well.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(torch.randn(buffer.shape, generator=generator), alpha=0.1)
+            elif name.endswith("running_var"):
+                buffer.mul_(1 + torch.rand(buffer.shape, generator=generator))
+    return module

@@ -1,0 +1,401 @@
+"""What every mechanism owes, tested for whatever file lies in attentions/.
+
+A new mechanism is covered as soon as its file and its tests/attentions/test_<name>.py exist; one
+without that test file, or without PARAMS in it, fails here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import attentions
+from attentions import Grid
+from tests.attentions.budget import assert_within, rms
+from tests.attentions.draws import Draw, draws, draws_on, params_of, shake
+
+with warnings.catch_warnings():
+    # fvcore calls torch.jit.script at import, which torch 2.14 announces as deprecated.
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+
+NAMES = attentions.names()
+# Read without importing torch's mechanisms, so that one broken file fails its own tests only.
+OUTLINES = {name: attentions.outline(attentions.path_of(name)) for name in NAMES}
+FUSED = [name for name in NAMES if "fused" in (OUTLINES[name].impls or ())]
+EVERY_IMPL = [
+    pytest.param(name, impl, id=f"{name}-{impl}")
+    for name in NAMES
+    for impl in OUTLINES[name].impls or ("eager",)
+]
+
+SQUARE, ODD, OBLONG = Grid(8, 8), Grid(7, 7), Grid(12, 5)
+AWKWARD = (Grid(1, 1), Grid(2, 3), Grid(13, 29), Grid(50, 80))
+
+# Operators that torch's FlopCounterMode counts, under fvcore's names; fvcore also counts
+# normalisation, adaptive pooling and grid sampling.
+KNOWN_TO_BOTH = {"mm", "bmm", "addmm", "matmul", "linear", "conv", "einsum"}
+
+# Mechanisms in which one image changes the output of another, by their authors' definition.
+# (performer does under its setting key_max="batch", which its own tests hold.)
+MIXES_IMAGES: dict[str, str] = {}
+
+# Mechanisms that choose what they attend to, with the setting under which they choose all there is
+# on a 14 x 14 map. Near a tie a rounding error changes the choice, so in half precision they are
+# compared with fp64 where there is no choice, and must be finite where there is.
+CHOOSES: dict[str, dict[str, Any]] = {"quadtree": {"topk": 49}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread: the maps are small, and workers of pytest-xdist do not fight for the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def first_draw(name: str, *grids: Grid) -> Draw:
+    """A supported case on the first of the grids that supports one."""
+    for grid in grids:
+        found = draws_on(name, grid, 1)
+        if found:
+            return found[0]
+    raise AssertionError(f"{name} supports none of {', '.join(map(str, grids))}")
+
+
+def reference(draw: Draw, module: nn.Module) -> nn.Module:
+    """The eager implementation in fp64, with the module's weights as they are rounded."""
+    definition = draw.build("eager").double()
+    definition.load_state_dict(module.state_dict())
+    return definition
+
+
+def is_sentence(reason: str | None) -> bool:
+    return reason is not None and len(reason.split()) >= 4 and reason == reason.strip()
+
+
+def narrow(name: str, grid: Grid, **params: Any) -> Draw:
+    """The authors' settings at stride 16, at 2 heads of 8 channels or the next that is supported.
+
+    Narrow, for what is tested is a large map.
+    """
+    settings = attentions.load(name).settings_at(16) | params
+    widths = ((16, 2), (24, 3), (32, 2), (64, 4), (96, 6))
+    tried = [Draw(name, dim, heads, grid, settings) for dim, heads in widths]
+    return next((draw for draw in tried if draw.reason is None), tried[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mechanism_names_its_params(name: str) -> None:
+    """PARAMS holds values for hyper-parameters that exist, and leaves none of them out."""
+    hyper_parameters = set(keywords_of(attentions.load(name).module))
+    assert set(params_of(name)) == hyper_parameters
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_maps_a_channels_last_map_to_one_of_the_same_shape(name: str, impl: str) -> None:
+    """(batch, height, width, dim) goes in and comes out, in the input's dtype."""
+    for draw in draws(name, 8):
+        out = draw.build(impl)(draw.input(batch=2))
+        assert out.shape == (2, draw.grid.height, draw.grid.width, draw.dim)
+        assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_is_eager(name: str, dtype: torch.dtype) -> None:
+    """Output and every gradient of the fused implementation are those of the equations."""
+    cases = [draw for grid in (SQUARE, ODD, OBLONG) for draw in draws_on(name, grid, 2)]
+    assert cases, f"{name} supports none of {SQUARE}, {ODD}, {OBLONG}"
+    for draw in cases:
+        fused = shake(draw.build("fused")).to(dtype)
+        x, cotangent = draw.input(batch=2).to(dtype), draw.input(batch=2, seed=1)
+        results = with_gradients(fused, x, cotangent)
+        expected = with_gradients(reference(draw, fused), x, cotangent)
+        assert_within(results.pop("output"), expected.pop("output"), what=f"output {draw}")
+        least = max(map(rms, expected.values()))
+        for key, result in results.items():
+            what = f"gradient of {key} {draw}"
+            assert_within(result, expected[key], what=what, times=2, least=least)
+
+
+def with_gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+    """Output, and the gradients of the input and of each parameter, by name."""
+    parameters = dict(module.named_parameters())
+    dtype = next(iter(parameters.values())).dtype if parameters else x.dtype
+    x = x.detach().to(dtype).requires_grad_()
+    out = module(x)
+    found = torch.autograd.grad(
+        out, [x, *parameters.values()], cotangent.to(dtype), materialize_grads=True
+    )
+    return dict(zip(["output", "input", *parameters], [out.detach(), *found], strict=True))
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_parameters_have_the_same_names_in_every_implementation(name: str) -> None:
+    """Weights go from one implementation to the other: same keys, same shapes."""
+    for draw in draws(name, 4):
+        shapes = [
+            {key: value.shape for key, value in draw.build(impl).state_dict().items()}
+            for impl in ("eager", "fused")
+        ]
+        assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_counts_what_fvcore_and_torch_count(name: str) -> None:
+    """MACs: closed form = fvcore = FlopCounterMode / 2 on the equations, at 100 random cases."""
+    for draw in draws(name, 100):
+        assert_counts_agree(draw)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_at_the_authors_settings(name: str) -> None:
+    """The same at the settings by stride, on the maps of a 224 x 224 and of a 256 x 160 image."""
+    for stride, settings in attentions.load(name).settings.items():
+        for height, width in ((224, 224), (256, 160)):
+            draw = Draw(name, 32, 2, Grid(height // stride, width // stride), settings)
+            if draw.reason is None:
+                assert_counts_agree(draw)
+            else:
+                assert is_sentence(draw.reason)
+
+
+def assert_counts_agree(draw: Draw) -> None:
+    macs = attentions.load(draw.name).macs
+    assert macs is not None, f"{draw.name} has no closed form"
+    closed_form = macs(draw.dim, draw.num_heads, draw.grid, **draw.params)
+    assert isinstance(closed_form, int)
+    module = draw.build("eager")
+    by_fvcore, known = fvcore_macs(module, draw.input())
+    assert closed_form == by_fvcore, f"closed form {closed_form}, fvcore {by_fvcore}, {draw}"
+    by_torch = torch_macs(module.to("meta"), draw.input().to("meta"))
+    assert known == by_torch, f"fvcore {known}, FlopCounterMode / 2 {by_torch}, {draw}"
+
+
+def fvcore_macs(module: nn.Module, x: Tensor) -> tuple[float, float]:
+    """(all that fvcore counts, the part of it that FlopCounterMode counts as well).
+
+    On the CPU: tracing a convolution on the meta device fails in torch 2.14.
+    """
+    analysis = FlopCountAnalysis(module, x)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        by_operator = analysis.by_operator()
+    return analysis.total(), sum(by_operator[key] for key in by_operator if key in KNOWN_TO_BOTH)
+
+
+def torch_macs(module: nn.Module, x: Tensor) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_gradients_are_derivatives(name: str, impl: str) -> None:
+    """gradcheck in fp64 on a tiny map, through the input and every parameter."""
+    draw = first_draw(name, Grid(2, 3), Grid(4, 4), Grid(5, 4), Grid(8, 8))
+    module = shake(draw.build(impl)).double()
+    keys, values = (
+        zip(*module.named_parameters(), strict=True) if any_parameter(module) else ((), ())
+    )
+
+    def function(x: Tensor, *parameters: Tensor) -> Tensor:
+        given = dict(zip(keys, parameters, strict=True))
+        return torch.func.functional_call(module, given, (x,))
+
+    x = draw.input().double().requires_grad_()
+    assert torch.autograd.gradcheck(function, (x, *values), fast_mode=True)
+
+
+def any_parameter(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+@pytest.mark.parametrize("side", [14, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_within_its_budget(name: str, dtype: torch.dtype, side: int) -> None:
+    """Every implementation in bf16 and fp16 is finite and near the equations in fp64."""
+    draw = narrow(name, Grid(side, side), **(CHOOSES.get(name, {}) if side == 14 else {}))
+    assert draw.reason is None, f"{name} should run on {draw.grid}: {draw.reason}"
+    x = draw.input().to(dtype)
+    with torch.inference_mode():
+        module = shake(draw.build("eager")).to(dtype)
+        expected = reference(draw, module)(x.double())
+        for impl in attentions.load(name).impls:
+            result = copy_into(draw.build(impl).to(dtype), module)(x)
+            assert result.dtype == dtype
+            assert result.isfinite().all()
+            if side == 14 or name not in CHOOSES:
+                assert_within(result, expected, what=f"{impl} {draw}")
+
+
+def copy_into(module: nn.Module, source: nn.Module) -> nn.Module:
+    module.load_state_dict(source.state_dict())
+    return module
+
+
+@pytest.mark.parametrize("grid", AWKWARD, ids=lambda grid: f"{grid.height}x{grid.width}")
+@pytest.mark.parametrize("name", NAMES)
+def test_awkward_grids_run_or_say_why_not(name: str, grid: Grid) -> None:
+    """Tiny, prime and large oblong maps: equal to the equations in fp64, or a reason in words."""
+    draw = narrow(name, grid)
+    if draw.reason is not None:
+        assert is_sentence(draw.reason)
+        with pytest.raises(ValueError, match=r"\w+ \w+"):
+            draw.build()
+        return
+    x = draw.input()
+    with torch.inference_mode():
+        module = shake(draw.build("eager"))
+        expected = reference(draw, module)(x.double())
+        for impl in attentions.load(name).impls:
+            result = copy_into(draw.build(impl), module)(x)
+            assert_within(result, expected, what=f"{impl} {draw}")
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_compiles_to_one_graph(name: str, impl: str) -> None:
+    """torch.compile with fullgraph=True succeeds and changes nothing."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    module, x = shake(draw.build(impl)), draw.input(batch=2)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_exports(name: str, impl: str) -> None:
+    """torch.export succeeds and changes nothing."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    module, x = shake(draw.build(impl)), draw.input(batch=2)
+    with torch.no_grad():
+        exported = torch.export.export(module, (x,))
+        torch.testing.assert_close(exported.module()(x), module(x))
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_images_of_a_batch_do_not_meet(name: str, impl: str) -> None:
+    """The output of an image is the same alone and beside others."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    module = shake(draw.build(impl)).double()
+    x = draw.input(batch=3).double()
+    x[0] *= 3  # one image louder than the others, so that a shared statistic shows
+    with torch.inference_mode():
+        together = module(x)
+        alone = torch.cat([module(image[None]) for image in x])
+    same = torch.allclose(together, alone, rtol=1e-9, atol=1e-11)
+    assert same == (name not in MIXES_IMAGES), MIXES_IMAGES.get(name)
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_layout_of_the_input_does_not_matter(name: str, impl: str) -> None:
+    """A channels-first map seen as channels-last, and a slice, give what a copy of them gives."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    module = shake(draw.build(impl)).double()
+    x = draw.input(batch=2).double()
+    channels_first = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    sliced = torch.cat((x, x), dim=2)[:, :, : draw.grid.width]
+    with torch.inference_mode():
+        expected = module(x)
+        for layout in (channels_first, sliced):
+            assert not layout.is_contiguous()
+            torch.testing.assert_close(module(layout), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_map_may_differ_from_the_one_built_for(name: str, impl: str) -> None:
+    """Unless sizes are fixed, a module runs on another map as one built for that map does."""
+    if attentions.load(name).size_rule == "fixed":
+        return
+    built_for, other = Grid(16, 16), Grid(24, 20)
+    for draw in draws_on(name, built_for, 3):
+        there = replace(draw, grid=other)
+        assert there.reason is None
+        module = shake(draw.build(impl)).double()
+        expected = copy_into(there.build(impl).double(), module)
+        x = there.input().double()
+        with torch.inference_mode():
+            torch.testing.assert_close(module(x), expected(x), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_input_is_left_as_it_was(name: str) -> None:
+    """No implementation writes into its input."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    x = draw.input()
+    before = x.clone()
+    for impl in attentions.load(name).impls:
+        with torch.inference_mode():
+            draw.build(impl)(x)
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outline_says_what_load_says(name: str) -> None:
+    """What is read from the file's text is what importing it gives."""
+    spec, outline = attentions.load(name), attentions.outline(attentions.path_of(name))
+    assert outline.keywords == keywords_of(spec.module)
+    assert outline.settings == spec.settings
+    assert outline.impls == spec.impls
+    assert outline.summary.endswith(".")
+    for stride in (4, 8, 16, 32):
+        assert outline.settings_at(stride) == spec.settings_at(stride)
+
+
+def keywords_of(callable_: Callable[..., Any]) -> dict[str, Any]:
+    """Hyper-parameters of a module or of a function of its spec, with their defaults."""
+    parameters = inspect.signature(callable_).parameters
+    positional = ("dim", "num_heads", "grid", "impl")
+    return {key: value.default for key, value in parameters.items() if key not in positional}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_of_the_spec_take_the_hyper_parameters_of_the_module(name: str) -> None:
+    """macs, computed and unsupported have the module's keywords with the module's defaults."""
+    spec = attentions.load(name)
+    expected = keywords_of(spec.module)
+    for function in (spec.macs, spec.computed, spec.unsupported):
+        if function is not None:
+            assert keywords_of(function) == expected, function
+    for settings in spec.settings.values():
+        assert settings.keys() <= expected.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_is_filled(name: str) -> None:
+    """Paper, equation, cost and MACs are stated; padding is declared where it happens."""
+    spec = attentions.load(name)
+    assert spec.paper is not None
+    assert spec.paper.link.startswith("https://arxiv.org/abs/")
+    assert spec.paper.code.startswith("https://")
+    assert spec.equation
+    assert "\n" not in spec.equation
+    assert spec.cost
+    assert spec.macs is not None
+    assert "eager" in spec.impls
+    assert (spec.computed is not None) == (spec.size_rule == "pad")
+    assert spec.kernels or "fused" not in spec.impls
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_computed_grid_holds_the_map(name: str) -> None:
+    """Padding never cuts."""
+    computed = attentions.load(name).computed
+    if computed is None:
+        return
+    for draw in draws(name, 20):
+        padded = computed(draw.grid, **draw.params)
+        assert padded.height >= draw.grid.height
+        assert padded.width >= draw.grid.width

@@ -1,0 +1,292 @@
+"""QuadTree attention (arXiv 2201.02767, type B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import attentions
+from attentions import Grid
+from tests.attentions.budget import assert_within
+from tests.attentions.draws import shake
+from tests.attentions.published import row
+
+PARAMS: dict[str, list[Any]] = {
+    "levels": [1, 2, 3],
+    "topk": [1, 2, 8, 1000],
+    "lepe": [True, False],
+    "qkv_bias": [True, False],
+}
+
+QUADTREE = attentions.load("quadtree")
+
+
+def macs(dim: int, heads: int, grid: Grid, **params: Any) -> int:
+    assert QUADTREE.macs is not None
+    return QUADTREE.macs(dim, heads, grid, **params)
+
+
+def test_published_row() -> None:
+    """5.33 M parameters; 613.25 M MACs are ours, less both products of the authors' CUDA operators.
+
+    Each of 196 tokens meets the 32 children of its 8 regions, once for scores, once for values.
+    """
+    assert row("quadtree", levels=2, topk=8, lepe=True) == ("5.33", "622.88")
+    operators = 2 * 196 * 32 * 768
+    published = macs(768, 12, Grid(14, 14)) - operators
+    assert f"{operators / 1e6:.2f}" == "9.63"
+    assert f"{published / 1e6:.2f}" == "613.25"
+
+
+def test_exact_counts() -> None:
+    """What is left without the operators, by part: convolutions, linear, einsum, group norm."""
+    branch = 49 * 4 * 768**2 + 49 * 768**2
+    convolutions = 3 * 196 * 768**2 + branch + 9 * (196 + 49) * 768
+    coarse, norms = 2 * 49**2 * 768, 5 * (196 + 49) * 768
+    published = convolutions + 196 * 768**2 + coarse + norms
+    assert macs(768, 12, Grid(14, 14)) - 2 * 196 * 32 * 768 == published == 613_251_072
+    parts = [f"{part / 1e6:.2f}" for part in (convolutions, 196 * 768**2, coarse, norms)]
+    assert parts == ["493.02", "115.61", "3.69", "0.94"]
+
+
+def test_parameters() -> None:
+    """The names and shapes of the authors' QuadtreeAttention; without LePE no get_vs."""
+
+    def shapes(**params: Any) -> dict[str, tuple[int, ...]]:
+        module = QUADTREE.module(8, 2, Grid(4, 4), **params)
+        return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+    projections: dict[str, tuple[int, ...]] = {"proj.weight": (8, 8), "proj.bias": (8,)}
+    for name in ("q_proj", "k_proj", "v_proj"):
+        projections |= {f"{name}.weight": (8, 8, 1, 1), f"{name}.bias": (8,)}
+    branch = {
+        "value_branchs.0.0.weight": (8,),
+        "value_branchs.0.0.bias": (8,),
+        "value_branchs.0.2.weight": (8, 8, 2, 2),
+        "value_branchs.0.2.bias": (8,),
+        "value_branchs.0.3.weight": (8,),
+        "value_branchs.0.3.bias": (8,),
+        "value_branchs.0.5.weight": (8, 8, 1, 1),
+        "value_branchs.0.5.bias": (8,),
+    }
+    lepe: dict[str, tuple[int, ...]] = {}
+    for level in (0, 1):
+        lepe |= {f"py_att.get_vs.{level}.weight": (8, 1, 3, 3), f"py_att.get_vs.{level}.bias": (8,)}
+    assert shapes(levels=2) == projections | branch | lepe | {"py_att.weight": (2,)}
+    assert shapes(levels=1, lepe=False) == projections | {"py_att.weight": (1,)}
+
+
+@pytest.mark.parametrize("lepe", [True, False])
+@pytest.mark.parametrize(
+    ("grid", "levels", "topk"),
+    [(Grid(3, 2), 1, 8), (Grid(4, 6), 2, 2), (Grid(8, 4), 3, 1), (Grid(4, 8), 3, 3)],
+    ids=str,
+)
+def test_slow_loop(grid: Grid, levels: int, topk: int, lepe: bool) -> None:
+    """Level by level, head by head, query by query, in coordinates of rows and columns."""
+    torch.manual_seed(0)
+    params = {"levels": levels, "topk": topk, "lepe": lepe}
+    module = shake(QUADTREE.build(8, 2, grid, impl="eager", **params)).double()
+    x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), slowly(module, x, levels, topk), rtol=0, atol=1e-10)
+
+
+def slowly(module: Any, x: Tensor, levels: int, topk: int) -> Tensor:
+    pyramid = pyramid_of(module, x, levels)
+    weights = module.py_att.weight.softmax(0)
+    out = torch.zeros(1, 1, 8, dtype=x.dtype)
+    chosen: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    for level, (q, k, v) in enumerate(pyramid):
+        message = torch.empty_like(q)
+        following = {}
+        for i in range(q.shape[0]):
+            for j in range(q.shape[1]):
+                for head in (0, 1):
+                    part = slice(4 * head, 4 * head + 4)
+                    places = candidates(chosen, level, i, j, head, q)
+                    scores = torch.stack([q[i, j, part] @ k[r, c, part] / 2 for r, c in places])
+                    values = torch.stack([v[r, c, part] for r, c in places])
+                    message[i, j, part] = scores.softmax(0) @ values
+                    best = scores.argsort(descending=True)[:topk].tolist()
+                    following[i, j, head] = [places[n] for n in best]
+        if module.py_att.lepe:
+            message = message + convolved(module.py_att.get_vs[level], v)
+        if level:
+            out = out.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        out = out + weights[level] * message
+        chosen = following
+    return module.proj(out)[None]
+
+
+def candidates(
+    chosen: dict[tuple[int, int, int], list[tuple[int, int]]],
+    level: int,
+    i: int,
+    j: int,
+    head: int,
+    q: Tensor,
+) -> list[tuple[int, int]]:
+    """The keys of a query: all on the coarsest map, else the children of its parent's choice."""
+    if level == 0:
+        return [(r, c) for r in range(q.shape[0]) for c in range(q.shape[1])]
+    parents = chosen[i // 2, j // 2, head]
+    return [(2 * r + a, 2 * c + b) for r, c in parents for a in (0, 1) for b in (0, 1)]
+
+
+def pyramid_of(module: Any, x: Tensor, levels: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """q, k and v of one image, channels last, coarsest map first."""
+    maps = tuple(proj(x.permute(0, 3, 1, 2)) for proj in (module.q_proj, module.k_proj))
+    v = module.v_proj(x.permute(0, 3, 1, 2))
+    found = []
+    for level in range(levels):
+        found.append(tuple(map_[0].permute(1, 2, 0) for map_ in (*maps, v)))
+        if level < levels - 1:
+            maps = tuple(quarters(map_).mean(-1) for map_ in maps)
+            v = branched(module.value_branchs[level], v)
+    return [(q, k, v) for q, k, v in reversed(found)]
+
+
+def quarters(map_: Tensor) -> Tensor:
+    """The 2 x 2 children of each token in a last dimension."""
+    return torch.stack([map_[:, :, a::2, b::2] for a in (0, 1) for b in (0, 1)], dim=-1)
+
+
+def branched(branch: Any, v: Tensor) -> Tensor:
+    """Norm over the whole image, GELU, a weight for each child; then the same for each token."""
+    conv, mix = branch[2], branch[5]
+    hidden = quarters(F.gelu(normed(branch[0], v)))
+    hidden = torch.einsum("oin,bihwn->bohw", conv.weight.flatten(2), hidden)
+    hidden = F.gelu(normed(branch[3], hidden + conv.bias[:, None, None]))
+    hidden = torch.einsum("oi,bihw->bohw", mix.weight[:, :, 0, 0], hidden)
+    return hidden + mix.bias[:, None, None]
+
+
+def normed(norm: Any, v: Tensor) -> Tensor:
+    scaled = (v - v.mean()) / (v.var(correction=0) + norm.eps).sqrt()
+    return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def convolved(conv: Any, v: Tensor) -> Tensor:
+    """A 3 x 3 depthwise convolution of a channels-last map, zero-padded."""
+    padded = F.pad(v, (0, 0, 1, 1, 1, 1))
+    out = torch.zeros_like(v) + conv.bias
+    for r in range(3):
+        for c in range(3):
+            out += conv.weight[:, 0, r, c] * padded[r : r + v.shape[0], c : c + v.shape[1]]
+    return out
+
+
+def as_msa(module: Any, heads: int, grid: Grid) -> nn.Module:
+    """MSA with the projections of a QuadTree."""
+    state = module.state_dict()
+    msa = attentions.load("msa").build(module.proj.in_features, heads, grid, impl="eager").double()
+    msa.load_state_dict(
+        {
+            "qkv.weight": torch.cat([state[f"{n}_proj.weight"].flatten(1) for n in "qkv"]),
+            "qkv.bias": torch.cat([state[f"{n}_proj.bias"] for n in "qkv"]),
+            "proj.weight": state["proj.weight"],
+            "proj.bias": state["proj.bias"],
+        }
+    )
+    return msa
+
+
+@pytest.mark.parametrize("impl", ["eager", "fused"])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_choosing_everything_is_msa(levels: int, impl: str) -> None:
+    """With K = everything the finest level attends to all tokens: alone it is MSA."""
+    torch.manual_seed(0)
+    grid = Grid(8, 4)
+    params = {"levels": levels, "topk": 32, "lepe": False}
+    module: Any = QUADTREE.build(12, 3, grid, impl=impl, **params).double()
+    with torch.no_grad():
+        module.py_att.weight[-1] += 1e4
+    x = torch.randn(2, 8, 4, 12, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), as_msa(module, 3, grid)(x), rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(rows=st.integers(1, 3), columns=st.integers(1, 3), topk=st.integers(1, 10), data=st.data())
+def test_a_token_attends_to_the_children_of_k_regions(
+    rows: int, columns: int, topk: int, data: st.DataObject
+) -> None:
+    """The values that reach a token are whole 2 x 2 blocks, K of them, the same for siblings."""
+    grid = Grid(2 * rows, 2 * columns)
+    params = {"levels": 2, "topk": topk, "lepe": False}
+    module: Any = QUADTREE.build(8, 1, grid, impl="fused", **params).double()
+    i, j = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+    maps = torch.randn(6, 1, 8, grid.height, grid.width, dtype=torch.float64)
+    coarse = [F.avg_pool2d(map_, 2) for map_ in maps[:3]]
+    seen = []
+    for a in (0, 1):
+        for b in (0, 1):
+            values = maps[2].clone().requires_grad_()
+            out = module.py_att([coarse[0], maps[0]], [coarse[1], maps[1]], [coarse[2], values])
+            (gradient,) = torch.autograd.grad(from_tree(out, grid)[2 * i + a, 2 * j + b], values)
+            seen.append(gradient[0].abs().sum(0) > 0)
+    blocks = seen[0].unflatten(0, (rows, 2)).unflatten(2, (columns, 2)).sum((1, 3))
+    kept, regions = min(topk, rows * columns), rows * columns
+    assert sorted(blocks.flatten().tolist()) == [0] * (regions - kept) + [4] * kept
+    assert all(torch.equal(own, seen[0]) for own in seen)
+
+
+def from_tree(out: Tensor, grid: Grid) -> Tensor:
+    """The sum over channels of each token's message, in rows and columns, for two levels."""
+    blocks = out[0].sum(-1).view(grid.height // 2, grid.width // 2, 2, 2)
+    return blocks.transpose(1, 2).reshape(grid.height, grid.width)
+
+
+def test_a_token_takes_its_parents_message_along() -> None:
+    """With the weight on the coarsest level alone, siblings have the same output."""
+    torch.manual_seed(0)
+    module: Any = QUADTREE.build(8, 2, Grid(8, 4), impl="fused", levels=3).double()
+    with torch.no_grad():
+        module.py_att.weight[0] += 1e4
+        out = module(torch.randn(1, 8, 4, 8, dtype=torch.float64))
+    coarse = out[:, ::4, ::4]
+    assert torch.equal(out, coarse.repeat_interleave(4, 1).repeat_interleave(4, 2))
+    assert not torch.equal(coarse[:, 0], coarse[:, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_precision_where_nothing_is_left_out(dtype: torch.dtype) -> None:
+    """With K = everything rounding cannot change a choice, and the output is within its budget."""
+    params = {"levels": 3, "topk": 64}
+    module = shake(QUADTREE.build(16, 2, Grid(8, 8), impl="fused", **params)).to(dtype)
+    exact = QUADTREE.build(16, 2, Grid(8, 8), impl="eager", **params).double()
+    exact.load_state_dict(module.state_dict())
+    x = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        assert_within(module(x), exact(x.double()))
+
+
+@pytest.mark.parametrize("impl", ["eager", "fused"])
+def test_every_implementation_makes_the_same_choice(impl: str) -> None:
+    """In fp32 a layer with choices is within budget of the equations in fp64."""
+    params = {"levels": 2, "topk": 8}
+    module = shake(QUADTREE.build(32, 4, Grid(14, 14), impl=impl, **params))
+    exact = QUADTREE.build(32, 4, Grid(14, 14), impl="eager", **params).double()
+    exact.load_state_dict(module.state_dict())
+    x = torch.randn(1, 14, 14, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert_within(module(x), exact(x.double()))
+
+
+def test_unsupported() -> None:
+    """Maps that cannot be halved, and settings outside their range, are answered in words."""
+    reason = QUADTREE.reason_against(8, 2, Grid(13, 28), levels=3)
+    assert reason == "3 levels need a map divisible by 4, got 13 x 28"
+    assert QUADTREE.reason_against(8, 2, Grid(13, 29), levels=1) is None
+    assert QUADTREE.reason_against(8, 2, Grid(50, 80)) is None
+    reason = QUADTREE.reason_against(8, 2, Grid(4, 4), levels=0)
+    assert reason == "levels must be at least 1, got 0"
+    reason = QUADTREE.reason_against(8, 2, Grid(4, 4), topk=0)
+    assert reason == "topk must be at least 1, got 0"

@@ -1,0 +1,289 @@
+"""The registry: names, specs and outlines of mechanisms, without and with importing them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import attentions
+from attentions import AttentionSpec, BrokenAttention, Grid, Paper, UnknownAttention
+
+PLUGIN = '''\
+"""Does nothing. More words.
+
+A longer text.
+"""
+from torch import nn
+from attentions import AttentionSpec
+
+
+class Nothing(nn.Module):
+    def __init__(self, dim, num_heads, grid, *, strength=1.5, mode="a"):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, x):
+        return x
+
+
+ATTENTION = AttentionSpec(module=Nothing)
+'''
+
+
+def written(folder: Path, text: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_names_are_the_files() -> None:
+    """One file without a leading underscore, one name; sorted."""
+    folder = Path(attentions.__file__).parent
+    assert set(attentions.names()) == {
+        path.stem for path in folder.glob("*.py") if not path.name.startswith("_")
+    }
+    assert list(attentions.names()) == sorted(attentions.names())
+    assert {"msa", "hilo", "window", "shifted_window", "sra"} <= set(attentions.names())
+
+
+def test_names_and_outlines_import_no_torch() -> None:
+    """Listing mechanisms, reading their outlines and mistyping a name cost no torch."""
+    code = """
+import sys, attentions
+for name in attentions.names():
+    attentions.outline(attentions.path_of(name)).settings_at(16)
+try:
+    attentions.load("no_such_mechanism")
+except attentions.UnknownAttention:
+    pass
+attentions.Grid(3, 4).padded_to(2, 2)
+loaded = {"torch", "numpy", "jaxtyping"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_loading_one_imports_no_other() -> None:
+    """load imports the one file that was asked for."""
+    code = """
+import sys, attentions
+attentions.load("msa")
+loaded = {name for name in attentions.names() if f"attentions.{name}" in sys.modules}
+assert loaded == {"msa"}, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_name_hears_the_nearest() -> None:
+    """A typing error is answered with the name that was meant."""
+    with pytest.raises(UnknownAttention, match=r"is called 'hillo'; nearest: hilo"):
+        attentions.load("hillo")
+    with pytest.raises(UnknownAttention, match=r"nearest: .*shifted_window"):
+        attentions.path_of("shifted-window")
+
+
+def test_unknown_name_that_is_near_nothing_hears_all() -> None:
+    """Where nothing is near, every name is given."""
+    with pytest.raises(UnknownAttention, match=r"known: .*hilo.*msa"):
+        attentions.load("zzzzzzzz")
+
+
+@pytest.mark.parametrize("name", ["_windows", "__init__", "../setup", "attentions.msa", ""])
+def test_what_is_no_mechanism_is_unknown(name: str) -> None:
+    """Underscore files, paths and dotted names are not mechanisms."""
+    with pytest.raises(UnknownAttention):
+        attentions.load(name)
+
+
+def test_load_file(tmp_path: Path) -> None:
+    """A plugin is one file anywhere, with nothing but ATTENTION = AttentionSpec(module=...)."""
+    path = written(tmp_path, PLUGIN)
+    spec = attentions.load_file(path)
+    assert attentions.load_file(path) is spec
+    module = spec.build(4, 2, Grid(2, 2), impl="eager", strength=2.0)
+    assert module.strength == 2.0
+
+
+def test_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    """Two plugins with the same file name are two modules, and neither hides a package."""
+    first = written(tmp_path, PLUGIN)
+    (tmp_path / "other").mkdir()
+    second = written(tmp_path / "other", PLUGIN)
+    assert attentions.load_file(first).module is not attentions.load_file(second).module
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import no_such_package", r"mine\.py cannot be imported: ModuleNotFoundError: .*no_such"),
+        ("1 / 0", r"mine\.py cannot be imported: ZeroDivisionError: division by zero"),
+        ("def f(:", r"mine\.py cannot be imported: SyntaxError"),
+        (
+            "x = 1",
+            r"mine\.py must define ATTENTION = AttentionSpec\(module=\.\.\.\), found nothing",
+        ),
+        ("ATTENTION = 3", r"mine\.py must define ATTENTION = .*, found int"),
+    ],
+    ids=["missing import", "error", "syntax error", "no ATTENTION", "another ATTENTION"],
+)
+def test_broken_file_says_what_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:
+    """BrokenAttention names the file and what to do, and leaves no half-imported module."""
+    with pytest.raises(BrokenAttention, match=sentence):
+        attentions.load_file(written(tmp_path, text))
+
+
+def test_a_file_that_raises_is_not_kept(tmp_path: Path) -> None:
+    """A failed import leaves nothing in sys.modules."""
+    before = set(sys.modules)
+    with pytest.raises(BrokenAttention):
+        attentions.load_file(written(tmp_path, "1 / 0"))
+    assert not [name for name in set(sys.modules) - before if "mine" in name]
+
+
+def test_missing_file_is_broken(tmp_path: Path) -> None:
+    """A path without a file is answered with the file's name."""
+    with pytest.raises(BrokenAttention, match=r"gone\.py cannot be imported: FileNotFoundError"):
+        attentions.load_file(tmp_path / "gone.py")
+
+
+def test_outline_of_a_minimal_plugin(tmp_path: Path) -> None:
+    """What a bare AttentionSpec(module=...) says: keywords, no settings, eager."""
+    outline = attentions.outline(written(tmp_path, PLUGIN))
+    assert outline.summary == "Does nothing. More words."
+    assert outline.keywords == {"strength": 1.5, "mode": "a"}
+    assert outline.settings == {}
+    assert outline.settings_at(16) == {}
+    assert outline.impls == ("eager",)
+
+
+def test_outline_runs_nothing(tmp_path: Path) -> None:
+    """A file is read as text: what it would do when imported does not happen."""
+    text = PLUGIN.replace("from torch", "1 / 0\nfrom torch")
+    assert attentions.outline(written(tmp_path, text)).keywords == {"strength": 1.5, "mode": "a"}
+
+
+@pytest.mark.parametrize("text", ["def f(:", "x = '\0'"], ids=["syntax", "null byte"])
+def test_outline_of_invalid_python(tmp_path: Path, text: str) -> None:
+    """A file that is not Python is named."""
+    with pytest.raises(BrokenAttention, match=r"mine\.py is not valid Python: "):
+        attentions.outline(written(tmp_path, text))
+
+
+def test_outline_of_another_encoding(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are named, too."""
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"# \xff\n")
+    with pytest.raises(BrokenAttention, match=r"mine\.py is not valid Python: "):
+        attentions.outline(path)
+
+
+def test_outline_leaves_open_what_is_computed(tmp_path: Path) -> None:
+    """Settings and implementations that are no literals are None, not guessed."""
+    text = PLUGIN.replace(
+        "AttentionSpec(module=Nothing)",
+        "AttentionSpec(module=Nothing, settings={s: {} for s in (4, 8)}, impls=tuple('ab'))",
+    )
+    outline = attentions.outline(written(tmp_path, text))
+    assert outline.settings is None
+    assert outline.impls is None
+    assert outline.settings_at(16) == {}
+
+
+def test_outline_of_a_factory_with_open_keywords(tmp_path: Path) -> None:
+    """`**kwargs` hides the hyper-parameters: they are unknown, and so is an imported class."""
+    opened = PLUGIN.replace('strength=1.5, mode="a"', "strength=1.5, **kwargs")
+    assert attentions.outline(written(tmp_path, opened)).keywords is None
+    imported = "from torch.nn import Identity\nATTENTION = AttentionSpec(module=Identity)\n"
+    assert attentions.outline(written(tmp_path, imported, "other.py")).keywords is None
+
+
+def test_outline_of_a_file_without_attention(tmp_path: Path) -> None:
+    """A file that defines no ATTENTION has no keywords; loading it gives the reason."""
+    assert attentions.outline(written(tmp_path, "x = 1")).keywords is None
+
+
+def test_grid() -> None:
+    """Tokens, padding, and how a size is printed."""
+    grid = Grid(5, 8)
+    assert grid.tokens == 40
+    assert grid.padded_to(2, 3) == Grid(6, 9)
+    assert grid.padded_to(5, 8) == grid
+    assert grid.padded_to(7, 7) == Grid(7, 14)
+    assert str(grid) == "5 x 8"
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 3), (3, 0), (-1, 1)])
+def test_grid_without_tokens(height: int, width: int) -> None:
+    """A grid has at least one token."""
+    with pytest.raises(ValueError, match=f"at least 1 x 1 tokens, got {height} x {width}"):
+        Grid(height, width)
+
+
+def test_paper() -> None:
+    """Year and link come from the arXiv identifier."""
+    paper = Paper(title="HiLo", arxiv="2205.13213", venue="NeurIPS 2022", code="https://x.org")
+    assert paper.year == 2022
+    assert paper.link == "https://arxiv.org/abs/2205.13213"
+
+
+class Bare(nn.Module):
+    """Takes no hyper-parameter and no impl."""
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid) -> None:
+        super().__init__()
+        self.built_for = dim, num_heads, grid
+
+
+def test_module_alone_is_a_spec() -> None:
+    """AttentionSpec(module=...) is valid; everything else is optional."""
+    spec = AttentionSpec(module=Bare)
+    assert spec.paper is None
+    assert spec.macs is None
+    assert spec.impls == ("eager",)
+    assert {stride: dict(values) for stride, values in spec.settings.items()} == {
+        4: {},
+        8: {},
+        16: {},
+        32: {},
+    }
+    assert spec.reason_against(8, 2, Grid(3, 3)) is None
+    module = spec.build(8, 2, Grid(3, 3), impl="eager")
+    assert module.built_for == (8, 2, Grid(3, 3))
+
+
+def test_build_refuses_with_a_reason() -> None:
+    """An implementation that is not there, and heads that do not divide, raise in words."""
+    spec = AttentionSpec(module=Bare)
+    with pytest.raises(ValueError, match="impl is one of eager, got 'fused'"):
+        spec.build(8, 2, Grid(3, 3), impl="fused")
+    with pytest.raises(ValueError, match="dim must be divisible by num_heads, got 8 and 3"):
+        spec.build(8, 3, Grid(3, 3), impl="eager")
+    refusing = AttentionSpec(module=Bare, unsupported=lambda dim, num_heads, grid: "not today")
+    with pytest.raises(ValueError, match="not today"):
+        refusing.build(8, 2, Grid(3, 3), impl="eager")
+
+
+def test_settings_of_the_nearest_stage() -> None:
+    """A stride without settings takes those of the nearest in ratio, the finer on a tie."""
+    spec = AttentionSpec(module=Bare, settings={8: {"a": 8}, 32: {"a": 32}})
+    assert [spec.settings_at(stride)["a"] for stride in (4, 8, 16, 20, 32, 64)] == [
+        8,
+        8,
+        8,
+        32,
+        32,
+        32,
+    ]
+    assert AttentionSpec(module=Bare, settings={}).settings_at(16) == {}
+
+
+def test_settings_given_out_are_copies() -> None:
+    """Changing what settings_at returned changes no mechanism."""
+    spec = AttentionSpec(module=Bare, settings={16: {"a": 1}})
+    spec.settings_at(16)["a"] = 2
+    assert spec.settings_at(16) == {"a": 1}

@@ -1,0 +1,145 @@
+"""Valid cases, outcomes and plans, of which a test changes the field that it is about."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vitbench.case import Case
+from vitbench.instruments.timing import TimingRule
+from vitbench.plan import Plan
+from vitbench.record import Ceilings, Facts, Measured
+
+ROOT = Path(__file__).parents[2]
+
+PLUGIN = '''\
+"""Gives its input back."""
+from torch import nn
+from attentions import AttentionSpec
+
+
+class Identity(nn.Module):
+    def __init__(self, dim, num_heads, grid, *, strength=1.0):
+        super().__init__()
+        self.scale = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.scale(x)
+
+
+ATTENTION = AttentionSpec(module=Identity)
+'''
+
+
+def plugin(folder: Path, name: str, text: str = PLUGIN) -> Path:
+    """A plugin file of that name."""
+    path = folder / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def case(**changes: Any) -> Case:
+    """MSA on a small map."""
+    base = Case(
+        attention="msa",
+        backbone="",
+        params=(("qkv_bias", True),),
+        impl="fused",
+        compiled=False,
+        cuda_graph=False,
+        cold=False,
+        mode="forward",
+        device="cpu",
+        dtype="float32",
+        batch_size=2,
+        image_height=64,
+        image_width=64,
+        stride=16,
+        grid_height=4,
+        grid_width=4,
+        dim=32,
+        num_heads=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def backbone_case(**changes: Any) -> Case:
+    """A whole model on small images."""
+    nothing = {"stride": 0, "grid_height": 0, "grid_width": 0, "dim": 0, "num_heads": 0}
+    return case(attention="", backbone="tiny", params=(), **nothing, **changes)
+
+
+def facts(**changes: Any) -> Facts:
+    """What a look at a case tells."""
+    base = Facts(
+        params=4224,
+        macs=81920,
+        macs_fvcore=81920,
+        macs_closed_form=81920,
+        uncounted_ops={"softmax": 1},
+        wasted_token_fraction=0.0,
+        compulsory_bytes=25088,
+        peak_memory_bytes=40000,
+        activation_memory_bytes=12288,
+        reserved_memory_bytes=None,
+        peak_rss_bytes=300_000_000,
+        checked_against="eager float64",
+        error_rms=1e-7,
+        error_worst=5e-7,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    """A quiet machine."""
+    quiet = {
+        "cpu_share": 1.0,
+        "involuntary_switches": 0.5,
+        "neighbour_cores": 0.0,
+        "steal_share": 0.0,
+        "cgroup_throttled_s": 0.0,
+    }
+    return quiet | changes
+
+
+def measured(*samples_s: float, **changes: Any) -> Measured:
+    """One round of a case; samples of 10 ms unless given."""
+    samples = samples_s or (0.010,) * 20
+    base = Measured(
+        samples_s=samples,
+        wall_samples_s=samples,
+        calls_per_sample=1,
+        first_call_s=0.05,
+        compile_s=None,
+        warmup_calls=10,
+        warmup_s=0.1,
+        stopped_by="noise",
+        state=state(),
+        facts=facts(),
+        spent_s={"build": 0.1},
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def plan(*cases: Case, **changes: Any) -> Plan:
+    """Two rounds of the given cases, or of one."""
+    base = Plan(
+        title="A test",
+        suite="quick",
+        device="cpu",
+        cases=cases or (case(),),
+        rounds=2,
+        rule=TimingRule(),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def environment(**changes: Any) -> dict[str, Any]:
+    """A machine."""
+    return {"device_name": "A CPU, 2 threads", "torch": {"version": "2.13", "threads": 2}} | changes
+
+
+def ceilings() -> Ceilings:
+    """100 GFLOP/s and 10 GB/s."""
+    return Ceilings({"float32": 100e9}, 10e9)

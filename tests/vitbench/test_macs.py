@@ -1,0 +1,166 @@
+"""MACs by fvcore: what counts, what is listed, and that nothing is left changed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import psutil
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import attentions
+from attentions import Grid
+from vitbench.instruments import macs
+
+
+class Layer(nn.Module):
+    """A function of one tensor as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def __deepcopy__(self, memo: object) -> Layer:
+        return Layer(self.function)
+
+
+def total(function: Callable[[Tensor], Tensor] | nn.Module, *shape: int) -> int:
+    """MACs of a function or module on one input."""
+    module = function if isinstance(function, nn.Module) else Layer(function)
+    return macs.count(module, shape).total
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "expected"),
+    [
+        (nn.Linear(8, 24), (1, 10, 8), 10 * 8 * 24),
+        (nn.Linear(8, 24, bias=False), (1, 3, 4, 8), 12 * 8 * 24),
+        (nn.Conv2d(8, 16, 3, padding=1), (1, 8, 5, 7), 5 * 7 * 8 * 16 * 9),
+        (nn.Conv2d(8, 16, 2, stride=2), (1, 8, 6, 8), 3 * 4 * 8 * 16 * 4),
+        (nn.Conv2d(8, 8, 7, padding=3, groups=8), (1, 8, 5, 5), 5 * 5 * 8 * 49),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), (1, 4, 3, 3), 3 * 3 * 4 * 6 * 4),
+    ],
+)
+def test_layers_with_weights(module: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    """Linear and convolution: one MAC for each product of a weight with an input."""
+    assert total(module, *shape) == expected
+
+
+def test_products_of_activations() -> None:
+    """matmul, bmm, baddbmm and einsum: rows x inner x columns of every matrix of the batch."""
+    product = 2 * 3 * 5 * 7 * 5
+    assert total(lambda x: x @ x.transpose(-2, -1), 2, 3, 5, 7) == product
+    assert total(lambda x: torch.einsum("bhnd,bhmd->bhnm", x, x), 2, 3, 5, 7) == product
+    assert total(lambda x: torch.bmm(x, x.mT), 6, 5, 7) == product
+    assert total(lambda x: torch.baddbmm(x @ x.mT, x, x.mT), 6, 5, 7) == 2 * product
+
+
+def test_normalisation_and_sampling_follow_fvcore() -> None:
+    """As in published tables: a layer norm counts, grid sampling 4 per output element."""
+    assert total(nn.LayerNorm(16), 1, 10, 16) > 0
+    assert total(nn.BatchNorm2d(16).eval(), 1, 16, 5, 5) > 0
+    grid = torch.zeros(1, 3, 4, 2)
+
+    def sample(x: Tensor) -> Tensor:
+        return F.grid_sample(x, grid.to(x.device), align_corners=False)
+
+    assert total(sample, 1, 8, 5, 5) == 4 * 8 * 3 * 4
+
+
+def test_what_does_not_count_is_listed() -> None:
+    """Softmax and elementwise operators count nothing and stand in the list, views do not."""
+    found = macs.count(Layer(lambda x: (x.exp() * x).softmax(-1).view(1, -1)), (1, 4, 4))
+    assert found.total == 0
+    assert found.uncounted == {"exp": 1, "mul": 1, "softmax": 1}
+    assert found.counted == {}
+
+
+def test_fused_attention_counts_nothing_and_is_listed() -> None:
+    """Why we never count on the fused path: fvcore does not see the kernel."""
+
+    def attend(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+    found = macs.count(Layer(attend), (1, 2, 9, 4))
+    assert found.total == 0
+    assert found.uncounted == {"scaled_dot_product_attention": 1}
+
+
+def test_the_sum_is_over_kinds() -> None:
+    """`counted` by kind of operator adds up to the total."""
+    layer = attentions.load("msa").build(32, 2, Grid(4, 4), impl="eager")
+    found = macs.count(layer, (1, 4, 4, 32))
+    assert found.total == sum(found.counted.values()) == 4 * 16 * 32**2 + 2 * 16**2 * 32
+    assert found.counted.keys() == {"linear", "matmul"}
+    assert "softmax" in found.uncounted
+
+
+def test_the_module_is_left_alone() -> None:
+    """A layer in bf16 and training mode stays there, with its weights and without gradients."""
+    layer = nn.Linear(8, 8).to(torch.bfloat16).train()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert macs.count(layer, (1, 3, 8)).total == 3 * 8 * 8
+    assert layer.training
+    assert layer.weight.dtype == torch.bfloat16
+    assert layer.weight.grad is None
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_counting_under_inference_mode() -> None:
+    """The engine measures inside inference_mode, in which tracing alone would fail."""
+    with torch.inference_mode():
+        layer = nn.Linear(8, 24)
+        assert macs.count(layer, (1, 10, 8)).total == 10 * 8 * 24
+        assert torch.is_inference_mode_enabled()
+
+
+def test_huge_maps_cost_no_memory() -> None:
+    """A map whose scores would take 64 TB is counted without them."""
+    grid = Grid(2048, 2048)
+    layer = attentions.load("msa").build(32, 1, grid, impl="eager")
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    found = macs.count(layer, (1, grid.height, grid.width, 32))
+    assert found.total == 4 * grid.tokens * 32**2 + 2 * grid.tokens**2 * 32
+    assert psutil.Process().memory_info().rss - before < 2**28
+
+
+def raising(x: Tensor) -> Tensor:
+    """A layer that fails on every device."""
+    raise RuntimeError("broken")
+
+
+def test_torch_is_left_as_it_was() -> None:
+    """The check that is loosened while tracing is put back, also after a failure."""
+    check_with = torch._check_with
+    macs.count(nn.Conv2d(4, 4, 3), (1, 4, 8, 8))
+    assert torch._check_with is check_with
+    with pytest.raises(RuntimeError, match="broken"):
+        macs.count(Layer(raising), (1, 4))
+    assert torch._check_with is check_with
+
+
+def test_an_operator_without_a_meta_kernel_is_run() -> None:
+    """What depends on values cannot run without them: it is counted on the CPU."""
+
+    def choose(x: Tensor) -> Tensor:
+        if x.device.type == "meta":
+            raise NotImplementedError("no meta kernel")
+        return x @ x.mT
+
+    assert total(choose, 1, 6, 4) == 6 * 4 * 6
+
+
+def test_params_are_the_trainable_ones() -> None:
+    """Frozen weights and buffers do not count."""
+    layer = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+    assert macs.params(layer) == 8 * 4 + 4 + 4 + 4
+    layer[0].weight.requires_grad_(False)
+    assert macs.params(layer) == 12
