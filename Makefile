@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make bench` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Arguments for vitbench run: make bench RUN="quick --device cpu"
+RUN ?= quick
+
+.DEFAULT_GOAL := help
+.PHONY: help bench setup test lint format type check benchmarks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bench: $(READY) ## measure five mechanisms on this machine's best device; CSV and charts in reports/
+	$(BIN)/vitbench run $(RUN)
+
+setup: $(READY) ## create the environment in .venv and install everything in it
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit("vitbench needs Python 3.11 or newer, $(PYTHON) is " + v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## run the tests (set-up included)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(READY) ## check types (mypy --strict)
+	$(BIN)/mypy
+
+check: lint type test ## all of the above, as CI does
+
+benchmarks: $(READY) ## judge the engine against independent clocks; reports in reports/benchmarks/
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## remove the environment and caches; reports stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
