@@ -1,17 +1,13 @@
-"""The commands, thin: parse, call, print."""
+"""`vitbench run`: parse, measure, print."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import attentions
-import vitbench
-from vitbench.errors import BadInput
+from vitbench.cli import complete, parse, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,149 +15,25 @@ if TYPE_CHECKING:
     from vitbench.plan import Plan
     from vitbench.store import Run
 
-app = typer.Typer(
-    name="vitbench",
-    help="Measure vision attention on the machine in front of you.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 REPORTS = Path("reports")
-
-
-def _split(text: str) -> list[str]:
-    """`a,b` -> [a, b]. An empty item is a slip of the keyboard, and is refused."""
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise BadInput(f"a list is values with commas between, got {text!r}")
-    return items
-
-
-def _complete_names(incomplete: str) -> Iterator[str]:
-    """Completes the last of a comma-separated list of mechanisms."""
-    before, comma, last = incomplete.rpartition(",")
-    for name in ("all", *attentions.names()):
-        if name.startswith(last):
-            yield f"{before}{comma}{name}"
-
-
-def _complete_suites(incomplete: str) -> Iterator[str]:
-    from vitbench import suite
-
-    yield from (name for name in suite.names() if name.startswith(incomplete))
-
-
-def _complete_params(incomplete: str) -> Iterator[str]:
-    for name in attentions.names():
-        keywords = attentions.outline(attentions.path_of(name)).keywords or {}
-        for key in keywords:
-            if f"{name}.{key}=".startswith(incomplete):
-                yield f"{name}.{key}="
-
-
-def _wholes(option: str) -> Callable[[str], tuple[int, ...]]:
-    def parse(text: str) -> tuple[int, ...]:
-        try:
-            return tuple(int(item) for item in _split(text))
-        except ValueError:
-            raise BadInput(f"{option} takes whole numbers like 8,16, got {text!r}") from None
-
-    return parse
-
-
-def _truths(option: str) -> Callable[[str], tuple[bool, ...]]:
-    def parse(text: str) -> tuple[bool, ...]:
-        words = {"true": True, "false": False, "yes": True, "no": False}
-        for item in _split(text):
-            if item.lower() not in words:
-                raise BadInput(f"{option} takes true, false or true,false, got {item!r}")
-        return tuple(words[item.lower()] for item in _split(text))
-
-    return parse
-
-
-def _attentions(text: str) -> tuple[str, ...]:
-    items = [attentions.names() if item == "all" else (item,) for item in _split(text)]
-    return tuple(dict.fromkeys(name for group in items for name in group))
-
-
-def _resolutions(text: str) -> tuple[Any, ...]:
-    from vitbench.case import Resolution
-
-    return tuple(Resolution.parse(item) for item in _split(text))
-
-
-def _dtypes(text: str) -> tuple[str, ...]:
-    from vitbench.case import DTYPE_ALIASES
-
-    return tuple(DTYPE_ALIASES.get(item, item) for item in _split(text))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_split(text))
-
-
-def _params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """`hilo.alpha=0.5,0.9` -> {hilo: {alpha: (0.5, 0.9)}}."""
-    from vitbench.case import parse_scalar
-
-    found: dict[str, dict[str, tuple[Any, ...]]] = {}
-    for item in items:
-        target, equals, values = item.partition("=")
-        name, dot, key = target.strip().partition(".")
-        if not (equals and dot and name and key):
-            raise BadInput(f"--param takes NAME.KEY=VALUES like hilo.alpha=0.5,0.9, got {item!r}")
-        found.setdefault(name, {})[key] = tuple(parse_scalar(value) for value in _split(values))
-    return found
-
-
-def _bytes(text: str | None) -> int | None:
-    """`8GiB`, `500MB`, `1000000`."""
-    if text is None:
-        return None
-    units = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 1e3, "mb": 1e6, "gb": 1e9}
-    number = text.rstrip("abikgmABIKGM ")
-    unit = text[len(number) :].strip().lower()
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise BadInput(f"an amount of memory is like 8GiB or 500MB, got {text!r}") from None
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"vitbench {vitbench.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
 
 _AXIS = "Axes (comma-separated; each replaces the suite's)"
 _TIME = "Precision"
 _WHERE = "Machine and output"
 
 
-@app.command()
 def run(
     suite: Annotated[
         str,
         typer.Argument(
             help="A suite's name or a TOML file; `vitbench list --suites` shows them.",
-            autocompletion=_complete_suites,
+            autocompletion=complete.suites,
         ),
     ] = "quick",
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Mechanisms, or `all`.", autocompletion=_complete_names, rich_help_panel=_AXIS
+            help="Mechanisms, or `all`.", autocompletion=complete.mechanisms, rich_help_panel=_AXIS
         ),
     ] = None,
     backbone: Annotated[
@@ -204,7 +76,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="Hyper-parameter, such as hilo.alpha=0.5,0.9; may be repeated.",
-            autocompletion=_complete_params,
+            autocompletion=complete.params,
             rich_help_panel=_AXIS,
         ),
     ] = None,
@@ -277,19 +149,19 @@ def run(
     if resume is not None:
         return _resume(resume, quiet=quiet)
     given = {
-        "attention": (attention, _attentions),
-        "backbone": (backbone, _words),
-        "resolution": (resolution, _resolutions),
-        "stride": (stride, _wholes("--stride")),
-        "dim": (dim, _wholes("--dim")),
-        "num_heads": (heads, _wholes("--heads")),
-        "batch_size": (batch_size, _wholes("--batch-size")),
-        "dtype": (dtype, _dtypes),
-        "impl": (impl, _words),
-        "mode": (mode, _words),
-        "compiled": (compiled, _truths("--compile")),
-        "cuda_graph": (cuda_graph, _truths("--cuda-graph")),
-        "cold": (cold, _truths("--cold")),
+        "attention": (attention, parse.mechanisms),
+        "backbone": (backbone, parse.words),
+        "resolution": (resolution, parse.resolutions),
+        "stride": (stride, parse.wholes("--stride")),
+        "dim": (dim, parse.wholes("--dim")),
+        "num_heads": (heads, parse.wholes("--heads")),
+        "batch_size": (batch_size, parse.wholes("--batch-size")),
+        "dtype": (dtype, parse.dtypes),
+        "impl": (impl, parse.words),
+        "mode": (mode, parse.words),
+        "compiled": (compiled, parse.truths("--compile")),
+        "cuda_graph": (cuda_graph, parse.truths("--cuda-graph")),
+        "cold": (cold, parse.truths("--cold")),
     }
     axes = {name: parse(text) for name, (text, parse) in given.items() if text is not None}
     rule = {
@@ -309,7 +181,7 @@ def run(
         suite,
         device=device,
         axes=axes,
-        params=_params(param or []),
+        params=parse.params(param or []),
         plugins=tuple(plugin or ()),
         effort=effort,
         rounds=rounds,
@@ -317,7 +189,7 @@ def run(
         threads=threads,
         seed=seed,
         timeout_s=timeout,
-        memory_limit_bytes=_bytes(memory_limit),
+        memory_limit_bytes=parse.amount_of_memory(memory_limit),
     )
     if dry_run:
         _print_plan(plan)
@@ -325,19 +197,11 @@ def run(
     return _measure(plan, out, quiet=quiet)
 
 
-def _console() -> Console:
-    """Wide enough for the tables where there is no terminal to ask."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=180, highlight=False)
-
-
 def _print_plan(plan: Plan) -> None:
     from vitbench import plan as plans
     from vitbench.render import tables, units
 
-    console = _console()
+    console = terminal.console()
     rows = [
         [case.subject, str(case.resolution), case.describe(), case.settings] for case in plan.cases
     ]
@@ -355,7 +219,7 @@ def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
     from vitbench.render import units
     from vitbench.render.progress import ProgressBar
 
-    console = _console()
+    console = terminal.console()
     folder = out or store.new_folder(REPORTS, plan.suite, plan.device)
     least, most = plans.estimate_s(plan)
     console.print(
@@ -374,7 +238,7 @@ def _resume(folder: Path, *, quiet: bool) -> int:
     from vitbench import session
     from vitbench.render.progress import ProgressBar
 
-    console = _console()
+    console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
         try:
             done = session.resume(folder, bar)
@@ -415,54 +279,3 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     for path in (folder / store.RECORDS, folder / store.SAMPLES, *plots):
         console.print(str(path), style="cyan")
     return 1 if failed else 0
-
-
-@app.command("list")
-def list_(
-    suites: Annotated[bool, typer.Option("--suites", help="List the suites instead.")] = False,
-) -> None:
-    """List the mechanisms, or the suites."""
-    from vitbench import suite
-    from vitbench.render import tables
-
-    if suites:
-        rows = [(name, title) for name, title in suite.describe().items()]
-        _console().print(tables.listing(("suite", "what it sweeps"), rows))
-        return
-    mechanisms = []
-    for name in attentions.names():
-        outline = attentions.outline(attentions.path_of(name))
-        impls = ", ".join(outline.impls or ("?",))
-        mechanisms.append((name, impls, ", ".join(outline.keywords or ()), outline.summary))
-    header = ("attention", "impls", "parameters", "what it is")
-    _console().print(tables.listing(header, mechanisms))
-
-
-@app.command()
-def plot(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to; FOLDER/plots by default.")] = None,
-) -> None:
-    """Draw the charts of a run again."""
-    from vitbench import session
-
-    if not os.path.isdir(folder):
-        raise BadInput(f"{folder} is not a run folder")
-    for path in session.draw(folder, out):
-        typer.echo(path)
-
-
-@app.command()
-def columns(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
-) -> None:
-    """Explain the columns of records.csv."""
-    from vitbench.record import COLUMNS
-    from vitbench.render import tables
-
-    rows = [(column.name, column.unit, column.meaning) for column in COLUMNS]
-    header = ("column", "unit", "meaning")
-    if markdown:
-        typer.echo(tables.markdown(header, [(f"`{name}`", *rest) for name, *rest in rows]))
-    else:
-        _console().print(tables.listing(header, rows))

@@ -1,0 +1,39 @@
+"""The commands, thin: parse, call, print. One file for each group of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import vitbench
+from vitbench.cli import run, show
+
+app = typer.Typer(
+    name="vitbench",
+    help="Measure vision attention on the machine in front of you.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"vitbench {vitbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.command("list")(show.list_)
+app.command("plot")(show.plot)
+app.command("columns")(show.columns)

@@ -1,0 +1,31 @@
+"""Shell completion of names. Runs at each press of the tab key: no torch, no reading of CSVs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attentions
+
+
+def mechanisms(incomplete: str) -> Iterator[str]:
+    """Completes the last of a comma-separated list of mechanisms."""
+    before, comma, last = incomplete.rpartition(",")
+    for name in ("all", *attentions.names()):
+        if name.startswith(last):
+            yield f"{before}{comma}{name}"
+
+
+def suites(incomplete: str) -> Iterator[str]:
+    """Completes a suite's name."""
+    from vitbench import suite
+
+    yield from (name for name in suite.names() if name.startswith(incomplete))
+
+
+def params(incomplete: str) -> Iterator[str]:
+    """Completes `hilo.alpha=` and its like."""
+    for name in attentions.names():
+        keywords = attentions.outline(attentions.path_of(name)).keywords or {}
+        for key in keywords:
+            if f"{name}.{key}=".startswith(incomplete):
+                yield f"{name}.{key}="
