@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vitbench.errors import BadInput
-from vitbench.record import COLUMN_NAMES, MEASURED
+from vitbench.record import COLUMN_NAMES, MEASURED, Record
 from vitbench.store import RECORDS
 
 _WORDS = {
@@ -87,6 +87,13 @@ def first_line(error: Exception) -> str:
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that hold a measurement."""
     return rows[rows["status"] == MEASURED]
+
+
+def records(rows: pd.DataFrame) -> list[Record]:
+    """The rows as records: plain values, None for an empty cell."""
+    cells = rows[list(COLUMN_NAMES)].astype(object)
+    found = cells.where(cells.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in found]
 
 
 def varying(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:

@@ -383,6 +383,19 @@ def test_plot_draws_again(
     check_refusal(vitbench_here("plot", "first", "--out", "choosy.py/plots"), "choosy.py/plots")
 
 
+def test_table_prints_again(vitbench_here: Vitbench, folder: Path, first: Answer) -> None:
+    """The rows that the run printed, from its folder or its CSV file, also as Markdown."""
+    printed = vitbench_here("table", str(folder / "first" / "records.csv"))
+    assert printed.status == 0
+    rows = printed.out.splitlines()
+    assert len(rows) == 5
+    assert set(rows) <= set(first.out.splitlines())
+    marked = vitbench_here("table", str(folder / "first"), "--markdown").out.splitlines()
+    assert len(marked) == 6
+    assert all(line.startswith("| ") and line.endswith(" |") for line in marked)
+    check_refusal(vitbench_here("table", "nowhere"), "nowhere holds no records.csv")
+
+
 def test_plot_of_no_run(vitbench_here: Vitbench, tmp_path: Path) -> None:
     """A folder without records, and a broken file of them."""
     check_refusal(vitbench_here("plot", "."), "records.csv")

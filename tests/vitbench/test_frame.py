@@ -44,6 +44,22 @@ def test_values_come_back(tmp_path: Path) -> None:
                 assert found == value, name
 
 
+def test_rows_as_records(tmp_path: Path) -> None:
+    """From a CSV file come the records that went in, to the digits a CSV file holds."""
+    pairs: list[tuple[Case, Outcome]] = [
+        (case(), measured(0.01, 0.011, 0.012)),
+        (backbone_case(), Failed("error", "NA")),
+    ]
+    rows = read_back(tmp_path, *pairs)
+    for found, (one, outcome) in zip(frame.records(rows), pairs, strict=True):
+        wanted = build_record(one, [outcome], ceilings())
+        assert {k: v for k, v in found.items() if v not in (None, "")} == {
+            k: pytest.approx(v, rel=1e-8) if isinstance(v, float) else v
+            for k, v in wanted.items()
+            if v not in (None, "")
+        }
+
+
 def test_types() -> None:
     """Words are text, truths are booleans, counts are whole: each of the table's columns once."""
     words, truths, counts = frame._WORDS, frame._TRUTHS, frame._COUNTS

@@ -84,3 +84,14 @@ def test_markdown() -> None:
         "| `macs` | MACs |",
         "| `a` |  |",
     ]
+
+
+def test_results_as_markdown() -> None:
+    """The terminal's cells, figures to the right; a bar in a message does not end its cell."""
+    failed = build_record(case(attention="sra"), [Failed("error", "got a|b")])
+    header, aligned, first, second = tables.results_markdown([row(), failed]).splitlines()
+    assert header.startswith("| subject | px | images/s | ± |")
+    assert aligned.startswith("| --- | ---: |")
+    assert aligned.endswith("| --- |")
+    assert [cell.strip() for cell in first.split("|")[1:4]] == ["msa", "64", "200"]
+    assert "error: got a\\|b" in second

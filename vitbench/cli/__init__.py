@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitbench
-from vitbench.cli import run, show
+from vitbench.cli import run, show, table
 
 app = typer.Typer(
     name="vitbench",
@@ -36,4 +36,5 @@ def _main(
 app.command("run")(run.run)
 app.command("list")(show.list_)
 app.command("plot")(show.plot)
+app.command("table")(table.table)
 app.command("columns")(show.columns)

@@ -29,24 +29,46 @@ _SETTING_COLUMNS = (
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
 
+_FIGURES = ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust")
+
+
 def results(records: Sequence[Record]) -> Table:
     """One row per case; a setting is shown only where it varies."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("subject")
+    header, rows = _results(records)
+    for title in header:
+        words = title not in _FIGURES or title == "trust"
+        table.add_column(title, justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def results_markdown(records: Sequence[Record]) -> str:
+    """The same as GitHub's Markdown, figures to the right."""
+    header, rows = _results(records)
+    aligned = ["---:" if title in _FIGURES[:-1] else "---" for title in header]
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return markdown(header, cells, aligned)
+
+
+def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
+    """The header and the cells of each case."""
     shown = [
         (name, title)
         for name, title in _SETTING_COLUMNS
         if len({_own_setting(record, name, records) for record in records}) > 1
     ]
-    for _, title in shown:
-        table.add_column(title)
-    for title in ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust"):
-        table.add_column(title, justify="left" if title == "trust" else "right")
-    for record in records:
-        setting = [_own_setting(record, name, records) for name, _ in shown]
-        subject = str(record["attention"] or record["backbone"])
-        table.add_row(subject, *setting, _resolution(record), *_figures(record))
-    return table
+    rows: list[list[str | Text]] = [
+        [
+            str(record["attention"] or record["backbone"]),
+            *(_own_setting(record, name, records) for name, _ in shown),
+            _resolution(record),
+            *_figures(record),
+        ]
+        for record in records
+    ]
+    return ["subject", *(title for _, title in shown), *_FIGURES], rows
 
 
 def _own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]) -> str:
@@ -103,7 +125,9 @@ def listing(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as GitHub's Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
+def markdown(
+    header: Sequence[str], rows: Sequence[Sequence[str]], aligned: Sequence[str] | None = None
+) -> str:
+    """A table as GitHub's Markdown; `aligned` is its second line, cell by cell."""
+    lines = [header, aligned or ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
