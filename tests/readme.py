@@ -1,0 +1,116 @@
+"""The parts of README.md that follow from the code and from the committed run.
+
+    python -m tests.readme      writes them anew
+
+They stand between `<!-- name -->` and `<!-- end -->`; test_readme.py holds README.md to them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vitbench import frame, trust
+from vitbench.instruments.timing import TimingRule
+from vitbench.plan import EFFORTS, rounds_of, rule_of
+from vitbench.record import COLUMNS
+from vitbench.render import tables
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RUN = ROOT / "reports" / "cpu-quick"
+
+# Fields of TimingRule: the option that sets it, its unit and what it decides.
+_KNOBS = {
+    "warmup_calls": ("--warmup-calls", "calls", "least warm-up"),
+    "warmup_s": ("--warmup", "s", "least warm-up"),
+    "warmup_agree": ("--warmup-agree", "share", "then until two blocks of calls agree within this"),
+    "warmup_cap_s": ("--warmup-cap", "s", "most warm-up"),
+    "sample_s": ("--sample-time", "s", "calls are repeated until one sample lasts this long"),
+    "min_samples": ("--min-samples", "samples", "least samples"),
+    "min_s": ("--min-time", "s", "least sampling"),
+    "target_noise": ("--noise", "share", "then until the noise is below this"),
+    "cap_s": ("--cap", "s", "most sampling, whatever the noise"),
+    "cap_samples": ("", "samples", "but at least this many samples"),
+}
+
+
+def device() -> str:
+    """The machine of the committed run."""
+    environment = json.loads((RUN / "environment.json").read_text())["environment"]
+    return f"{environment['device_name']}, torch {environment['torch']['version']}"
+
+
+def table() -> str:
+    """The table of the committed run."""
+    return tables.results_markdown(frame.records(frame.read(RUN)))
+
+
+def knobs() -> str:
+    """Every knob of the timing with its default, by effort and kind of device."""
+    settings = [(effort, device) for effort in EFFORTS for device in ("cpu", "cuda")]
+    rules = [rule_of(effort, device, {}) for effort, device in settings]
+    header = ["knob", "unit", "decides", *(f"{effort}, {device}" for effort, device in settings)]
+    rounds = [str(rounds_of(effort, device)) for effort, device in settings]
+    rows = [["`--rounds`", "processes", "fresh worker processes", *rounds]]
+    for field, (option, unit, meaning) in _KNOBS.items():
+        defaults = [f"{getattr(rule, field):g}" for rule in rules]
+        rows.append([f"`{option}`" if option else "(fixed)", unit, meaning, *defaults])
+    return tables.markdown(header, rows, ["---"] * 3 + ["---:"] * len(settings))
+
+
+def grades() -> str:
+    """What lowers the trust grade."""
+
+    def shown(limit: trust.Limit, value: float | None) -> str:
+        return "" if value is None else f"{value * limit.scale:g}{limit.unit}"
+
+    rows = [
+        [
+            f"`{limit.column}`",
+            *(
+                f"over {shown(limit, v)}" if v is not None else "never"
+                for v in (limit.b, limit.c, limit.d)
+            ),
+        ]
+        for limit in trust.LIMITS
+    ]
+    return tables.markdown(("column", "B", "C", "D"), rows)
+
+
+def columns() -> str:
+    """The columns of records.csv."""
+    rows = [(f"`{column.name}`", column.unit, column.meaning) for column in COLUMNS]
+    return tables.markdown(("column", "unit", "meaning"), rows)
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "device": device,
+    "table": table,
+    "knobs": knobs,
+    "grades": grades,
+    "columns": columns,
+}
+
+
+def filled(text: str) -> str:
+    """README.md with its blocks made anew. Raises ValueError for a block that is not there."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->)(\n?).*?(<!-- end -->)", re.DOTALL)
+        match = pattern.search(text)
+        if match is None:
+            raise ValueError(f"README.md has no block <!-- {name} --> ... <!-- end -->")
+        body = f"\n{make()}\n" if match[2] else make()
+        text = text[: match.start()] + match[1] + body + match[3] + text[match.end() :]
+    return text
+
+
+def fields_without_a_knob() -> set[str]:
+    """Fields of TimingRule that the table leaves out."""
+    return set(TimingRule.__dataclass_fields__) - set(_KNOBS)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
