@@ -158,7 +158,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s"),
     Column("macs", "MACs", "multiply-accumulates of one image", exact=True),
     Column("flops", "FLOPs", "2 x macs", exact=True),
-    Column("macs_source", "", "`closed form` (equal to fvcore's), or `fvcore`", exact=True),
+    Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", exact=True),
+    Column("macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", exact=True),
     Column(
         "uncounted_ops",
         "",
@@ -253,6 +254,7 @@ def _fact_columns(case: Case, facts: Facts) -> Record:
         "macs": macs,
         "flops": 2 * macs,
         "macs_source": "fvcore" if facts.macs_closed_form is None else "closed form",
+        "macs_fvcore": facts.macs_fvcore * steps,
         "uncounted_ops": " ".join(f"{name}:{n}" for name, n in facts.uncounted_ops.items()),
         "params": facts.params,
         "wasted_token_fraction": facts.wasted_token_fraction,

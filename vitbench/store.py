@@ -250,7 +250,8 @@ def derive(folder: Path, run: Run) -> list[Path]:
     try:
         write_csv(paths[0], COLUMN_NAMES, run.records())
         write_csv(paths[1], SAMPLE_COLUMNS, _sample_rows(run))
-        _replace(paths[2], json.dumps(_environment_file(run), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(_environment_file(run), indent=2, sort_keys=True, ensure_ascii=False)
+        _replace(paths[2], text + "\n")
     except OSError as error:
         raise StorageFull(_storage_sentence(error, Path(error.filename or paths[0]))) from error
     return paths

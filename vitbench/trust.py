@@ -69,6 +69,9 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
         found.append((1, "one round only: differences between processes are not seen"))
     if record.get("throttle_reasons"):
         found.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
+    macs, by_fvcore = record.get("macs"), record.get("macs_fvcore")
+    if macs is not None and by_fvcore is not None and macs != by_fvcore:
+        found.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))
     share = record.get("cpu_share")
     if share is not None and share < MIN_CPU_SHARE and record.get("device") == "cpu":
         found.append((1, f"the process had the CPU for {share:.0%} of the time"))

@@ -9,6 +9,8 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import attentions
@@ -50,6 +52,56 @@ def total(function: Callable[[Tensor], Tensor] | nn.Module, *shape: int) -> int:
 def test_layers_with_weights(module: nn.Module, shape: tuple[int, ...], expected: int) -> None:
     """Linear and convolution: one MAC for each product of a weight with an input."""
     assert total(module, *shape) == expected
+
+
+@given(data=st.data())
+@settings(max_examples=40)
+def test_convolutions_without_data(data: st.DataObject) -> None:
+    """On the meta device a convolution has the size and the count that it has with numbers."""
+    sides = data.draw(st.integers(1, 3), label="sides")
+    transposed = data.draw(st.booleans(), label="transposed")
+    number = st.integers(1, 3)
+    groups = data.draw(number, label="groups")
+    channels = [groups * data.draw(number, label="channels") for _ in range(2)]
+    name = f"Conv{'Transpose' if transposed else ''}{sides}d"
+    stride, dilation = (data.draw(number, label=word) for word in ("stride", "dilation"))
+    layer: nn.Module = getattr(nn, name)(
+        *channels,
+        kernel_size=data.draw(st.tuples(*[number] * sides), label="kernel"),
+        stride=stride,
+        padding=data.draw(st.integers(0, 2), label="padding"),
+        dilation=dilation,
+        groups=groups,
+    )
+    size = (1, channels[0], *data.draw(st.tuples(*[st.integers(7, 9)] * sides), label="size"))
+    module = nn.Sequential(layer, nn.ReLU())
+    without, with_numbers = (macs._analysis(module, size, device) for device in ("meta", "cpu"))
+    assert without.total() == with_numbers.total() > 0
+    assert without.unsupported_ops() == with_numbers.unsupported_ops()
+
+
+@pytest.mark.parametrize(("padding", "positions"), [("same", 5 * 7), ("valid", 3 * 5)])
+def test_padding_by_a_word(padding: str, positions: int) -> None:
+    """Counts as the padding that it means, with and without data."""
+    module = nn.Conv2d(4, 6, 3, padding=padding)
+    for device in ("meta", "cpu"):
+        assert macs._analysis(module, (1, 4, 5, 7), device).total() == positions * 4 * 6 * 9
+
+
+def test_a_map_without_a_batch() -> None:
+    """It is run, since without data it is not followed."""
+    assert total(nn.Conv2d(4, 6, 3), 4, 5, 7) == 3 * 5 * 4 * 6 * 9
+
+
+@pytest.mark.parametrize("name", attentions.names())
+def test_mechanisms_are_counted_without_data(name: str) -> None:
+    """No mechanism needs the slow way, which takes the memory of a real call."""
+    spec = attentions.load(name)
+    grid, params = Grid(14, 14), spec.settings_at(16)
+    module = spec.build(96, 6, grid, impl="eager", **params)
+    analysis = macs._analysis(module, (1, 14, 14, 96), "meta")
+    assert spec.macs is not None
+    assert analysis.total() == spec.macs(96, 6, grid, **params)
 
 
 def test_products_of_activations() -> None:

@@ -61,6 +61,14 @@ def test_a_limit_itself_is_still_good(limit: trust.Limit) -> None:
     assert limit.b < limit.c < (limit.d or float("inf"))
 
 
+def test_two_counts_that_differ() -> None:
+    """A closed form that fvcore does not confirm is told with both figures."""
+    assert trust.grade(GOOD | {"macs": 100, "macs_fvcore": 100}) == ("A", [])
+    found, reasons = trust.grade(GOOD | {"macs": 100, "macs_fvcore": 120})
+    assert found == "C"
+    assert reasons == ["the closed form gives 100 MACs, fvcore counts 120"]
+
+
 def test_the_worst_flaw_is_the_grade() -> None:
     """Flaws do not add up; every one is told."""
     grade, reasons = trust.grade(GOOD | {"noise": 0.03, "round_spread": 0.2, "rounds": 1})

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 with warnings.catch_warnings():
     # Importing fvcore scripts a loss function that we do not use, which torch >= 2.12 deprecates.
@@ -69,28 +71,128 @@ def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> F
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         analysis.set_op_handle("aten::baddbmm", _baddbmm)
-        with _checks_take_tensors():
+        analysis.set_op_handle("vitbench::convolution", _count_convolution)
+        analysis.set_op_handle("aten::_convolution_mode", _count_mode)
+        with _ConvolutionsAsOperators() if device == "meta" else contextlib.nullcontext():
             analysis.total()  # traces; what follows reads the result
     return analysis
 
 
-@contextlib.contextmanager
-def _checks_take_tensors() -> Iterator[None]:
-    """Lets torch._check take the tensors that sizes become while torch.jit traces.
+def _empty(x: Tensor, weight: Tensor, size: list[int], transposed: bool) -> Tensor:
+    return x.new_empty(size)
 
-    The meta kernels of several operators (convolution, for one) are Python that checks sizes, and
-    the check insists on a bool.
+
+# One node of the trace for each convolution: this gives it its shape, and the handle below counts
+# it. Defined once, since torch has one table of operators for the process.
+_OPERATORS = torch.library.Library("vitbench", "DEF")
+_OPERATORS.define("convolution(Tensor x, Tensor weight, int[] size, bool transposed) -> Tensor")
+_OPERATORS.impl("convolution", _empty, "Meta")
+
+
+class _ConvolutionsAsOperators(TorchFunctionMode):
+    """Makes each convolution on the meta device one operator of ours.
+
+    torch.jit does not record aten::convolution but what its kernel calls, and on the meta device
+    that kernel is Python: torch 2.11 would give a trace without a convolution, to be counted as
+    zero, and later versions refuse to trace it.
     """
-    check_with = torch._check_with
 
-    def check(error_type: Any, cond: Any, message: Any) -> None:
-        check_with(error_type, bool(cond), message)
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        chosen: Callable[..., object] = _CONVOLUTIONS.get(func, func)
+        return chosen(*args, **(kwargs or {}))
 
-    torch._check_with = check
-    try:
-        yield
-    finally:
-        torch._check_with = check_with
+
+Sizes = int | Sequence[int]
+
+
+def _convolution(
+    input: Tensor,  # noqa: A002 - the name that torch gives it
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    if padding == "same":
+        return _operator(input, weight, [weight.shape[0], *input.shape[2:]], transposed=False)
+    padding = 0 if isinstance(padding, str) else padding
+    sides = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in _by_side(input, weight, stride, padding, dilation)
+    ]
+    return _operator(input, weight, [weight.shape[0], *sides], transposed=False)
+
+
+def _transposed_convolution(
+    input: Tensor,  # noqa: A002 - the name that torch gives it
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    sides = [
+        (n - 1) * s - 2 * p + d * (k - 1) + more + 1
+        for n, k, s, p, more, d in _by_side(
+            input, weight, stride, padding, output_padding, dilation
+        )
+    ]
+    channels = int(weight.shape[1]) * groups
+    return _operator(input, weight, [channels, *sides], transposed=True)
+
+
+def _operator(x: Tensor, weight: Tensor, size: Sequence[int], *, transposed: bool) -> Tensor:
+    whole = [int(x.shape[0]), *(int(n) for n in size)]
+    result: Tensor = torch.ops.vitbench.convolution(x, weight, whole, transposed)
+    return result
+
+
+def _by_side(x: Tensor, weight: Tensor, *settings: Sizes) -> Iterator[tuple[int, ...]]:
+    """For each side of the map its length, the kernel's, and the settings there."""
+    if x.dim() != weight.dim():
+        raise NotImplementedError("a convolution of a map without a batch")
+    lengths = [int(n) for n in x.shape[2:]]
+    kernel = [int(n) for n in weight.shape[2:]]
+    full = [[one] * len(kernel) if isinstance(one, int) else list(one) for one in settings]
+    full = [one * len(kernel) if len(one) == 1 else one for one in full]
+    return zip(lengths, kernel, *full, strict=True)
+
+
+def _not_by_shape(*args: Any, **kwargs: Any) -> Tensor:
+    raise NotImplementedError("a convolution through its general operator")
+
+
+_CONVOLUTIONS: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+    torch.conv1d: _convolution,
+    torch.conv2d: _convolution,
+    torch.conv3d: _convolution,
+    torch.conv_transpose1d: _transposed_convolution,
+    torch.conv_transpose2d: _transposed_convolution,
+    torch.conv_transpose3d: _transposed_convolution,
+    torch.convolution: _not_by_shape,
+}
+
+
+def _count_mode(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution whose padding is a word, which fvcore does not know."""
+    batch, _, *laid_on = get_shape(outputs[0])
+    return Counter({"conv": batch * math.prod(get_shape(inputs[1])) * math.prod(laid_on)})
+
+
+def _count_convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Kernel elements times the positions at which the kernel is laid."""
+    transposed = bool(inputs[3].toIValue())
+    batch, _, *laid_on = get_shape(inputs[0] if transposed else outputs[0])
+    return Counter({"conv": batch * math.prod(get_shape(inputs[1])) * math.prod(laid_on)})
 
 
 def _baddbmm(inputs: list[object], outputs: list[object]) -> Counter[str]:
