@@ -59,7 +59,7 @@ def _measure_cpu(call: Callable[[], Any], held: int) -> Memory:
 
 def allocations(call: Callable[[], Any]) -> list[int]:
     """Bytes of every allocation (positive) and release (negative) of one call, in order."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as prof:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof:
         result = call()
         del result
     results = prof.profiler.kineto_results
