@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ import psutil
 
 _OUTPUT_TAIL_BYTES = 4096
 _OUTPUT_LIMIT_BYTES = 64 * 2**20
+# In the environment of a worker, and so of all that it starts, wherever that ends up.
+_MARK = "VITBENCH_WORKER"
 
 
 def _signal_name(number: int) -> str:
@@ -44,6 +47,7 @@ class Child:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         request_read, request_write = os.pipe()
         reply_read, reply_write = os.pipe()
+        self._mark = uuid.uuid4().hex
         command = [
             sys.executable,
             "-P",
@@ -59,7 +63,7 @@ class Child:
             stderr=subprocess.STDOUT,
             pass_fds=(request_read, reply_write),
             start_new_session=True,  # a group of its own, to be ended as one
-            env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark},
         )
         os.close(request_read)
         os.close(reply_write)
@@ -141,18 +145,22 @@ class Child:
         self._output.close()
 
     def _family(self) -> list[psutil.Process]:
-        """Descendants, and orphans of our session: a fork whose parent is gone keeps it."""
+        """Descendants, and what is left of those whose parents are gone: they keep our session,
+        or at least our mark."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self._process.pid).children(recursive=True)
-        if not hasattr(os, "getsid"):
-            return family
-        known = {process.pid for process in family}
+        known = {self._process.pid, *(process.pid for process in family)}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.pid not in known and os.getsid(process.pid) == self._process.pid:
+                if process.pid not in known and self._is_ours(process):
                     family.append(process)
-        return [process for process in family if process.pid != self._process.pid]
+        return family
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        if hasattr(os, "getsid") and os.getsid(process.pid) == self._process.pid:
+            return True
+        return process.environ().get(_MARK) == self._mark
 
     def __enter__(self) -> Child:
         return self

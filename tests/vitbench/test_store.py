@@ -250,7 +250,8 @@ def test_a_folder_of_another_user(tmp_path: Path) -> None:
     closed.mkdir()
     closed.chmod(0)
     # The imports come first: the packages may lie where the other user cannot read.
-    become = "import os, sys, tempfile\nfrom tests.vitbench.examples import plan\nimport vitbench.store\n"
+    become = "import os, sys, tempfile\nfrom tests.vitbench.examples import plan\n"
+    become += "import vitbench.store\n"
     if os.geteuid() == 0:
         become += "os.seteuid(65534)\n"
     done = subprocess.run(
