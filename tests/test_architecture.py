@@ -25,6 +25,7 @@ SOURCES = [*ATTENTIONS, *VITBENCH]
 
 # Modules that work on yesterday's CSV on a laptop without torch.
 PURE = [
+    "budget",
     "case",
     "child",
     "compare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Plan:
     timeout_s           for one case in one round
     threads             of the CPU; None: as many as may be used
     memory_limit_bytes  of the worker on a CPU; None: no limit
+    budget_s            the run ends in this time, and takes what precision it buys; None: no budget
     plugins             mechanisms of the user's own: name -> file
     """
 
@@ -56,12 +57,13 @@ class Plan:
     timeout_s: float = 300.0
     threads: int | None = None
     memory_limit_bytes: int | None = None
+    budget_s: float | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.cases:
             raise BadInput("the sweep is empty: no case is left to measure")
-        for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes"):
+        for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadInput(f"{name} must be positive and finite, got {value}")
@@ -110,7 +112,7 @@ def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> Ti
 
 # Seconds that a worker takes to start and the first-round passes of a case (build, check,
 # counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
-_START_S = 5.0
+START_S = 5.0
 _PASSES_S = 0.6
 _COMPILE_S = 12.0
 _RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
@@ -141,11 +143,26 @@ def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
     return warm_s + least, warm_s + most
 
 
+def overhead_s(case: Case, *, first_round: bool) -> float:
+    """What a case takes in a round apart from warm-up and sampling."""
+    passes = _PASSES_S + 4 * call_s(case) if first_round else 0.1
+    return passes + _COMPILE_S * case.compiled
+
+
+def fixed_s(cases: Sequence[Case], rounds: int) -> float:
+    """What the rounds take apart from warm-up and sampling."""
+    first = sum(overhead_s(case, first_round=True) for case in cases)
+    later = sum(overhead_s(case, first_round=False) for case in cases)
+    return rounds * START_S + first + (rounds - 1) * later
+
+
 def estimate_s(plan: Plan) -> tuple[float, float]:
     """The least and the most that the run takes: noise decides between them."""
     bounds = [case_s(case, plan.rule) for case in plan.cases]
-    fixed = plan.rounds * _START_S + len(plan.cases) * _PASSES_S
-    fixed += sum(4 * call_s(case) for case in plan.cases)
-    fixed += plan.rounds * _COMPILE_S * sum(case.compiled for case in plan.cases)
-    least, most = (plan.rounds * sum(side) for side in zip(*bounds, strict=True))
-    return fixed + least, fixed + most
+    least, most = (
+        fixed_s(plan.cases, plan.rounds) + plan.rounds * sum(side)
+        for side in zip(*bounds, strict=True)
+    )
+    if plan.budget_s is not None:
+        return min(least, plan.budget_s), plan.budget_s
+    return least, most

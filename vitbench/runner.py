@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vitbench import store
+from vitbench.budget import Purse
 from vitbench.case import Case
 from vitbench.child import Child, ChildDied, ChildTimeout
 from vitbench.errors import BadInput
+from vitbench.instruments.timing import TimingRule
 from vitbench.plan import Plan
-from vitbench.record import Ceilings, Failed, Outcome, outcome_from_dict
+from vitbench.record import Ceilings, Failed, Measured, Outcome, outcome_from_dict
 from vitbench.store import Journal, Run
 
 _START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
@@ -94,9 +97,10 @@ def _carry_out(
     begun: Mapping[str, Any] | None = None,
 ) -> Run:
     """The CSV files are derived however the run ends."""
+    purse = Purse.of(run.plan, time.monotonic())
     try:
         for round_index in range(run.plan.rounds):
-            _Round(run, journal, round_index, on_progress, begun).measure()
+            _Round(run, journal, round_index, on_progress, begun, purse).measure()
     finally:
         store.derive(folder, run)
     return run
@@ -112,7 +116,9 @@ class _Round:
         round_index: int,
         on_progress: OnProgress | None,
         begun: Mapping[str, Any] | None,
+        purse: Purse | None,
     ) -> None:
+        self._purse = purse
         self._run = run
         self._journal = journal
         self._index = round_index
@@ -123,10 +129,14 @@ class _Round:
     def measure(self) -> None:
         try:
             for case in self._open_cases():
+                if self._purse is not None and self._purse.is_spent(time.monotonic()):
+                    return
                 self._tell(case, None)
                 outcome = self._measure(case)
                 self._journal.append(store.outcome_entry(case, self._index, outcome))
                 self._run.outcomes[case.id, self._index] = outcome
+                if self._purse is not None and isinstance(outcome, Measured):
+                    self._purse.learn(case, outcome)
                 self._tell(case, outcome)
         finally:
             self._end_child()
@@ -162,7 +172,7 @@ class _Round:
         request = {
             "do": "measure",
             "case": case.to_dict(),
-            "rule": asdict(plan.rule),
+            "rule": asdict(self._rule(case)),
             "with_facts": self._index == 0,
         }
         try:
@@ -173,6 +183,20 @@ class _Round:
         except ChildDied as error:
             self._end_child()
             return Failed("crashed", str(error))
+
+    def _rule(self, case: Case) -> TimingRule:
+        if self._purse is None:
+            return self._run.plan.rule
+        return self._purse.rule(case, self._left(), time.monotonic())
+
+    def _left(self) -> Iterator[tuple[Case, int]]:
+        """The (case, round) that are still to be measured, from this round on."""
+        run = self._run
+        failed = {case_id for (case_id, _), o in run.outcomes.items() if isinstance(o, Failed)}
+        for index in range(self._index, run.plan.rounds):
+            for case in run.plan.cases:
+                if case.id not in failed and (case.id, index) not in run.outcomes:
+                    yield case, index
 
     def _ready_child(self) -> Child:
         for attempt in range(_START_ATTEMPTS):

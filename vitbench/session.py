@@ -22,6 +22,8 @@ from vitbench.errors import BadInput, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitbench.case import Case
+    from vitbench.instruments.timing import TimingRule
     from vitbench.plan import Plan
     from vitbench.runner import OnProgress
     from vitbench.store import Run
@@ -114,7 +116,9 @@ def make_plan(
     plugins   files that define ATTENTION
     effort    "quick", "default", "thorough"; the suite's own where None
     rule      fields of TimingRule that differ from the effort's
-    settings  seed, timeout_s, memory_limit_bytes: fields of Plan
+    settings  seed, timeout_s, memory_limit_bytes, budget_s: fields of Plan; without a limit of
+              memory a worker on the CPU gets 90% of what is available now (None: no limit), and
+              with a budget the number of rounds follows from it
 
     Raises BadInput, before anything is measured or written.
     """
@@ -132,20 +136,51 @@ def make_plan(
 
     def plan_on(device: str) -> Plan:
         sweep = make_sweep(chosen, device, axes or {}, params or {}, named)
+        cases, timing = tuple(sweep.expand()), plans.rule_of(name, device, rule or {})
         return plans.Plan(
             title=chosen.title,
             suite=Path(suite).stem,
             device=device,
-            cases=tuple(sweep.expand()),
-            rounds=rounds if rounds is not None else plans.rounds_of(name, device),
-            rule=plans.rule_of(name, device, rule or {}),
+            cases=cases,
+            rounds=_rounds(rounds, name, device, settings.get("budget_s"), cases, timing),
+            rule=timing,
             threads=threads,
             plugins={name: str(path) for name, path in named.items()},
-            **settings,
+            **(_default_memory_limit(device) | settings),
         )
 
     plan = plan_on(placeholder)
     return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
+
+
+def _rounds(
+    asked: int | None,
+    effort: str,
+    device: str,
+    budget_s: float | None,
+    cases: tuple[Case, ...],
+    rule: TimingRule,
+) -> int:
+    from vitbench import budget
+    from vitbench import plan as plans
+
+    if budget_s is None or not cases:
+        return plans.rounds_of(effort, device) if asked is None else asked
+    plans.effort(effort)  # an unknown one is refused with a budget too
+    if asked is None:
+        return budget.rounds_in(budget_s, cases, rule)
+    budget.check(budget_s, cases, rule, asked)
+    return asked
+
+
+def _default_memory_limit(device: str) -> dict[str, int]:
+    """On the CPU nine tenths of what is available: beyond it the kernel would end some process,
+    not always the one at fault. In whole GiB, so that two plans made in a row are the same."""
+    from vitbench.instruments import host
+
+    if device.startswith("cuda"):
+        return {}
+    return {"memory_limit_bytes": max(1, int(0.9 * host.available_memory_bytes() / 2**30)) * 2**30}
 
 
 def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:

@@ -42,7 +42,7 @@ LIMITS = (
     Limit("noise", "noise", 0.02, 0.05, 0.25, 100, "%"),
     Limit("round_spread", "medians of the rounds differ by", 0.05, 0.15, 1.0, 100, "%"),
     Limit("neighbour_cores", "other processes kept busy", 0.15, 0.5, None, 1, " cores"),
-    Limit("steal_share", "the hypervisor took", 0.01, 0.05, 0.25, 100, "% of the time"),
+    Limit("steal_share", "share of the time that the hypervisor took:", 0.01, 0.05, 0.25, 100, "%"),
     Limit("cgroup_throttled_s", "the CPU quota stopped the process for", 0.0, 0.1, None, 1, " s"),
     Limit("roofline_fraction", "faster than the measured ceilings:", 1.05, 1.1, 1.2, 100, "%"),
 )

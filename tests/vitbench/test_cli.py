@@ -143,6 +143,13 @@ REFUSED = [
     ("--memory-limit inf", ["'inf'"]),
     ("--memory-limit=-1GiB", ["memory"]),
     ("--memory-limit 0", ["memory"]),
+    ("--budget soon", ["10m", "'soon'"]),
+    ("--budget 0s", ["longer than nothing"]),
+    ("--budget=-5", ["'-5'"]),
+    ("--budget 2s", ["a budget of 2 s", "the least is about"]),
+    ("--budget 10m --cap 3", ["--budget", "--cap", "not both"]),
+    ("--budget 30s --rounds 50", ["in 50 rounds", "the least is about"]),
+    ("--budget 10m --effort quik", ["'quik'", "quick"]),
     ("--plugin no.py", ["no.py", "not a file"]),
     ("--backbone litv9", ["'litv9'"]),
     ("--resume no", ["no"]),
@@ -162,6 +169,18 @@ def test_bad_input(vitbench_here: Vitbench, tmp_path: Path, words: str, told: li
         vitbench_here("run", *device, *named, *small, "--out", "out", *words.split()), *told
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_is_kept(vitbench_here: Vitbench, tmp_path: Path) -> None:
+    """Its rounds are planned and told, and so is the precision that it bought."""
+    words = "--attention msa --resolution 32 --dim 32 --heads 2 --batch-size 1 --device cpu"
+    answer = vitbench_here("run", *words.split(), "--quiet", "--budget", "30s", "--out", "out")
+    assert answer.status == 0
+    assert "30 s at most" in answer.out
+    assert "the budget of 30 s bought medians known to " in answer.out
+    done = store.read(tmp_path / "out")
+    assert done.plan.budget_s == 30
+    assert len(done.outcomes) == done.plan.rounds >= 2
 
 
 @pytest.mark.parametrize(

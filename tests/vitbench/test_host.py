@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from vitbench.instruments import host
@@ -146,3 +147,16 @@ def test_readings_of_this_machine_grow() -> None:
     assert (second.busy_s or 0) >= (first.busy_s or 0)
     busy = host.busy_cores(0.05)
     assert busy is None or busy >= 0
+
+
+def test_memory_that_can_be_had(files: dict[str, str]) -> None:
+    """What the machine has available, or what the cgroup's limit leaves, if that is less."""
+    free = host.available_memory_bytes()
+    assert 0 < free <= psutil.virtual_memory().total
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    files["/sys/fs/cgroup/memory.current"] = "1000\n"
+    assert host.available_memory_bytes() > 1000
+    files["/sys/fs/cgroup/memory.max"] = "5000\n"
+    assert host.available_memory_bytes() == 4000
+    files["/sys/fs/cgroup/memory.current"] = "6000\n"
+    assert host.available_memory_bytes() == 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import vitbench
@@ -86,6 +87,15 @@ def test_settings_reach_the_plan() -> None:
     )
     assert (plan.seed, plan.timeout_s, plan.threads, plan.memory_limit_bytes) == (3, 9.0, 1, 2**33)
     assert plan.rule.cap_s == 0.5
+
+
+def test_a_limit_of_memory_by_default() -> None:
+    """On the CPU a share of what is available, unless none is asked for; on a GPU none."""
+    limit = make_plan().memory_limit_bytes
+    assert limit is not None
+    assert 0 < limit < psutil.virtual_memory().total
+    assert make_plan(memory_limit_bytes=None).memory_limit_bytes is None
+    assert session._default_memory_limit("cuda:1") == {}
 
 
 def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

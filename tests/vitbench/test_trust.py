@@ -37,7 +37,7 @@ def test_a_quiet_row_is_an_a() -> None:
         ("round_spread", 1.7, "D", "170% (over 100%)"),
         ("neighbour_cores", 0.2, "B", "other processes kept busy 0.2 cores"),
         ("neighbour_cores", 40.0, "C", "40 cores (over 0.5 cores)"),
-        ("steal_share", 0.02, "B", "the hypervisor took 2% of the time"),
+        ("steal_share", 0.02, "B", "share of the time that the hypervisor took: 2%"),
         ("cgroup_throttled_s", 0.01, "B", "the CPU quota stopped the process for 0.01 s"),
         ("roofline_fraction", 1.3, "D", "faster than the measured ceilings: 130%"),
         ("rounds", 1, "B", "one round only"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -81,9 +82,9 @@ def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
     return found
 
 
-def amount_of_memory(text: str | None) -> int | None:
-    """`8GiB`, `500MB`, `1000000`."""
-    if text is None:
+def amount_of_memory(text: str) -> int | None:
+    """`8GiB`, `500MB`, `1000000`; `none` for no limit."""
+    if text.strip().lower() == "none":
         return None
     units = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 1e3, "mb": 1e6, "gb": 1e9}
     number = text.rstrip("abikgmABIKGM ")
@@ -91,4 +92,16 @@ def amount_of_memory(text: str | None) -> int | None:
     try:
         return int(float(number) * units[unit])
     except (ValueError, KeyError, OverflowError):
-        raise BadInput(f"an amount of memory is like 8GiB or 500MB, got {text!r}") from None
+        raise BadInput(f"an amount of memory is like 8GiB, 500MB or none, got {text!r}") from None
+
+
+def duration(text: str) -> float:
+    """`10m`, `90s`, `1h30m` or seconds."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise BadInput(f"a duration is like 10m, 90s or 1h30m, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise BadInput(f"a duration is longer than nothing, got {text!r}")
+    return total

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitbench.cli import complete, parse, terminal
+from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +88,13 @@ def run(
     effort: Annotated[
         str | None, typer.Option(help="quick, default, thorough.", rich_help_panel=_TIME)
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the whole run, 10m or 90s; rounds and samples follow.",
+            rich_help_panel=_TIME,
+        ),
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Fresh worker processes.", rich_help_panel=_TIME)
     ] = None,
@@ -129,7 +137,11 @@ def run(
         float, typer.Option(help="Seconds for a case in a round.", rich_help_panel=_WHERE)
     ] = 300.0,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Of the worker on a CPU: 8GiB.", rich_help_panel=_WHERE)
+        str | None,
+        typer.Option(
+            help="Of the worker on a CPU: 8GiB, none; 90% of what is free by default.",
+            rich_help_panel=_WHERE,
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Of the order of the cases.", rich_help_panel=_WHERE)
@@ -175,6 +187,13 @@ def run(
         "target_noise": noise,
         "cap_s": cap,
     }
+    if budget is not None and cap is not None:
+        raise BadInput("--budget decides how long a case is sampled: give it or --cap, not both")
+    settings: dict[str, Any] = {"seed": seed, "timeout_s": timeout}
+    if memory_limit is not None:
+        settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
+    if budget is not None:
+        settings["budget_s"] = parse.duration(budget)
     from vitbench import session
 
     plan = session.make_plan(
@@ -187,9 +206,7 @@ def run(
         rounds=rounds,
         rule=rule,
         threads=threads,
-        seed=seed,
-        timeout_s=timeout,
-        memory_limit_bytes=parse.amount_of_memory(memory_limit),
+        **settings,
     )
     if dry_run:
         _print_plan(plan)
@@ -198,34 +215,41 @@ def run(
 
 
 def _print_plan(plan: Plan) -> None:
-    from vitbench import plan as plans
-    from vitbench.render import tables, units
+    from vitbench.render import tables
 
     console = terminal.console()
     rows = [
         [case.subject, str(case.resolution), case.describe(), case.settings] for case in plan.cases
     ]
     console.print(tables.listing(("subject", "px", "case", "settings"), rows))
+    console.print(f"\n{_outlook(plan)}")
+
+
+def _outlook(plan: Plan) -> str:
+    """How much there is to do, and the time or the precision to expect."""
+    from vitbench import budget
+    from vitbench import plan as plans
+    from vitbench.render import units
+
     least, most = plans.estimate_s(plan)
-    console.print(
-        f"\n{len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds: "
-        f"{units.duration(least)} to {units.duration(most)}, as noise decides"
+    told = f"{len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds: "
+    if plan.budget_s is None:
+        return told + f"{units.duration(least)} to {units.duration(most)}, as noise decides"
+    samples = budget.samples_each(plan)
+    return told + (
+        f"{units.duration(plan.budget_s)} at most, which buys some {samples} samples a case; where "
+        f"samples scatter by 10%, that is a median known to {budget.half_width(0.1, samples):.1%}, "
+        "and what processes differ by comes on top"
     )
 
 
 def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
-    from vitbench import plan as plans
     from vitbench import session, store
-    from vitbench.render import units
     from vitbench.render.progress import ProgressBar
 
     console = terminal.console()
     folder = out or store.new_folder(REPORTS, plan.suite, plan.device)
-    least, most = plans.estimate_s(plan)
-    console.print(
-        f"{plan.title}: {len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds, "
-        f"{units.duration(least)} to {units.duration(most)}"
-    )
+    console.print(f"{plan.title}: {_outlook(plan)}")
     with ProgressBar(console, quiet=quiet) as bar:
         try:
             done = session.measure(plan, folder, bar)
@@ -262,7 +286,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     from vitbench import session, store, trust
     from vitbench.record import MEASURED
-    from vitbench.render import tables
+    from vitbench.render import tables, units
 
     records = done.records()
     console.print(tables.results(records))
@@ -276,6 +300,17 @@ def _report(done: Run, folder: Path, console: Console) -> int:
         + "".join(f", {n} {kind}" for kind, n in statuses.items() if kind != MEASURED)
         + (f"; trust {trust.summary(grades)}" if grades else "")
     )
+    noises = sorted(
+        (float(str(r["noise"])), str(r["attention"] or r["backbone"]))
+        for r in records
+        if r["noise"] is not None
+    )
+    if done.plan.budget_s is not None and noises:
+        median, (worst, subject) = noises[len(noises) // 2][0], noises[-1]
+        console.print(
+            f"the budget of {units.duration(done.plan.budget_s)} bought medians known to "
+            f"{median:.1%}, at worst {worst:.1%} ({subject})"
+        )
     for path in (folder / store.RECORDS, folder / store.SAMPLES, *plots):
         console.print(str(path), style="cyan")
     return 1 if failed else 0

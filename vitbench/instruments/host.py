@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -98,6 +100,23 @@ def cpu_quota() -> float | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else int(quota) / int(period)
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be had without swapping: the machine's, or what the cgroup leaves of it."""
+    available = int(psutil.virtual_memory().available)
+    left = _cgroup_memory_left()
+    return available if left is None else max(0, min(available, left))
+
+
+def _cgroup_memory_left() -> int | None:
+    """Bytes under the cgroup's limit (v2); None for no limit."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+    except OSError:
+        return None
+    return None if limit == "max" else int(limit) - int(used)
 
 
 def usable_cores() -> int:
