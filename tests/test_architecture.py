@@ -28,6 +28,7 @@ PURE = [
     "budget",
     "case",
     "child",
+    "doctor",
     "compare",
     "errors",
     "frame",

@@ -217,6 +217,7 @@ def _time(
         clock = timing.CudaClock(case.device, flush)
     graphs_before = _compiled_graphs()
     board = _board(case.device) if on_cuda else None
+    free_before = _free_of_others(case, board)
     gc.collect()
     gc.disable()  # a collection inside a sample is not the layer's time
     try:
@@ -226,6 +227,7 @@ def _time(
             clock,
             rule,
             between=(lambda: asdict(board.state())) if board is not None else None,
+            suspect=lambda reading: bool((reading["throttle"] or 0) & gpu.BAD_THROTTLE_MASK),
             max_calls=1 if case.cold else None,
         )
         state = host.between(start, host.read(), torch.get_num_threads())
@@ -233,7 +235,20 @@ def _time(
         gc.enable()
     if _compiled_graphs() != graphs_before:
         raise RuntimeError("torch.compile compiled again inside the timed region")
+    state |= {"retries": timed.retries} if board is not None else {}
+    free_after = _free_of_others(case, board)
+    if free_before is not None and free_after is not None:
+        state["gpu_memory_drift_bytes"] = abs(free_after - free_before)
     return timed, state | _board_state(timed.chunks)
+
+
+def _free_of_others(case: Case, board: gpu.Gpu | None) -> int | None:
+    """Free memory of the GPU with what this process holds given back: it moves with others only.
+
+    In a container the ids of other processes are not to be seen; this is.
+    """
+    free = board.state().free_bytes if board is not None else None
+    return None if free is None else free + torch.cuda.memory_reserved(case.device)
 
 
 def _board(device: str) -> gpu.Gpu | None:

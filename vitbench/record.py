@@ -192,6 +192,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("temperature_c", "°C", "highest GPU temperature seen"),
     Column("power_w", "W", "median GPU power seen"),
     Column("throttle_reasons", "", "clock limits seen that make the figure suspect"),
+    Column("retries", "", "chunks of samples taken again under a lowered clock, over all rounds"),
+    Column("gpu_idle_utilisation", "share", "GPU utilisation before our first call: others' work"),
+    Column("gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile"),
     Column("trust", "", "A to D, from noise, rounds and the state of the machine"),
     Column("trust_reasons", "", "why it is not A"),
 )
@@ -325,6 +328,9 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
         "sm_clock_hz": min,
         "temperature_c": max,
         "power_w": stats.median,
+        "retries": sum,
+        "gpu_idle_utilisation": max,
+        "gpu_memory_drift_bytes": max,
     }
     columns: Record = {
         name: pick(seen(name)) if seen(name) else None  # type: ignore[operator] # each takes a list

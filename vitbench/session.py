@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitbench import suite as suites
-from vitbench.case import Scalar, Sweep
+from vitbench.case import Resolution, Scalar, Sweep
 from vitbench.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vitbench.case import Case
     from vitbench.instruments.timing import TimingRule
     from vitbench.plan import Plan
+    from vitbench.record import Record
     from vitbench.runner import OnProgress
     from vitbench.store import Run
 
@@ -195,6 +197,17 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     from vitbench import runner
 
     return runner.resume(folder, on_progress)
+
+
+def examine(device: str = "auto", threads: int | None = None) -> tuple[dict[str, Any], Record]:
+    """The environment, and the row of one small layer measured in three fresh processes: the noise
+    floor of this machine at this moment. Raises BadInput.
+    """
+    axes = {"attention": ("msa",), "resolution": (Resolution(224, 224),)}
+    plan = make_plan(device=device, threads=threads, axes=axes, rounds=3)
+    with tempfile.TemporaryDirectory() as folder:
+        run = measure(plan, Path(folder))
+    return run.environment, run.records()[0]
 
 
 def read_records(path: Path) -> pd.DataFrame:

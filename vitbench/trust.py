@@ -44,6 +44,10 @@ LIMITS = (
     Limit("neighbour_cores", "other processes kept busy", 0.15, 0.5, None, 1, " cores"),
     Limit("steal_share", "share of the time that the hypervisor took:", 0.01, 0.05, 0.25, 100, "%"),
     Limit("cgroup_throttled_s", "the CPU quota stopped the process for", 0.0, 0.1, None, 1, " s"),
+    Limit("gpu_idle_utilisation", "others used the GPU for", 0.02, 0.1, 0.5, 100, "% of the time"),
+    Limit(
+        "gpu_memory_drift_bytes", "others' GPU memory moved by", 2**26, 2**30, None, 2**-20, " MiB"
+    ),
     Limit("roofline_fraction", "faster than the measured ceilings:", 1.05, 1.1, 1.2, 100, "%"),
 )
 MIN_CPU_SHARE = 0.9

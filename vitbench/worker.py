@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import resource
@@ -23,17 +24,19 @@ from vitbench import measurement
 from vitbench.case import Case
 from vitbench.instruments import environment, host
 from vitbench.instruments.timing import TimingRule
-from vitbench.record import outcome_to_dict
+from vitbench.record import Measured, outcome_to_dict
 
 
 def serve(requests: Any, replies: Any) -> None:
     """Answers requests until there are no more."""
     plugins: dict[str, Path] = {}
+    idle: dict[str, Any] = {}
     for line in requests:
         request = json.loads(line)
         if request["do"] == "environment":
             reply = _environment(request)
             plugins = {name: Path(path) for name, path in request["plugins"].items()}
+            idle = environment.idle_state(reply.get("device", "cpu"))
         else:
             outcome = measurement.measure(
                 Case.from_dict(request["case"]),
@@ -41,6 +44,8 @@ def serve(requests: Any, replies: Any) -> None:
                 plugins,
                 with_facts=request["with_facts"],
             )
+            if isinstance(outcome, Measured):
+                outcome = dataclasses.replace(outcome, state={**outcome.state, **idle})
             reply = outcome_to_dict(outcome)
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
@@ -57,7 +62,8 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
     reply: dict[str, Any] = {"device": device}
     if request["fingerprint"]:
-        reply["environment"] = environment.fingerprint(device)
+        plugins = {name: Path(path) for name, path in request["plugins"].items()}
+        reply["environment"] = environment.fingerprint(device, plugins)
     if request["ceilings"]:
         reply["ceilings"] = environment.ceilings(device, tuple(request["ceilings"]))
     return reply

@@ -28,6 +28,7 @@ ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetTotalEnergyConsumption": 123_456,
     "nvmlSystemGetDriverVersion": "570.1",
     "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+    "nvmlDeviceGetPowerManagementDefaultLimit": 650_000,
     "nvmlDeviceGetPersistenceMode": 1,
     "nvmlDeviceGetMigMode": [0, 0],
 }
@@ -84,6 +85,7 @@ def test_facts(nvml: FakeNvml) -> None:
     assert gpu.Gpu("GPU-1234").facts() == {
         "driver": "570.1",
         "power_limit_w": 700.0,
+        "power_default_w": 650.0,
         "persistence_mode": 1,
         "mig_mode": 0,
     }
@@ -120,6 +122,7 @@ def test_missing_facts_are_none(nvml: FakeNvml) -> None:
     assert gpu.Gpu("GPU-1234").facts() == {
         "driver": "570.1",
         "power_limit_w": None,
+        "power_default_w": 650.0,
         "persistence_mode": None,
         "mig_mode": None,
     }

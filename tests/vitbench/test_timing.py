@@ -103,6 +103,41 @@ def test_warm_up_waits_until_blocks_agree() -> None:
     assert max(found.samples) == pytest.approx(0.1 * 0.95**40)
 
 
+def slowed_until(chunk: int) -> tuple[Callable[[], dict[str, Any]], list[int]]:
+    """A machine that is slowed down during its first chunks; and how often it was asked."""
+    asked: list[int] = []
+
+    def between() -> dict[str, Any]:
+        asked.append(len(asked))
+        return {"slowed": len(asked) <= chunk}
+
+    return between, asked
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
+    """Its samples are replaced, and the readings kept are those of the samples kept."""
+    clock = ScriptedClock(noisy(0.001))
+    between, _ = slowed_until(bad)
+    found = measure(clock, between=between, suspect=lambda state: state["slowed"])
+    assert found.retries == bad
+    assert not any(state["slowed"] for state in found.chunks)
+    assert found.samples == clock.reads[-len(found.samples) :]
+    assert len(found.samples) == len(found.wall_samples) >= RULE.min_samples
+
+
+def test_what_stays_suspect_is_kept_and_told() -> None:
+    """After three times the samples stand, and the readings beside them say so."""
+    between, asked = slowed_until(10**9)
+    found = measure(
+        ScriptedClock(noisy(0.001)), between=between, suspect=lambda state: state["slowed"]
+    )
+    assert found.retries == timing.MAX_RETRIES
+    assert all(state["slowed"] for state in found.chunks)
+    assert len(asked) == len(found.chunks) + timing.MAX_RETRIES
+    assert len(found.samples) >= RULE.min_samples
+
+
 def test_warm_up_is_capped() -> None:
     """Blocks that never agree end at the cap, by one block at most."""
     clock = ScriptedClock(lambda n: 0.1 * (1 + n % 2))

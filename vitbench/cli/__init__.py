@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitbench
-from vitbench.cli import run, show, table
+from vitbench.cli import doctor, run, show, table
 
 app = typer.Typer(
     name="vitbench",
@@ -34,6 +34,7 @@ def _main(
 
 
 app.command("run")(run.run)
+app.command("doctor")(doctor.doctor)
 app.command("list")(show.list_)
 app.command("plot")(show.plot)
 app.command("table")(table.table)

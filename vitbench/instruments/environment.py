@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def configure(threads: int) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def fingerprint(device: str, measured_code: Path | None = None) -> dict[str, Any]:
+def fingerprint(device: str, plugins: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Everything that a figure may depend on. No host name, user or path of the machine."""
     found: dict[str, Any] = {
         "platform": platform.platform(),
@@ -41,11 +43,23 @@ def fingerprint(device: str, measured_code: Path | None = None) -> dict[str, Any
         "torch": torch_facts(),
         "device": device,
         "device_name": device_name(device),
-        "code": git_state(measured_code or Path(__file__).parent),
+        "code": git_state(Path(__file__)),
+        "plugins": {name: _plugin_facts(path) for name, path in (plugins or {}).items()},
     }
     if device.startswith("cuda"):
         found["gpu"] = gpu_facts(device)
     return found
+
+
+def idle_state(device: str) -> dict[str, Any]:
+    """What others do on the GPU, read before this process does anything there."""
+    if not device.startswith("cuda"):
+        return {}
+    try:
+        board = gpu.Gpu(str(torch.cuda.get_device_properties(device).uuid))
+    except gpu.GpuUnreadable:
+        return {}
+    return {"gpu_idle_utilisation": board.state().utilisation}
 
 
 def device_name(device: str) -> str:
@@ -116,17 +130,29 @@ def gpu_facts(device: str) -> dict[str, Any]:
         "l2_bytes": properties.L2_cache_size,
     }
     try:
-        facts |= gpu.Gpu(str(properties.uuid)).facts()
+        board = gpu.Gpu(str(properties.uuid))
+        idle = board.state()
+        facts |= board.facts()
+        facts["idle"] = dataclasses.asdict(idle) | {"bad_reasons": list(idle.bad_reasons)}
     except gpu.GpuUnreadable as error:
         facts["nvml"] = str(error)
     return facts
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the code measured and whether the tree differs from it; None outside git."""
+def _plugin_facts(path: Path) -> dict[str, Any]:
+    """What a plugin's file holds, and the commit of the repository that it is in."""
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "git": git_state(path),
+    }
+
+
+def git_state(file: Path) -> dict[str, Any] | None:
+    """The commit of the code measured and whether the tree differs from it; None where git does
+    not know the file."""
 
     def git(*words: str) -> str | None:
-        command = ["git", "-C", str(folder), *words]
+        command = ["git", "-C", str(file.parent), *words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
@@ -134,7 +160,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    if commit is None or git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if commit is None or git("ls-files", "--error-unmatch", file.name) is None:
         return None
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
 

@@ -18,6 +18,9 @@ BAD_THROTTLE_REASONS = {
 }
 
 
+BAD_THROTTLE_MASK = sum(BAD_THROTTLE_REASONS)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuState:
     """One reading; a field that this GPU or driver does not tell is None.
@@ -83,6 +86,9 @@ class Gpu:
             "driver": _ask(pynvml.nvmlSystemGetDriverVersion),
             "power_limit_w": _over_1000(
                 _ask(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+            ),
+            "power_default_w": _over_1000(
+                _ask(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
             ),
             "persistence_mode": _ask(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle)),
             "mig_mode": _ask(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]),

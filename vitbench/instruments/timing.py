@@ -12,6 +12,8 @@ from vitbench import stats
 
 Call = Callable[[], Any]
 
+MAX_RETRIES = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingRule:
@@ -171,6 +173,7 @@ class Timing:
     warmup_calls, warmup_s  what the warm-up took
     stopped_by        "noise": the target was reached; "cap": the time was up
     chunks            what `between` returned, once for each chunk of samples
+    retries           chunks taken again because `suspect` said so
     """
 
     samples: list[float]
@@ -181,6 +184,7 @@ class Timing:
     warmup_s: float
     stopped_by: str
     chunks: list[dict[str, Any]] = field(default_factory=list)
+    retries: int = 0
 
 
 def measure(
@@ -189,12 +193,15 @@ def measure(
     rule: TimingRule,
     *,
     between: Callable[[], dict[str, Any]] | None = None,
+    suspect: Callable[[dict[str, Any]], bool] = lambda _: False,
     max_calls: int | None = None,
 ) -> Timing:
     """Warms up, samples until the rule says stop, and keeps every sample.
 
     `between` is called between chunks of samples, outside their time, to read the state of the
-    machine. `max_calls` limits the calls of one sample (1 where every call must be cold).
+    machine. A chunk whose reading is `suspect` is taken again, up to MAX_RETRIES times a case; what
+    is suspect after that is kept, for the reading tells of it. `max_calls` limits the calls of one
+    sample (1 where every call must be cold).
     """
     first_call_s = clock.read_wall(call, 1)
     per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
@@ -205,6 +212,7 @@ def measure(
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
+        begun = len(timing.samples)
         for _ in range(chunk_size):
             reading = clock.read(call, calls)
             timing.samples.append(reading.device_s)
@@ -214,7 +222,12 @@ def measure(
             if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
                 break
         if between is not None:
-            timing.chunks.append(between())
+            state = between()
+            if suspect(state) and timing.retries < MAX_RETRIES and spent < rule.cap_s:
+                timing.retries += 1
+                del timing.samples[begun:], timing.wall_samples[begun:]
+                continue
+            timing.chunks.append(state)
         enough = len(timing.samples) >= rule.min_samples and spent >= rule.min_s
         if enough and stats.noise(timing.samples) <= rule.target_noise:
             timing.stopped_by = "noise"
