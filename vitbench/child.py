@@ -18,6 +18,9 @@ from typing import Any
 
 import psutil
 
+# What Python runs as the worker: not from the current folder, whose files may be called anything.
+WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.worker")
+
 _OUTPUT_TAIL_BYTES = 4096
 _OUTPUT_LIMIT_BYTES = 64 * 2**20
 # In the environment of a worker, and so of all that it starts, wherever that ends up.
@@ -48,14 +51,7 @@ class Child:
         request_read, request_write = os.pipe()
         reply_read, reply_write = os.pipe()
         self._mark = uuid.uuid4().hex
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "vitbench.worker",
-            str(request_read),
-            str(reply_write),
-        ]
+        command = [sys.executable, *WORKER, str(request_read), str(reply_write)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -247,6 +247,9 @@ def derive(folder: Path, run: Run) -> list[Path]:
     Raises StorageFull.
     """
     paths = [folder / RECORDS, folder / SAMPLES, folder / ENVIRONMENT]
+    for name in (JOURNAL, RECORDS, SAMPLES, ENVIRONMENT):
+        for partial in folder.glob(f".{name}.*"):  # of a process that was killed as it wrote
+            _remove(partial)
     try:
         write_csv(paths[0], COLUMN_NAMES, run.records())
         write_csv(paths[1], SAMPLE_COLUMNS, _sample_rows(run))

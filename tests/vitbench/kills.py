@@ -1,0 +1,148 @@
+"""Runs that are killed at random moments, and resumed.
+
+    python -m tests.vitbench.kills FOLDER COUNT runner|worker
+
+The runner, the journal and the pipes are the real ones; the worker is a process that answers at
+once, so that many kills fit into a test. Each kill is of a fresh fork of this process. Prints a
+line of JSON: how many kills hit a run at work, and every difference from an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from tests.vitbench.examples import case, plan
+from vitbench import child, runner, store
+from vitbench.plan import Plan
+
+PLAN: Plan = plan(*(case(batch_size=size) for size in range(1, 7)), rounds=3)
+
+# Answers by the protocol of vitbench.worker; what it measures follows from case and round alone.
+ANSWERER = """
+import json, sys, time
+replies = open(int(sys.argv[2]), "w")
+for line in open(int(sys.argv[1])):
+    request = json.loads(line)
+    if request["do"] == "environment":
+        reply = {"device": "cpu", "environment": ENVIRONMENT, "ceilings": CEILINGS}
+    else:
+        time.sleep(0.002)
+        reply = dict(MEASURED)
+        size = request["case"]["batch_size"]
+        reply["measured"] = dict(reply["measured"], samples_s=[size / 1000] * 10)
+        if not request["with_facts"]:
+            reply["measured"]["facts"] = None
+    replies.write(json.dumps(reply) + "\\n")
+    replies.flush()
+"""
+
+
+def answerer(folder: Path) -> Path:
+    """The worker's code as a file, with what it answers written into it."""
+    from tests.vitbench.examples import ceilings, environment, measured
+    from vitbench.record import outcome_to_dict
+
+    told = {"flops_rate": dict(ceilings().flops_rate), "bandwidth": ceilings().bandwidth}
+    constants = {
+        "ENVIRONMENT": environment(),
+        "CEILINGS": told,
+        "MEASURED": outcome_to_dict(measured(*[0.01] * 10)),
+    }
+    head = "".join(f"{name} = {_literal(value)}\n" for name, value in constants.items())
+    path = folder / "answerer.py"
+    path.write_text(head + ANSWERER)
+    return path
+
+
+def _literal(value: object) -> str:
+    return repr(json.loads(json.dumps(value)))
+
+
+def fork_run(folder: Path) -> int:
+    """A run in a process of its own; returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            runner.start(PLAN, folder)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def kill_runner(folder: Path, after_s: float) -> bool:
+    """Kills the run after a while; whether it was still at work."""
+    pid = fork_run(folder)
+    time.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if (folder / store.JOURNAL).exists():
+        runner.resume(folder)
+    else:
+        runner.start(PLAN, folder)
+    return os.WIFSIGNALED(status)
+
+
+def kill_worker(folder: Path, after_s: float) -> bool:
+    """Kills the run's worker after a while; whether there was one."""
+    pid = fork_run(folder)
+    time.sleep(after_s)
+    hit = False
+    for process in psutil.Process(pid).children() if psutil.pid_exists(pid) else []:
+        process.kill()
+        hit = True
+    os.waitpid(pid, 0)
+    return hit
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The journal's outcomes and the rows of the CSV files, as text."""
+    found = []
+    for line in (folder / store.JOURNAL).read_text().splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "outcome":
+            found.append({"outcome": json.dumps(entry, sort_keys=True)})
+    for name in (store.RECORDS, store.SAMPLES):
+        with (folder / name).open(newline="") as file:
+            found += list(csv.DictReader(file))
+    return found
+
+
+def differences(folder: Path, wanted: Counter[str]) -> list[str]:
+    """What a run has too many or too few times; a torn line is an exception."""
+    have = Counter(json.dumps(row, sort_keys=True) for row in rows(folder))
+    return [
+        f"{have[row] - wanted[row]:+d} {row[:200]}"
+        for row in have | wanted
+        if have[row] != wanted[row]
+    ]
+
+
+def main(folder: Path, count: int, what: str) -> None:
+    """Carries out the kills and prints what they did."""
+    child.WORKER = ("-I", "-S", str(answerer(folder)))
+    start = time.monotonic()
+    runner.start(PLAN, folder / "undisturbed")
+    whole_s = time.monotonic() - start
+    wanted = Counter(json.dumps(row, sort_keys=True) for row in rows(folder / "undisturbed"))
+    rng = random.Random(0)
+    kill = {"runner": kill_runner, "worker": kill_worker}[what]
+    hits, wrong = 0, []
+    for number in range(count):
+        after_s = rng.uniform(0, whole_s)
+        hits += kill(folder / str(number), after_s)
+        wrong += [f"kill {number}: {told}" for told in differences(folder / str(number), wanted)]
+    print(json.dumps({"hits": hits, "wrong": wrong, "rows": sum(wanted.values())}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,55 @@
+"""kill -9, of the runner and of the worker: no row is lost, doubled or torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.vitbench.examples import ROOT
+
+KILLS = 40
+
+
+@pytest.fixture(scope="module", params=["runner", "worker"])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Forty runs, each killed once at a random moment; a killed runner is resumed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.vitbench.kills", str(folder), str(KILLS), request.param],
+        cwd=ROOT,
+        env=os.environ | {"KILLS": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_the_rows_are_those_of_an_undisturbed_run(killed: tuple[Path, dict[str, Any]]) -> None:
+    """The same outcomes in the journal and the same rows in the CSV files, each once."""
+    _, told = killed
+    assert told["wrong"] == []
+    assert told["rows"] > 0
+    assert told["hits"] > KILLS / 2  # most kills hit a run at work, or this shows nothing
+
+
+def test_nobody_is_left(killed: tuple[Path, dict[str, Any]]) -> None:
+    """A worker ends with its runner, however that ended; no part of a file stays behind."""
+    folder, _ = killed
+    marked = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("KILLS") == str(folder):
+                marked.append(process.cmdline())
+        except (psutil.Error, OSError):
+            continue
+    assert marked == []
+    assert [path.name for path in folder.glob("[0-9]*/.*")] == []
