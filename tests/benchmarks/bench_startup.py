@@ -1,8 +1,4 @@
-"""How long the command takes to answer: `python tests/benchmarks/bench_startup.py`.
-
-Prints the median time of `vitbench --help` and of a wrong option beside `python -c pass`, each
-run 10 times in turn, so that a busy moment of the machine does not fall on one of them alone.
-"""
+"""How long the command takes to answer without measuring anything."""
 
 from __future__ import annotations
 
@@ -11,13 +7,17 @@ import subprocess
 import sys
 import time
 
-RUNS = 10
+from tests.benchmarks import Section
+from vitbench.render import tables
+
+GOAL_S = 0.4
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "vitbench --help": ["-m", "vitbench", "--help"],
     "vitbench run --help": ["-m", "vitbench", "run", "--help"],
     "vitbench --wrong-option": ["-m", "vitbench", "--wrong-option"],
     "vitbench run --wrong-option": ["-m", "vitbench", "run", "--wrong-option"],
+    "vitbench list": ["-m", "vitbench", "list"],
 }
 
 
@@ -28,19 +28,25 @@ def seconds(arguments: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Runs every command once unmeasured, then RUNS times in turn, and prints a table."""
+def run(*, quick: bool) -> Section:
+    """Every command once unmeasured, then in turn, so that a busy moment hits not one alone."""
     for arguments in COMMANDS.values():
         seconds(arguments)
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(RUNS):
+    for _ in range(3 if quick else 20):
         for name, arguments in COMMANDS.items():
             taken[name].append(seconds(arguments))
-    print(f"{'command':30} {'median s':>9} {'least s':>9} {'most s':>9}")
-    for name, times in taken.items():
-        middle = statistics.median(times)
-        print(f"{name:30} {middle:9.3f} {min(times):9.3f} {max(times):9.3f}")
-
-
-if __name__ == "__main__":
-    main()
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    rows = [
+        (f"`{name}`", f"{medians[name]:.3f}", f"{min(times):.3f}", f"{max(times):.3f}")
+        for name, times in taken.items()
+    ]
+    slowest = max(seconds for name, seconds in medians.items() if name != "vitbench list")
+    verdict = "met" if slowest < GOAL_S else "missed"
+    return Section(
+        "Start of the command",
+        tables.markdown(("command", "median s", "least s", "most s"), rows)
+        + f"\n\nGoal: help and a wrong option in under {GOAL_S} s: {verdict} ({slowest:.2f} s).",
+        [{"command": name, "seconds": s} for name, times in taken.items() for s in times],
+        {"slowest_s": slowest},
+    )

@@ -1,0 +1,64 @@
+"""The share of a sweep's wall time that is not spent measuring."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.benchmarks import Section, vitbench
+from vitbench import store
+from vitbench.render import tables
+
+GOAL = 0.25
+
+
+def spent(folder: Path) -> Counter[str]:
+    """Seconds of every pass, summed over the outcomes of a run."""
+    total: Counter[str] = Counter()
+    for line in (folder / store.JOURNAL).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "outcome":
+            total.update(entry["outcome"]["measured"]["spent_s"])
+    return total
+
+
+def share_not_measuring(wall_s: float, measuring_s: float) -> float:
+    """What is left of the wall time. Raises ValueError where more was measured than passed."""
+    if not 0 <= measuring_s <= wall_s:
+        raise ValueError(f"{measuring_s} s of measuring do not fit into {wall_s} s")
+    return 1 - measuring_s / wall_s
+
+
+def run(*, quick: bool) -> Section:
+    """The suite `quick` at the default effort, on the CPU."""
+    words = ["run", "quick", "--device", "cpu", "--quiet"]
+    words += ["--effort", "quick" if quick else "default"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        start = time.perf_counter()
+        done = vitbench(*words, "--out", str(out))
+        wall_s = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        passes = spent(out)
+    share = share_not_measuring(wall_s, passes["timing"])
+    rest_s = wall_s - sum(passes.values())
+    parts = {**passes, "processes, imports, ceilings, charts": rest_s}
+    lines = [
+        (name, f"{seconds:.1f}", f"{seconds / wall_s:.1%}")
+        for name, seconds in sorted(parts.items(), key=lambda part: -part[1])
+    ]
+    return Section(
+        "Time not spent measuring",
+        f"`vitbench {' '.join(words)}` took {wall_s:.0f} s. Measuring is warm-up and sampling "
+        "(`timing`).\n\n"
+        + tables.markdown(("pass", "s", "share"), lines)
+        + f"\n\nGoal: at most {GOAL:.0%} not measuring: "
+        + ("met" if share <= GOAL else "missed")
+        + f" ({share:.1%}).",
+        [{"pass": name, "seconds": seconds} for name, seconds in parts.items()],
+        {"share": share},
+    )

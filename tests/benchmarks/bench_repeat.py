@@ -1,0 +1,66 @@
+"""The same plan several times: spread of the medians, coverage of the intervals, exact columns."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tests.benchmarks import Section, vitbench
+from vitbench import frame, stats
+from vitbench.record import EXACT_COLUMNS
+from vitbench.render import tables
+
+
+def runs(count: int, effort: str, folder: Path) -> list[pd.DataFrame]:
+    """The rows of so many runs of five mechanisms, one after the other."""
+    words = ["run", "quick", "--resolution", "224", "--device", "cpu", "--effort", effort]
+    found = []
+    for number in range(count):
+        out = folder / str(number)
+        done = vitbench(*words, "--quiet", "--out", str(out))
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        found.append(frame.read(out))
+    return found
+
+
+def run(*, quick: bool) -> Section:
+    """Three runs, or six of the default effort."""
+    count = 3 if quick else 6
+    with tempfile.TemporaryDirectory() as folder:
+        found = runs(count, "quick" if quick else "default", Path(folder))
+    same = all(one[list(EXACT_COLUMNS)].equals(found[0][list(EXACT_COLUMNS)]) for one in found)
+    rows: list[dict[str, Any]] = []
+    lines = []
+    for index, name in enumerate(found[0]["subject"]):
+        medians = [float(one["latency_s"][index]) for one in found]
+        middle = stats.median(medians)
+        held = sum(
+            float(one["latency_low_s"][index]) <= middle <= float(one["latency_high_s"][index])
+            for one in found
+        )
+        spread = max(medians) / min(medians) - 1
+        lines.append((str(name), f"{spread:.1%}", f"{held} of {count}"))
+        rows += [
+            {"attention": name, "run": number, "latency_s": latency, "spread": spread}
+            for number, latency in enumerate(medians)
+        ]
+    spreads = sorted({float(row["spread"]) for row in rows})
+    typical = stats.median(spreads)
+    return Section(
+        "Repeated runs",
+        f"{count} runs of one plan, each of several fresh processes.\n\n"
+        + tables.markdown(
+            ("mechanism", "largest median over smallest", "intervals that hold the middle"), lines
+        )
+        + "\n\nParameters, MACs, peak memory and every other exact column: "
+        + ("the same bytes in every run." if same else "NOT the same in every run.")
+        + f" Spread of the medians: {typical:.1%} for the middle mechanism, {spreads[-1]:.1%} at "
+        "most. What differs between runs this far cannot be judged between them: measure both "
+        "sides in one run.",
+        rows,
+        {"spread": typical, "worst": spreads[-1], "exact": float(same)},
+    )

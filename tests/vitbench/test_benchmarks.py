@@ -1,0 +1,64 @@
+"""The benchmarks' own arithmetic and their page; they themselves run by `make benchmarks`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import Section, __main__, bench_clock, bench_overhead
+from tests.vitbench.examples import case, measured, plan
+from vitbench import store
+
+
+def test_share_not_measuring() -> None:
+    """Of 100 s with 80 s of measuring a fifth; more measuring than time is a fault."""
+    assert bench_overhead.share_not_measuring(100, 80) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="do not fit"):
+        bench_overhead.share_not_measuring(10, 11)
+
+
+def test_passes_are_added_over_a_journal(tmp_path: Path) -> None:
+    """Each pass of every outcome."""
+    with store.create(tmp_path / "run", plan()) as journal:
+        for index, seconds in enumerate((1.0, 2.0)):
+            outcome = measured(spent_s={"build": 0.5, "timing": seconds})
+            journal.append(store.outcome_entry(case(), index, outcome))
+    assert bench_overhead.spent(tmp_path / "run") == {"build": 1.0, "timing": 3.0}
+
+
+def test_readings_are_taken_in_turn() -> None:
+    """A B B A, and each pair is (ours, theirs)."""
+    order: list[str] = []
+
+    def clock(name: str, seconds: float) -> Callable[[Callable[[], Any]], float]:
+        def read(call: Callable[[], Any]) -> float:
+            order.append(name)
+            return seconds
+
+        return read
+
+    found = bench_clock.in_turn(clock("A", 1.0), clock("B", 2.0), [lambda: None], 4)
+    assert "".join(order) == "ABBAABBA"
+    assert found == [[(1.0, 2.0)] * 4]
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """Holds every section that was written, with its machine, its words and its figures."""
+    for name in ("b", "a"):
+        section = Section(f"Title {name}", f"Text {name}.", [{"x": 1.5}], {"share": 0.25})
+        __main__.write(tmp_path, name, section, "a machine")
+    text = (tmp_path / "README.md").read_text()
+    assert text.index("Title a") < text.index("Title b")
+    assert "On a machine." in text
+    assert "[a.csv](a.csv)" in text
+    assert (tmp_path / "a.csv").read_text() == "x\n1.5\n"
+    assert json.loads((tmp_path / "a.json").read_text())["share"] == 0.25
+
+
+def test_every_benchmark_is_found() -> None:
+    """By the name of its file."""
+    assert {"clock", "kill", "memory", "overhead", "repeat", "startup"} <= set(__main__.names())
