@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attentions._spec import AttentionSpec, settings_at
+from attentions._spec import AttentionSpec, settings_at, year_of
 
 _FOLDER = Path(__file__).parent
 
@@ -104,12 +105,16 @@ class Outline:
     keywords  hyper-parameters with their defaults; None where they cannot be read
     settings  the authors' hyper-parameters by stride; None where they are not a literal
     impls     implementations; None where they are not a literal
+    words     the fields of the spec that are text and literal: cost, size_rule, kernels, equation
+    year      of the paper; None where it names none
     """
 
     summary: str
     keywords: Mapping[str, Any] | None
     settings: Mapping[int, Mapping[str, Any]] | None
     impls: tuple[str, ...] | None
+    words: Mapping[str, str]
+    year: int | None
 
     def settings_at(self, stride: int) -> dict[str, Any]:
         return settings_at(self.settings or {}, stride)
@@ -117,13 +122,15 @@ class Outline:
 
 @functools.cache
 def outline(path: Path) -> Outline:
-    """Reads `path` as text. Raises BrokenAttention for a file that is not valid Python.
+    """Reads `path` as text. Raises BrokenAttention for a file that is not there or not Python.
 
     This is how a wrong hyper-parameter is answered at once, without the seconds that importing
     torch takes.
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except OSError as error:
+        raise BrokenAttention(f"{path.name} cannot be read: {error.strerror}") from error
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise BrokenAttention(f"{path.name} is not valid Python: {error}") from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -144,11 +151,30 @@ def outline(path: Path) -> Outline:
         factory = functions.get(module.id)
     docstring = ast.get_docstring(tree) or ""
     return Outline(
-        summary=docstring.partition("\n\n")[0].replace("\n", " "),
+        summary=_first_sentence(docstring),
         keywords=None if factory is None else _keywords(factory.args),
         settings=_literal(fields["settings"]) if "settings" in fields else {},
         impls=_literal(fields["impls"]) if "impls" in fields else ("eager",),
+        words={
+            name: text for name, node in fields.items() if isinstance(text := _literal(node), str)
+        },
+        year=_year(fields.get("paper")),
     )
+
+
+def _first_sentence(docstring: str) -> str:
+    """Up to the full stop before a new sentence, on one line."""
+    paragraph = docstring.partition("\n\n")[0].replace("\n", " ")
+    match = re.match(r".*?[.](?=\s+[A-Z]|$)", paragraph)
+    return match[0] if match else paragraph
+
+
+def _year(paper: ast.expr | None) -> int | None:
+    """The year of the arXiv identifier of `Paper(..., arxiv="2205.13213", ...)`."""
+    if not isinstance(paper, ast.Call):
+        return None
+    arxiv = next((_literal(word.value) for word in paper.keywords if word.arg == "arxiv"), None)
+    return year_of(arxiv) if isinstance(arxiv, str) else None
 
 
 def _spec_fields(tree: ast.Module) -> dict[str, ast.expr]:

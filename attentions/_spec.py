@@ -50,12 +50,17 @@ class Paper:
 
     @property
     def year(self) -> int:
-        """The year of the arXiv identifier (its first two digits)."""
-        return 2000 + int(self.arxiv[:2])
+        """The year of the arXiv identifier."""
+        return year_of(self.arxiv)
 
     @property
     def link(self) -> str:
         return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+def year_of(arxiv: str) -> int:
+    """2022 for 2205.13213: its first two digits."""
+    return 2000 + int(arxiv[:2])
 
 
 def _no_settings() -> Mapping[int, Mapping[str, Any]]:
@@ -71,8 +76,9 @@ class AttentionSpec:
     paper       where it was published
     equation    the mechanism in one line
     cost        multiply-accumulates in N (tokens) and C (dim), leading terms
-    size_rule   what happens to a grid that does not fit: "any" size fits, "pad" with zeros on
-                the right and at the bottom, "floor" (a remainder is not seen by the keys),
+    size_rule   what happens to a grid that does not fit: "any" size fits (`unsupported` may set
+                a least one), "pad" with zeros (on the right and at the bottom, or on all sides
+                where the authors do so), "floor" (a remainder is not seen by the keys),
                 "divisible" sizes only, "fixed" to the grid it was built for
     settings    the authors' hyper-parameters by stage stride; a literal, so that it can be read
                 without importing torch

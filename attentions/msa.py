@@ -59,4 +59,8 @@ ATTENTION = AttentionSpec(
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,
+    traps=(
+        "quadratic in tokens: their products are 11% of its MACs at 14 x 14 tokens and dim 768, "
+        "84% at 50 x 80 and dim 384",
+    ),
 )

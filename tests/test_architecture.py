@@ -35,6 +35,7 @@ PURE = [
     "gate",
     "insight",
     "plan",
+    "published",
     "record",
     "runner",
     "session",
@@ -43,7 +44,7 @@ PURE = [
     "suite",
     "trust",
 ]
-TORCH_SIDE = {"worker", "measurement", "subjects"}
+TORCH_SIDE = {"worker", "measurement", "mechanism", "subjects"}
 
 
 def name_of(path: Path) -> str:

@@ -44,6 +44,7 @@ class Plan:
     threads             of the CPU; None: as many as may be used
     memory_limit_bytes  of the worker on a CPU; None: no limit
     budget_s            the run ends in this time, and takes what precision it buys; None: no budget
+    published           the published table that stands beside the results; None: none
     plugins             mechanisms of the user's own: name -> file
     """
 
@@ -58,6 +59,7 @@ class Plan:
     threads: int | None = None
     memory_limit_bytes: int | None = None
     budget_s: float | None = None
+    published: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitbench import published
 from vitbench import suite as suites
 from vitbench.case import Resolution, Scalar, Sweep
 from vitbench.errors import BadInput, nearest
@@ -98,6 +99,43 @@ def make_sweep(
     return sweep
 
 
+def describe(
+    name: str,
+    *,
+    resolution: Resolution = Resolution(224, 224),  # noqa: B008 - it is frozen
+    stride: int = 16,
+    dim: int = 384,
+    num_heads: int = 12,
+    params: Mapping[str, Scalar] | None = None,
+    plugins: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """All that is known of a mechanism, with its counts at a size. Imports torch. Raises BadInput,
+    for what is wrong in the question before that.
+    """
+    named = plugin_names(plugins)
+    sweep = Sweep(
+        attention=(name,),
+        resolution=(resolution,),
+        stride=(stride,),
+        dim=(dim,),
+        num_heads=(num_heads,),
+        params={name: {key: (value,) for key, value in (params or {}).items()}},
+        plugins=named,
+    )
+    sweep.check()
+    from vitbench import mechanism
+
+    return mechanism.describe(
+        name,
+        named,
+        resolution=resolution,
+        stride=stride,
+        dim=dim,
+        num_heads=num_heads,
+        params=params or {},
+    )
+
+
 def make_plan(
     suite: str = "quick",
     *,
@@ -130,6 +168,8 @@ def make_plan(
     # What can be wrong whatever the device is answered before a process is asked for the device.
     placeholder = "cuda" if device.startswith("cuda") else "cpu"
     make_sweep(chosen, placeholder, axes or {}, params or {}, named)
+    if chosen.published is not None:
+        published.read(chosen.published)
 
     from vitbench import plan as plans
     from vitbench import runner
@@ -147,6 +187,7 @@ def make_plan(
             rounds=_rounds(rounds, name, device, settings.get("budget_s"), cases, timing),
             rule=timing,
             threads=threads,
+            published=chosen.published,
             plugins={name: str(path) for name, path in named.items()},
             **(_default_memory_limit(device) | settings),
         )
@@ -215,6 +256,35 @@ def read_records(path: Path) -> pd.DataFrame:
     from vitbench import frame
 
     return frame.read(path)
+
+
+def beside_published(run: Run, folder: Path) -> list[published.Figure]:
+    """The published figures that belong to a run; writes published.csv, ours beside them.
+
+    Raises BadInput, store.StorageFull.
+    """
+    from vitbench import store
+
+    if run.plan.published is None:
+        return []
+    figures = published.read(run.plan.published)
+    rows = [
+        {
+            **pair.figure.model_dump(),
+            "case": pair.case,
+            "published": pair.figure.value,
+            "ours": pair.ours,
+            "equal": pair.equal,
+        }
+        for pair in published.beside(run.records(), figures)
+    ]
+    columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")
+    path = folder / "published.csv"
+    try:
+        store.write_csv(path, (*columns, "device", "source", "note"), rows)
+    except OSError as error:
+        raise store.StorageFull(f"{path} cannot be written: {error.strerror}") from error
+    return figures
 
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:

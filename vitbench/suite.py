@@ -82,11 +82,12 @@ class Axes(BaseModel):
 class Suite(BaseModel):
     """A suite file.
 
-    title   one line for a chart's caption
-    effort  "quick", "default" or "thorough"
-    axes    what is swept
-    cuda    axes that differ on a CUDA device (a GPU wants larger batches than a CPU)
-    params  hyper-parameters by mechanism, where they differ from the authors' settings
+    title      one line for a chart's caption
+    effort     "quick", "default" or "thorough"
+    published  the table of reports/published/ that the results stand beside
+    axes       what is swept
+    cuda       axes that differ on a CUDA device (a GPU wants larger batches than a CPU)
+    params     hyper-parameters by mechanism, where they differ from the authors' settings
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

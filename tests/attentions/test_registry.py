@@ -154,7 +154,7 @@ def test_missing_file_is_broken(tmp_path: Path) -> None:
 def test_outline_of_a_minimal_plugin(tmp_path: Path) -> None:
     """What a bare AttentionSpec(module=...) says: keywords, no settings, eager."""
     outline = attentions.outline(written(tmp_path, PLUGIN))
-    assert outline.summary == "Does nothing. More words."
+    assert outline.summary == "Does nothing."
     assert outline.keywords == {"strength": 1.5, "mode": "a"}
     assert outline.settings == {}
     assert outline.settings_at(16) == {}
@@ -287,3 +287,26 @@ def test_settings_given_out_are_copies() -> None:
     spec = AttentionSpec(module=Bare, settings={16: {"a": 1}})
     spec.settings_at(16)["a"] = 2
     assert spec.settings_at(16) == {"a": 1}
+
+
+def test_outline_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """Is a broken mechanism, by name."""
+    with pytest.raises(attentions.BrokenAttention, match=r"gone\.py cannot be read"):
+        attentions.outline(tmp_path / "gone.py")
+
+
+@pytest.mark.parametrize("name", attentions.names())
+def test_the_outline_agrees_with_the_spec(name: str) -> None:
+    """What is read from the text of a file is what its code says."""
+    outline, spec = attentions.outline(attentions.path_of(name)), attentions.load(name)
+    assert spec.paper is not None
+    assert outline.year == spec.paper.year
+    assert outline.impls == spec.impls
+    assert outline.settings == spec.settings
+    assert outline.words["size_rule"] == spec.size_rule
+    for field in ("cost", "kernels", "equation"):
+        assert outline.words.get(field, "") == getattr(spec, field)
+    assert outline.summary.endswith(".")
+    assert spec.equation
+    assert spec.cost
+    assert spec.traps

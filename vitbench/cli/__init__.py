@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitbench
-from vitbench.cli import doctor, run, show, table
+from vitbench.cli import doctor, info, run, show, table
 
 app = typer.Typer(
     name="vitbench",
@@ -36,6 +36,7 @@ def _main(
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
 app.command("list")(show.list_)
+app.command("info")(info.info)
 app.command("plot")(show.plot)
 app.command("table")(table.table)
 app.command("columns")(show.columns)

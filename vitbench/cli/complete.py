@@ -15,6 +15,11 @@ def mechanisms(incomplete: str) -> Iterator[str]:
             yield f"{before}{comma}{name}"
 
 
+def mechanism(incomplete: str) -> Iterator[str]:
+    """Completes one mechanism's name."""
+    yield from (name for name in attentions.names() if name.startswith(incomplete))
+
+
 def suites(incomplete: str) -> Iterator[str]:
     """Completes a suite's name."""
     from vitbench import suite

@@ -82,6 +82,27 @@ def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
     return found
 
 
+def own_params(items: list[str]) -> dict[str, Any]:
+    """`alpha=0.5` of one mechanism -> {alpha: 0.5}."""
+    from vitbench.case import parse_scalar
+
+    found = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not (equals and key.strip() and value.strip()):
+            raise BadInput(f"--param takes KEY=VALUE like alpha=0.5, got {item!r}")
+        found[key.strip()] = parse_scalar(value)
+    return found
+
+
+def one(text: str, parse: Callable[[str], tuple[Any, ...]]) -> Any:
+    """The one value of an option that takes no list."""
+    values = parse(text)
+    if len(values) != 1:
+        raise BadInput(f"one value is needed here, got {text!r}")
+    return values[0]
+
+
 def amount_of_memory(text: str) -> int | None:
     """`8GiB`, `500MB`, `1000000`; `none` for no limit."""
     if text.strip().lower() == "none":

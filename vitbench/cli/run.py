@@ -290,6 +290,12 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     records = done.records()
     console.print(tables.results(records))
+    figures = session.beside_published(done, folder)
+    if figures:
+        from vitbench.render import published
+
+        beside, notes = published.table(records, figures, str(figures[0].key))
+        console.print("\nbeside the published figures:", beside, notes, sep="\n", markup=False)
     plots = session.draw(folder)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])

@@ -27,10 +27,12 @@ def list_(
     mechanisms = []
     for name in attentions.names():
         outline = attentions.outline(attentions.path_of(name))
+        words = [outline.words.get(field, "") for field in ("size_rule", "cost", "kernels")]
         impls = ", ".join(outline.impls or ("?",))
-        mechanisms.append((name, impls, ", ".join(outline.keywords or ()), outline.summary))
-    header = ("attention", "impls", "parameters", "what it is")
+        mechanisms.append((name, str(outline.year or ""), impls, *words, outline.summary))
+    header = ("attention", "year", "impls", "size rule", "cost", "kernels", "what it is")
     terminal.console().print(tables.listing(header, mechanisms))
+    typer.echo("\ncost: multiply-accumulates, N tokens, C channels; `vitbench info NAME` says more")
 
 
 def plot(

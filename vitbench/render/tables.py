@@ -105,13 +105,18 @@ def _figures(record: Mapping[str, Any]) -> list[str | Text]:
     ]
 
 
+def plain(text: str) -> Text:
+    """Text whose square brackets are square brackets."""
+    return Text(text)
+
+
 def plan(rows: Sequence[tuple[str, str]]) -> Table:
     """A table of two columns: a name and what it says."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 
@@ -121,7 +126,7 @@ def listing(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for title in header:
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
