@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vitbench.case import Resolution
 from vitbench.errors import BadInput, nearest
 from vitbench.record import MEASURED, Record
 
@@ -29,7 +30,12 @@ Quantity = Literal[
 ]
 _SCALES = {"1": 1.0, "M": 1e6, "G": 1e9, "images/s": 1.0}
 # The column of records.csv that a quantity is compared with.
-_COLUMNS: Mapping[str, str] = {"params": "params", "macs": "macs", "throughput": "throughput_img_s"}
+_COLUMNS: Mapping[str, str] = {
+    "params": "params",
+    "macs": "macs",
+    "macs_formula": "macs",
+    "throughput": "throughput_img_s",
+}
 
 
 class Figure(BaseModel):
@@ -37,7 +43,8 @@ class Figure(BaseModel):
 
     name      as printed
     key       the mechanism or backbone
-    settings  hyper-parameters as in records.csv: those that the row of ours must have
+    settings  what a row of ours must have: hyper-parameters, and of the case grid=14x14, dim,
+              num_heads, image_size=800x1280, batch_size, dtype
     quantity  what it is; macs_formula: what the authors' own formula gives
     value     as printed: its digits are its precision
     unit      "1", "M", "G", "images/s", "%", "GB"
@@ -64,10 +71,23 @@ class Figure(BaseModel):
         places = max(0, -exponent) if isinstance(exponent, int) else 0
         return f"{value / _SCALES[self.unit]:.{places}f}"
 
-    def is_of(self, record: Mapping[str, object]) -> bool:
+    def is_of(self, record: Record) -> bool:
         """Whether a row of ours has the mechanism and the settings of this figure."""
-        wanted, has = set(self.settings.split()), set(str(record["settings"]).split())
-        return self.key in (record["attention"], record["backbone"]) and wanted <= has
+        if self.key not in (record["attention"], record["backbone"]):
+            return False
+        return record["mode"] == "forward" and set(self.settings.split()) <= _words(record)
+
+
+def _words(record: Record) -> set[str]:
+    """The settings of a row, those of the case among them."""
+    size = Resolution(int(str(record["image_height"])), int(str(record["image_width"])))
+    case = {name: record[name] for name in ("dim", "num_heads", "batch_size", "dtype")} | {
+        "grid": f"{record['grid_height']}x{record['grid_width']}",
+        "image_size": size,
+    }
+    return {f"{name}={value}" for name, value in case.items()} | set(
+        str(record["settings"]).split()
+    )
 
 
 def names() -> tuple[str, ...]:
@@ -148,32 +168,46 @@ def _beside(record: Record, figure: Figure) -> Beside:
     return Beside(str(record["case"]), figure, ours, equal)
 
 
-def relative(
-    records: Sequence[Record], figures: Sequence[Figure], anchor: str
-) -> dict[tuple[str, str], float]:
-    """Throughput over the anchor's, by (case or published name, device): ours under "ours".
+# What two cases must share for their times to compare.
+_CONDITIONS = (
+    "compiled",
+    "cuda_graph",
+    "cold",
+    "mode",
+    "device",
+    "dtype",
+    "batch_size",
+    "image_height",
+    "image_width",
+    "stride",
+    "dim",
+    "num_heads",
+)
+
+
+def relative_ours(records: Sequence[Record], anchor: str) -> dict[str, float]:
+    """Throughput over the anchor's under the same conditions, by case.
 
     Times of two machines do not compare, but what a mechanism gains over another on each does.
     """
-    found: dict[tuple[str, str], float] = {}
-    ours = {
-        str(record["case"]): float(str(record["throughput_img_s"]))
-        for record in records
-        if record["status"] == MEASURED
-    }
-    bases = [
-        ours[str(record["case"])]
-        for record in records
-        if anchor in (record["attention"], record["backbone"]) and str(record["case"]) in ours
-    ]
-    if bases:
-        found |= {(case, "ours"): value / bases[0] for case, value in ours.items()}
-    for figure in figures:
-        base = [f.value for f in figures if f.key == anchor and _same_measure(f, figure)]
-        if figure.quantity == "throughput" and base:
-            found[figure.name, figure.device] = float(figure.value / base[0])
+    timed = [record for record in records if record["status"] == MEASURED]
+    anchors = [record for record in timed if anchor in (record["attention"], record["backbone"])]
+    found = {}
+    for record in timed:
+        bases = [a for a in anchors if all(a[name] == record[name] for name in _CONDITIONS)]
+        # Some mechanisms have one implementation only: those take the anchor that there is.
+        bases.sort(key=lambda base, impl=record["impl"]: base["impl"] != impl)  # type: ignore[misc]
+        if bases:
+            found[str(record["case"])] = _throughput(record) / _throughput(bases[0])
     return found
 
 
-def _same_measure(one: Figure, other: Figure) -> bool:
-    return (one.quantity, one.device) == (other.quantity, other.device)
+def _throughput(record: Record) -> float:
+    return float(str(record["throughput_img_s"]))
+
+
+def relative_published(figures: Sequence[Figure], anchor: str) -> dict[Figure, float]:
+    """Each published throughput over the anchor's on the same device."""
+    times = [figure for figure in figures if figure.quantity == "throughput"]
+    bases = {figure.device: figure.value for figure in reversed(times) if figure.key == anchor}
+    return {f: float(f.value / bases[f.device]) for f in times if f.device in bases}

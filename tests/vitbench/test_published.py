@@ -19,7 +19,7 @@ from vitbench.__main__ import run
 from vitbench.case import Case
 from vitbench.errors import BadInput
 from vitbench.published import Figure
-from vitbench.record import Record, build_record
+from vitbench.record import Record, build_record, case_columns
 
 SINGLE = published.read("single_layer")
 
@@ -82,16 +82,17 @@ def test_ours_in_their_digits(value: str, unit: str, ours: float, printed: str) 
 
 
 def test_a_figure_belongs_to_its_settings() -> None:
-    """The mechanism, and every setting that the figure names."""
-    record: dict[str, object] = {
-        "attention": "hilo",
-        "backbone": "",
-        "settings": "alpha=0.9 qkv_bias=true window_size=2",
-    }
+    """The mechanism, and every setting that the figure names, of the case among them."""
+    hilo = case(attention="hilo", params=(("alpha", 0.9), ("window_size", 2)))
+    (record,) = rows(hilo)
     assert figure().is_of(record)
     assert figure(settings="").is_of(record)
-    assert not figure(settings="alpha=0.5").is_of(record)
+    here = "grid=4x4 image_size=64 dim=32 num_heads=2 batch_size=2 dtype=float32 window_size=2"
+    assert figure(settings=here).is_of(record)
+    for other in ("alpha=0.5", "grid=4x8", "image_size=64x128", "dim=3", "batch_size=64"):
+        assert not figure(settings=f"{here} {other}").is_of(record)
     assert not figure(key="msa").is_of(record)
+    assert not figure().is_of(record | {"mode": "forward_backward"})
 
 
 def rows(*cases: Case) -> list[Record]:
@@ -115,7 +116,7 @@ def test_beside() -> None:
 
 
 def test_ratios_to_an_anchor() -> None:
-    """Each device's times over the anchor's on that device, and ours over ours."""
+    """Each device's times over the anchor's on that device."""
     figures = [
         figure(key=key, name=key, quantity="throughput", unit="images/s", value=value, device=where)
         for key, value, where in (
@@ -123,17 +124,43 @@ def test_ratios_to_an_anchor() -> None:
             ("hilo", "250", "a"),
             ("msa", "10", "b"),
             ("hilo", "15", "b"),
+            ("hilo", "15", "c"),
         )
     ]
-    msa, hilo = case(), case(attention="hilo", params=(("alpha", 0.9),))
-    records = [
-        build_record(msa, [measured(0.02)]),
-        build_record(hilo, [measured(0.005)]),
-    ]
-    found = published.relative(records, figures, "msa")
-    assert found["hilo", "a"] == 2.5
-    assert found["hilo", "b"] == 1.5
-    assert found[hilo.id, "ours"] == pytest.approx(4)
+    found = published.relative_published(figures, "msa")
+    assert list(found.values()) == [1, 2.5, 1, 1.5]
+
+
+def test_our_ratios_compare_like_with_like() -> None:
+    """A case is divided by the anchor's at the same size and batch, and impl if it has it."""
+    hilo: dict[str, object] = {"attention": "hilo", "params": (("alpha", 0.9),)}
+    large: dict[str, object] = {"image_height": 128, "grid_height": 8}
+    times = {
+        case(): 0.02,
+        case(impl="eager"): 0.03,
+        case(**large): 0.04,
+        case(**hilo): 0.005,
+        case(**hilo, impl="eager"): 0.005,
+        case(**hilo, **large): 0.005,
+        case(**hilo, batch_size=1): 0.005,
+    }
+    records = [build_record(one, [measured(seconds)]) for one, seconds in times.items()]
+    found = published.relative_ours(records, "msa")
+    assert [found.get(one.id) for one in times] == pytest.approx([1, 1, 1, 4, 6, 8, None])
+
+
+def test_a_layer_of_a_large_map_is_reproduced() -> None:
+    """MSA and HiLo at 50 x 80 tokens, window 2 and 4: published in windows.csv."""
+    layers = [one for one in published.read("windows") if one.key != "litv2_s"]
+    assert len(layers) == 3
+    for one in layers:
+        words = dict(word.split("=") for word in one.settings.split())
+        assert words["grid"] == "50x80"
+        params = {"window_size": int(words["window_size"])} if "window_size" in words else {}
+        macs = attentions.load(one.key).macs
+        assert macs is not None
+        ours = macs(int(words["dim"]), int(words["num_heads"]), Grid(50, 80), **params)
+        assert Decimal(one.printed(ours)) == one.value
 
 
 def test_every_published_row_is_reproduced() -> None:
@@ -153,10 +180,10 @@ def test_every_published_row_is_reproduced() -> None:
             "params": sum(p.numel() for p in module.parameters()),
             "macs": spec.macs(768, 12, Grid(14, 14), **params),
         }
-        record = {"attention": one.attention, "backbone": "", "settings": one.settings}
-        mine = [f for f in SINGLE if f.is_of(record) and f.quantity in counts]
-        assert sorted(f.quantity for f in mine) == ["macs", "params"], one.attention
-        for f in mine:
+        mine = [f for f in SINGLE if f.is_of(case_columns(one))]
+        quantities = ["macs", "params", "throughput", "throughput"]
+        assert sorted(f.quantity for f in mine) == quantities, one.attention
+        for f in (f for f in mine if f.quantity in counts):
             if Decimal(f.printed(counts[f.quantity])) != f.value:
                 assert f.note, (f.name, f.printed(counts[f.quantity]))
                 differing.append((f.key, f.quantity, f.printed(counts[f.quantity])))
@@ -207,20 +234,22 @@ def test_a_table_that_is_not_there(
 def test_a_run_stands_beside_the_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real run of two rows: counts equal, a note for what differs, and published.csv."""
-    words = "--attention msa,quadtree --batch-size 1 --effort quick --rounds 1 --cap 0.1 --quiet"
+    """A real run of three rows: counts equal, a note for what differs, and published.csv."""
+    sweep = "--device cpu --attention msa,linformer,quadtree --batch-size 1"
+    words = f"run peer-table {sweep} --effort quick --rounds 1 --cap 0.1 --quiet"
     out = tmp_path / "run"
-    assert run(["run", "peer-table", "--device", "cpu", *words.split(), "--out", str(out)]) == 0
+    assert run([*words.split(), "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "beside the published figures" in told
-    assert "[1] QuadTree: the published count leaves out both CUDA operators" in told
+    assert "[1] Linformer: the table has k = 256" in told
+    assert "[2] QuadTree: the published count leaves out both CUDA operators" in told
     with (out / "published.csv").open(newline="") as file:
         found = {(row["key"], row["quantity"]): row for row in csv.DictReader(file)}
     assert found["msa", "macs"]["ours"] == found["msa", "macs"]["published"] == "521.43"
     assert found["msa", "params"]["equal"] == "true"
     assert found["quadtree", "macs"]["equal"] == "false"
-    assert float(found["msa", "throughput"]["ours"]) > 0
-    assert found["msa", "throughput"]["equal"] == ""
+    assert ("msa", "throughput") not in found  # published at batch 64
+    assert "RTX 3090" not in told
 
 
 def test_the_wheel_holds_them(tmp_path: Path) -> None:
