@@ -88,6 +88,9 @@ class AttentionSpec:
     macs        closed form, `macs(dim, num_heads, grid, **params)`: MACs of one image
     computed    `computed(grid, **params)`: the grid after padding, where the mechanism pads
     unsupported `unsupported(dim, num_heads, grid, **params)`: a reason in words, or None
+    checked_with  hyper-parameters under which an output is compared with the definition, where the
+                mechanism chooses: a choice near a tie turns on rounding, so that two right outputs
+                may differ by more than rounding
     traps       what a reader of the paper or of its code may trip over
     """
 
@@ -102,6 +105,7 @@ class AttentionSpec:
     macs: Callable[..., int] | None = None
     computed: Callable[..., Grid] | None = None
     unsupported: Callable[..., str | None] | None = None
+    checked_with: Mapping[str, Any] = field(default_factory=dict)
     traps: tuple[str, ...] = ()
 
     def settings_at(self, stride: int) -> dict[str, Any]:

@@ -261,6 +261,7 @@ ATTENTION = AttentionSpec(
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,
     unsupported=unsupported,
+    checked_with={"topk": 2**20},  # all there are: no choice is left
     traps=(
         "the published MACs leave out both CUDA operators, the products of the finer levels",
         "the value branches hold 5 C^2 weights a level: with two levels more than half of all",

@@ -29,6 +29,9 @@ _WORDS = {
     "throttle_reasons",
     "trust",
     "trust_reasons",
+    "round_medians_s",
+    "device_name",
+    "torch",
 }
 _TRUTHS = {"compiled", "cuda_graph", "cold", "host_bound"}
 _COUNTS = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import itertools
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +23,8 @@ from vitbench.record import Facts, Failed, FailureKind, Measured, Outcome
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
 MAX_CHECKED_TOKENS = 1600
+# Where a mechanism is checked with everything to choose from, every token meets every other.
+MAX_CHOOSING_TOKENS = 256
 # Rounding errors add up over a model; budgets are for one layer and grow with the root of depth.
 BACKBONE_LAYERS = 64
 
@@ -121,22 +126,46 @@ def _check(
         raise WrongOutput(fault)
     if not full:
         return None
-    if case.backbone or case.grid.tokens <= MAX_CHECKED_TOKENS:
+    chosen = subjects.checked_with(case, plugins)
+    limit = MAX_CHOOSING_TOKENS if chosen else MAX_CHECKED_TOKENS
+    if not chosen and (case.backbone or case.grid.tokens <= limit):
         return Checked("eager float64", _against_eager(case, subject, output, plugins))
-    smaller = _smaller(case)
-    small = subjects.build(smaller, plugins)
-    found = _against_eager(smaller, small, small.call(), plugins)
-    return Checked(f"eager float64 at {smaller.grid} tokens", found)
+    other = _checkable(case, plugins, chosen, limit)
+    small = subjects.build(other, plugins)
+    found = _against_eager(other, small, small.call(), plugins)
+    words = [f"at {other.grid} tokens", *(f"with {name}={value}" for name, value in chosen.items())]
+    return Checked(" ".join(["eager float64", *words]), found)
 
 
-def _smaller(case: Case) -> Case:
-    """The case on a map small enough to check."""
-    data = case.to_dict()
-    while data["grid_height"] * data["grid_width"] > MAX_CHECKED_TOKENS:
-        longer = "height" if data["grid_height"] >= data["grid_width"] else "width"
-        data[f"grid_{longer}"] = -(-data[f"grid_{longer}"] // 2)
-        data[f"image_{longer}"] = data[f"grid_{longer}"] * data["stride"]
-    return Case.from_dict(data | {"batch_size": min(case.batch_size, 2), "compiled": False})
+def _checkable(
+    case: Case, plugins: subjects.Plugins, params: Mapping[str, Any], limit: int
+) -> Case:
+    """The case on a map of at most `limit` tokens that the mechanism supports, as large and as
+    oblong as the case's as can be. Raises Unsupported where there is none.
+    """
+    asked = case.grid
+    shape = math.log(asked.height / asked.width)
+
+    def unlike(side: tuple[int, int]) -> tuple[bool, float, int]:
+        height, width = side
+        oblong = abs(math.log(height / width) - shape)
+        return height * width < limit // 2, round(oblong, 1), -height * width
+
+    sides = itertools.product(range(1, asked.height + 1), range(1, asked.width + 1))
+    for height, width in sorted((s for s in sides if s[0] * s[1] <= limit), key=unlike):
+        other = dataclasses.replace(
+            case,
+            params=tuple(sorted((dict(case.params) | dict(params)).items())),
+            grid_height=height,
+            grid_width=width,
+            image_height=height * case.stride,
+            image_width=width * case.stride,
+            batch_size=min(case.batch_size, 2),
+            compiled=False,
+        )
+        if subjects.is_supported(other, plugins):
+            return other
+    raise subjects.Unsupported(f"no map of at most {limit} tokens, on which it could be checked")
 
 
 def _against_eager(

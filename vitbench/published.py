@@ -85,9 +85,7 @@ def _words(record: Record) -> set[str]:
         "grid": f"{record['grid_height']}x{record['grid_width']}",
         "image_size": size,
     }
-    return {f"{name}={value}" for name, value in case.items()} | set(
-        str(record["settings"]).split()
-    )
+    return {*(f"{name}={value}" for name, value in case.items()), *str(record["settings"]).split()}
 
 
 def names() -> tuple[str, ...]:
@@ -194,11 +192,11 @@ def relative_ours(records: Sequence[Record], anchor: str) -> dict[str, float]:
     anchors = [record for record in timed if anchor in (record["attention"], record["backbone"])]
     found = {}
     for record in timed:
-        bases = [a for a in anchors if all(a[name] == record[name] for name in _CONDITIONS)]
-        # Some mechanisms have one implementation only: those take the anchor that there is.
-        bases.sort(key=lambda base, impl=record["impl"]: base["impl"] != impl)  # type: ignore[misc]
-        if bases:
-            found[str(record["case"])] = _throughput(record) / _throughput(bases[0])
+        peers = [a for a in anchors if all(a[name] == record[name] for name in _CONDITIONS)]
+        # A mechanism with one implementation only takes the anchor that there is.
+        alike = [peer for peer in peers if peer["impl"] == record["impl"]] or peers
+        if alike:
+            found[str(record["case"])] = _throughput(record) / _throughput(alike[0])
     return found
 
 

@@ -150,6 +150,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("outliers", "", "samples beyond Tukey's fences; none is dropped"),
     Column("rounds", "", "worker processes that measured the case"),
     Column("round_spread", "share", "highest over lowest median of a round, less 1"),
+    Column(
+        "round_medians_s", "s", "latency of each round, with spaces between: what a comparison uses"
+    ),
     Column("stopped_by", "", "`noise`: the target was reached in every round; `cap`: time was up"),
     Column("calls_per_sample", "calls", "calls averaged in one sample (first round)"),
     Column("first_call_s", "s", "the first call of a process: median over rounds"),
@@ -195,6 +198,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("retries", "", "chunks of samples taken again under a lowered clock, over all rounds"),
     Column("gpu_idle_utilisation", "share", "GPU utilisation before our first call: others' work"),
     Column("gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile"),
+    Column("device_name", "", "the device's name, and a CPU's threads", exact=True),
+    Column("torch", "", "version of torch", exact=True),
     Column("trust", "", "A to D, from noise, rounds and the state of the machine"),
     Column("trust_reasons", "", "why it is not A"),
 )
@@ -219,11 +224,17 @@ class Ceilings:
 
 
 def build_record(
-    case: Case, outcomes: Sequence[Outcome], ceilings: Ceilings | None = None
+    case: Case,
+    outcomes: Sequence[Outcome],
+    ceilings: Ceilings | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> Record:
     """One row from the outcomes of a case's rounds. A failure in any round is the row's status."""
     record: Record = dict.fromkeys(COLUMN_NAMES)
     record |= case_columns(case)
+    if environment:
+        record["device_name"] = environment["device_name"]
+        record["torch"] = environment["torch"]["version"]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     facts = next((outcome.facts for outcome in measured if outcome.facts is not None), None)
@@ -291,6 +302,7 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
         "samples": len(samples),
         "outliers": stats.outliers(samples),
         "rounds": len(rounds),
+        "round_medians_s": " ".join(f"{value:.6g}" for value in medians),
         "round_spread": max(medians) / min(medians) - 1,
         "stopped_by": "noise" if all(r.stopped_by == "noise" for r in rounds) else "cap",
         "calls_per_sample": rounds[0].calls_per_sample,

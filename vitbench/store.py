@@ -55,7 +55,8 @@ class Run:
     def records(self) -> list[Record]:
         """One row per case, in the plan's order."""
         return [
-            build_record(case, self.outcomes_of(case), self.ceilings) for case in self.plan.cases
+            build_record(case, self.outcomes_of(case), self.ceilings, self.environment)
+            for case in self.plan.cases
         ]
 
 

@@ -106,6 +106,18 @@ def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
     return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
 
 
+def checked_with(case: Case, plugins: Plugins) -> Mapping[str, Any]:
+    """Hyper-parameters under which the output is compared with the definition."""
+    return {} if case.backbone else attention_of(case, plugins).checked_with
+
+
+def is_supported(case: Case, plugins: Plugins) -> bool:
+    """Whether the mechanism can run the case."""
+    spec = attention_of(case, plugins)
+    reason = spec.reason_against(case.dim, case.num_heads, case.grid, **dict(case.params))
+    return reason is None
+
+
 def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
     """Padded tokens over computed tokens."""
     computed = None if case.backbone else attention_of(case, plugins).computed

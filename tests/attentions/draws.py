@@ -35,8 +35,12 @@ class Draw:
     params: Mapping[str, Any]
 
     def build(self, impl: str = "eager") -> nn.Module:
+        """With the same weights on every run, and in every implementation."""
         spec = attentions.load(self.name)
-        return spec.build(self.dim, self.num_heads, self.grid, impl=impl, **self.params).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = spec.build(self.dim, self.num_heads, self.grid, impl=impl, **self.params)
+        return module.eval()
 
     def input(self, batch: int = 1, seed: int = 0) -> Tensor:
         """A normal feature map in fp32."""
@@ -104,12 +108,16 @@ def shake(module: nn.Module, seed: int = 0) -> nn.Module:
     """Moves every parameter by a random step, in place, and returns the module.
 
     Layers start at special values (scales of one, biases and offsets of zero) that would hide a
-    bias left out or a scale applied twice. Running statistics of batch norms move as well.
+    bias left out or a scale applied twice. Running statistics of batch norms move as well. The step
+    of a matrix is divided by the root of its width, as its weights are: what it makes stays of the
+    size that it has in use, and so do its rounding errors.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+            width = parameter[0].numel() if parameter.dim() > 1 else 1
+            step = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(step, alpha=0.1 if width == 1 else 0.3 / width**0.5)
         for name, buffer in module.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(torch.randn(buffer.shape, generator=generator), alpha=0.1)

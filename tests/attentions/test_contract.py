@@ -48,11 +48,6 @@ KNOWN_TO_BOTH = {"mm", "bmm", "addmm", "matmul", "linear", "conv", "einsum"}
 # (performer does under its setting key_max="batch", which its own tests hold.)
 MIXES_IMAGES: dict[str, str] = {}
 
-# Mechanisms that choose what they attend to, with the setting under which they choose all there is
-# on a 14 x 14 map. Near a tie a rounding error changes the choice, so in half precision they are
-# compared with fp64 where there is no choice, and must be finite where there is.
-CHOOSES: dict[str, dict[str, Any]] = {"quadtree": {"topk": 49}}
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -225,8 +220,12 @@ def any_parameter(module: nn.Module) -> bool:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_is_within_its_budget(name: str, dtype: torch.dtype, side: int) -> None:
-    """Every implementation in bf16 and fp16 is finite and near the equations in fp64."""
-    draw = narrow(name, Grid(side, side), **(CHOOSES.get(name, {}) if side == 14 else {}))
+    """Every implementation in bf16 and fp16 is finite and near the equations in fp64.
+
+    Where a mechanism chooses what it attends to, it is compared where it chooses all there is.
+    """
+    chooses = attentions.load(name).checked_with
+    draw = narrow(name, Grid(side, side), **(chooses if side == 14 else {}))
     assert draw.reason is None, f"{name} should run on {draw.grid}: {draw.reason}"
     x = draw.input().to(dtype)
     with torch.inference_mode():
@@ -236,7 +235,7 @@ def test_half_precision_is_within_its_budget(name: str, dtype: torch.dtype, side
             result = copy_into(draw.build(impl).to(dtype), module)(x)
             assert result.dtype == dtype
             assert result.isfinite().all()
-            if side == 14 or name not in CHOOSES:
+            if side == 14 or not chooses:
                 assert_within(result, expected, what=f"{impl} {draw}")
 
 

@@ -103,7 +103,35 @@ def test_a_large_map_is_checked_on_a_smaller_one() -> None:
     found = measure(case(attention="window", params=(("window_size", 7),), **sizes))
     assert isinstance(found, Measured), found
     assert found.facts is not None
-    assert found.facts.checked_against == "eager float64 at 25 x 50 tokens"
+    assert found.facts.checked_against == "eager float64 at 57 x 28 tokens"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("grid", [(14, 14), (50, 80)])
+def test_a_choice_is_checked_where_none_is_left(dtype: str, grid: tuple[int, int]) -> None:
+    """QuadTree's regions turn on rounding: it is compared where it keeps all, on sides that its
+    levels divide, and timed where it chooses."""
+    height, width = grid
+    sizes = {"grid_height": height, "grid_width": width, "image_height": 16 * height}
+    params = (("levels", 2), ("topk", 8))
+    one = case(attention="quadtree", params=params, dtype=dtype, image_width=16 * width, **sizes)
+    found = measure(one)
+    assert isinstance(found, Measured), found
+    assert found.facts is not None
+    words = found.facts.checked_against.split()
+    assert words[:2] == ["eager", "float64"]
+    assert words[-1] == f"topk={2**20}"
+    rows, columns = int(words[3]), int(words[5])
+    assert rows % 2 == columns % 2 == 0
+    assert 64 <= rows * columns <= measurement.MAX_CHOOSING_TOKENS
+    assert found.facts.macs == macs_of("quadtree", one)
+
+
+def macs_of(name: str, one: Case) -> int:
+    """The closed form."""
+    formula = attentions.load(name).macs
+    assert formula is not None
+    return formula(one.dim, one.num_heads, one.grid, **dict(one.params))
 
 
 def test_a_plugin_is_measured(tmp_path: Path) -> None:

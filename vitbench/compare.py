@@ -1,0 +1,244 @@
+"""Run against run: the ratio of medians with its interval, and a verdict for each case. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vitbench import stats
+from vitbench.errors import BadInput, nearest
+from vitbench.record import MEASURED, Record
+
+Word = Literal["faster", "same", "slower", "undecided", "incomparable", "missing", "failed"]
+SIGNIFICANCE = 0.05
+# A threshold below this many A/A floors would call what identical code shows.
+FLOORS = 1.5
+
+# What tells cases apart, and what two measurements must share for their times to compare.
+IDENTITY = (
+    "attention",
+    "backbone",
+    "impl",
+    "compiled",
+    "cuda_graph",
+    "cold",
+    "mode",
+    "batch_size",
+    "image_height",
+    "image_width",
+    "stride",
+    "grid_height",
+    "grid_width",
+    "dim",
+    "num_heads",
+    "settings",
+)
+MACHINE = ("device", "dtype", "device_name", "torch")
+# Counts that need no statistics. Peak memory is exact on a CPU; on CUDA it is within blocks.
+EXACT = ("params", "macs", "peak_memory_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison says of one case.
+
+    subject    the mechanism or backbone
+    describe   the case among its neighbours
+    word       faster, same, slower, undecided; incomparable, missing or failed where no ratio is
+    ratio      latency of the candidate over the base; None where there is none
+    threshold  the slowdown that would be called, as a share: the policy's, or the floor's
+    why        for a word without a ratio, and for undecided: the reason, and what would help
+    changed    exact columns that differ: name -> (base, candidate)
+    """
+
+    subject: str
+    describe: str
+    word: Word
+    ratio: stats.Ratio | None
+    threshold: float
+    why: str
+    changed: Mapping[str, tuple[object, object]]
+
+
+def check_across(across: Sequence[str]) -> None:
+    """Raises BadInput for a difference that cannot be waived."""
+    for name in across:
+        if name not in MACHINE:
+            raise BadInput(f"no difference is called {name!r}; {nearest(name, MACHINE)}")
+
+
+def compare(
+    base: Sequence[Record],
+    candidate: Sequence[Record],
+    *,
+    threshold: float | Mapping[str, float] = 0.05,
+    across: Sequence[str] = (),
+) -> list[Verdict]:
+    """A verdict for every case of the base, and for those only the candidate has.
+
+    threshold  slowdown that is called, as a share; or one for each case by its `describe`
+    across     columns of MACHINE that may differ
+    """
+    check_across(across)
+    pairs = _pairs(base, candidate, across)
+    limits = [_limit(_name(a or b or {}), threshold) for a, b in pairs]
+    judged = [_Pair(a, b, limit, across) for (a, b), limit in zip(pairs, limits, strict=True)]
+    slower = stats.holm([pair.p_slower() for pair in judged])
+    faster = stats.holm([pair.p_faster() for pair in judged])
+    return [pair.verdict(s, f) for pair, s, f in zip(judged, slower, faster, strict=True)]
+
+
+def _limit(name: str, threshold: float | Mapping[str, float]) -> float:
+    return threshold if isinstance(threshold, float | int) else threshold[name]
+
+
+def name_of(record: Record) -> str:
+    """A case among its neighbours, in one line."""
+    return _name(record)
+
+
+def _name(record: Mapping[str, object]) -> str:
+    if not record:
+        return ""
+    height, width = record["image_height"], record["image_width"]
+    size = f"{height}px" if height == width else f"{height}x{width}px"
+    words = [str(record["attention"] or record["backbone"]), size, str(record["dtype"])]
+    words += [f"batch {record['batch_size']}", str(record["impl"])]
+    words += [name for name in ("compiled", "cuda_graph", "cold") if record[name] is True]
+    if record["mode"] != "forward":
+        words.append(str(record["mode"]))
+    return " ".join([*words, str(record["settings"] or "")]).strip()
+
+
+def _key(record: Record, across: Sequence[str]) -> tuple[object, ...]:
+    shared = [name for name in ("device", "dtype") if name not in across]
+    return tuple(str(record[name] or "") for name in (*IDENTITY, *shared))
+
+
+def _pairs(
+    base: Sequence[Record], candidate: Sequence[Record], across: Sequence[str]
+) -> list[tuple[Record | None, Record | None]]:
+    """The same case on both sides, in the base's order; what is only on one side has no partner.
+
+    A case on another device or in another dtype is paired too, to be named as incomparable.
+    """
+    left = {_key(record, across): record for record in candidate}
+    loose = {_key(record, ("device", "dtype")): record for record in candidate}
+    pairs: list[tuple[Record | None, Record | None]] = []
+    used = set()
+    for record in base:
+        found = left.get(_key(record, across)) or loose.get(_key(record, ("device", "dtype")))
+        if found is not None:
+            used.add(id(found))
+        pairs.append((record, found))
+    pairs += [(None, record) for record in candidate if id(record) not in used]
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    base: Record | None
+    candidate: Record | None
+    limit: float
+    across: Sequence[str]
+
+    def p_slower(self) -> float:
+        base, candidate = self._rounds()
+        return stats.p_slower(base, candidate) if base and candidate else 1.0
+
+    def p_faster(self) -> float:
+        base, candidate = self._rounds()
+        return stats.p_slower(candidate, base) if base and candidate else 1.0
+
+    def _rounds(self) -> tuple[list[float], list[float]]:
+        """Round medians of both sides; empty where no ratio can be had."""
+        if self.base is None or self.candidate is None or self._obstacle() is not None:
+            return [], []
+        return round_medians(self.base), round_medians(self.candidate)
+
+    def _obstacle(self) -> tuple[Word, str] | None:
+        """Why there is no ratio: a word and a reason."""
+        if self.base is None:
+            return "missing", "the base does not have it"
+        if self.candidate is None:
+            return "missing", "the candidate does not have it"
+        for side, record in (("base", self.base), ("candidate", self.candidate)):
+            if record["status"] != MEASURED:
+                return "failed", f"{side}: {record['status']}: {record['message']}"
+        for name in MACHINE:
+            mine, other = self.base[name], self.candidate[name]
+            if name not in self.across and str(mine or "") != str(other or ""):
+                return "incomparable", f"{name} differs: {mine} and {other}"
+        return None
+
+    def verdict(self, p_slower: float, p_faster: float) -> Verdict:
+        record = self.base or self.candidate
+        assert record is not None
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            word, why = obstacle
+            return self._say(record, word, None, self.limit, why)
+        ratio = stats.ratio_of_medians(*self._rounds())
+        threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
+        if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
+            return self._say(record, "slower", ratio, threshold, "")
+        if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
+            return self._say(record, "faster", ratio, threshold, "")
+        if ratio.low >= 1 / (1 + threshold) and ratio.high <= 1 + threshold:
+            return self._say(record, "same", ratio, threshold, "")
+        return self._say(record, "undecided", ratio, threshold, self._help(ratio, threshold))
+
+    def _help(self, ratio: stats.Ratio, threshold: float) -> str:
+        """How many rounds would settle it."""
+        base, candidate = self._rounds()
+        fewest = min(len(base), len(candidate))
+        if fewest < 2:
+            return "one round on a side says nothing of the spread between processes: take more"
+        width = math.log(ratio.high / ratio.low) / 2
+        room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
+        if room <= 0 or not math.isfinite(width):
+            return "the ratio lies on the threshold"
+        needed = max(stats.RANK_ROUNDS, math.ceil(fewest * (width / room) ** 2))
+        if needed <= fewest:
+            return "the interval allows it, the rank test does not yet: take some more rounds"
+        return f"about {needed} rounds on each side would settle it, here are {fewest}"
+
+    def _say(
+        self,
+        record: Record,
+        word: Word,
+        ratio: stats.Ratio | None,
+        threshold: float,
+        why: str,
+    ) -> Verdict:
+        subject = str(record["attention"] or record["backbone"])
+        return Verdict(subject, _name(record), word, ratio, threshold, why, self._changed())
+
+    def _changed(self) -> dict[str, tuple[object, object]]:
+        """Exact columns that both sides have and that differ."""
+        if self.base is None or self.candidate is None:
+            return {}
+        same_torch = str(self.base["torch"]) == str(self.candidate["torch"])
+        found: dict[str, tuple[object, object]] = {}
+        for name in EXACT:
+            mine, other = self.base[name], self.candidate[name]
+            # What an allocation takes follows the version of torch, and on CUDA its allocator.
+            comparable = name != "peak_memory_bytes" or (
+                same_torch and self.base["device"] == "cpu"
+            )
+            if comparable and mine is not None and other is not None and mine != other:
+                found[name] = (mine, other)
+        return found
+
+
+def round_medians(record: Record) -> list[float]:
+    """The medians of a row's rounds, seconds."""
+    return [float(word) for word in str(record["round_medians_s"] or "").split()]
+
+
+def geometric_mean(verdicts: Sequence[Verdict]) -> float | None:
+    """Of the ratios there are."""
+    ratios = [verdict.ratio.value for verdict in verdicts if verdict.ratio is not None]
+    return stats.geometric_mean(ratios) if ratios else None
