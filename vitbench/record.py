@@ -150,9 +150,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("outliers", "", "samples beyond Tukey's fences; none is dropped"),
     Column("rounds", "", "worker processes that measured the case"),
     Column("round_spread", "share", "highest over lowest median of a round, less 1"),
-    Column(
-        "round_medians_s", "s", "latency of each round, with spaces between: what a comparison uses"
-    ),
+    Column("round_medians_s", "", "latency of each round in seconds, which comparisons use"),
     Column("stopped_by", "", "`noise`: the target was reached in every round; `cap`: time was up"),
     Column("calls_per_sample", "calls", "calls averaged in one sample (first round)"),
     Column("first_call_s", "s", "the first call of a process: median over rounds"),

@@ -32,7 +32,7 @@ def test_values_come_back(tmp_path: Path) -> None:
     ]
     rows = read_back(tmp_path, *pairs)
     cells = rows.to_dict("records")
-    records = [build_record(one, [outcome], ceilings()) for one, outcome in pairs]
+    records = [build_record(one, [outcome], ceilings(), environment()) for one, outcome in pairs]
     for index, record in enumerate(records):
         for name in COLUMN_NAMES:
             value, found = record[name], cells[index][name]
@@ -52,7 +52,7 @@ def test_rows_as_records(tmp_path: Path) -> None:
     ]
     rows = read_back(tmp_path, *pairs)
     for found, (one, outcome) in zip(frame.records(rows), pairs, strict=True):
-        wanted = build_record(one, [outcome], ceilings())
+        wanted = build_record(one, [outcome], ceilings(), environment())
         assert {k: v for k, v in found.items() if v not in (None, "")} == {
             k: pytest.approx(v, rel=1e-8) if isinstance(v, float) else v
             for k, v in wanted.items()
