@@ -235,7 +235,7 @@ class _Pair:
 
 def round_medians(record: Record) -> list[float]:
     """The medians of a row's rounds, seconds."""
-    return [float(word) for word in str(record["round_medians_s"] or "").split()]
+    return [float(word) for word in str(record["round_medians"] or "").split()]
 
 
 def geometric_mean(verdicts: Sequence[Verdict]) -> float | None:

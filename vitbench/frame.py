@@ -29,7 +29,7 @@ _WORDS = {
     "throttle_reasons",
     "trust",
     "trust_reasons",
-    "round_medians_s",
+    "round_medians",
     "device_name",
     "torch",
 }
