@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -503,14 +504,28 @@ def test_dry_run_writes_nothing(vitbench_here: Vitbench, tmp_path: Path) -> None
 
 
 def test_list(vitbench_here: Vitbench) -> None:
-    """Every mechanism with what it is; every suite with its title."""
+    """Every mechanism with its year, size rule, kernels and cost; every suite with its title."""
     lines = vitbench_here("list").out.splitlines()
     for name in attentions.names():
         assert any(line.split()[:1] == [name] for line in lines)
+    told = [" ".join(line.split()) for line in lines]
+    assert any(line.startswith("window 2021 pad SDPA 4NC^2 + 2w^2NC Window") for line in told)
+    assert any(line.startswith("xca 2021 any eager only 4NC^2 + 2NCd") for line in told)
     text = vitbench_here("list", "--suites").out
     for name, title in suite.describe().items():
         assert name in text
         assert title in text
+
+
+def test_list_in_a_narrow_terminal(tmp_path: Path) -> None:
+    """At 100 columns no line is longer, and no name, year or kernel is broken in two."""
+    answer = command("list", cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1", COLUMNS="100")
+    table = re.sub(r"\x1b\[[0-9;]*m", "", answer.out).partition("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 100
+    starts = [line.split()[:2] for line in table if line[:1].strip()]
+    assert [name for name, _ in starts[1:]] == list(attentions.names())
+    assert all(year.startswith("20") and len(year) == 4 for _, year in starts[1:])
+    assert "SDPA" in answer.out
 
 
 def test_columns(vitbench_here: Vitbench) -> None:
@@ -549,6 +564,7 @@ def completed(words: str, cwd: Path) -> list[str]:
         ("run --attention hi", ["hilo"]),
         ("run --attention msa,hi", ["msa,hilo"]),
         ("run --param msa.", ["msa.qkv_bias="]),
+        ("info hi", ["hilo"]),
         ("pl", ["plot"]),
     ],
 )

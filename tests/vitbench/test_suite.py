@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import attentions
 from vitbench import suite
 from vitbench.case import Resolution, Sweep
 from vitbench.errors import BadInput
@@ -57,9 +58,14 @@ def test_our_suites_expand(name: str, device: str) -> None:
 
 
 def test_the_promised_suites_are_there() -> None:
-    """quick, peer-table and resolution, each with a title."""
-    assert {"quick", "peer-table", "resolution"} <= set(suite.names())
+    """quick, peer-table, resolution and catalogue, each with a title."""
+    assert {"quick", "peer-table", "resolution", "catalogue"} <= set(suite.names())
     assert suite.describe().keys() == set(suite.names())
+
+
+def test_the_catalogue_is_whole() -> None:
+    """Its suite sweeps every mechanism that there is."""
+    assert suite.load("catalogue").axes.attention == attentions.names()
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:

@@ -24,15 +24,23 @@ def list_(
         rows = [(name, title) for name, title in suite.describe().items()]
         terminal.console().print(tables.listing(("suite", "what it sweeps"), rows))
         return
-    mechanisms = []
-    for name in attentions.names():
-        outline = attentions.outline(attentions.path_of(name))
-        words = [outline.words.get(field, "") for field in ("size_rule", "cost", "kernels")]
-        impls = ", ".join(outline.impls or ("?",))
-        mechanisms.append((name, str(outline.year or ""), impls, *words, outline.summary))
-    header = ("attention", "year", "impls", "size rule", "cost", "kernels", "what it is")
-    terminal.console().print(tables.listing(header, mechanisms))
-    typer.echo("\ncost: multiply-accumulates, N tokens, C channels; `vitbench info NAME` says more")
+    header = ("attention", "year", "size rule", "kernels", "cost", "what it is")
+    rows = [_facts(name) for name in attentions.names()]
+    terminal.console().print(tables.listing(header, rows))
+    typer.echo(
+        "\ncost: multiply-accumulates, N tokens, C channels; SDPA: scaled_dot_product_attention; "
+        "`vitbench info NAME` says more"
+    )
+
+
+def _facts(name: str) -> tuple[str, ...]:
+    """A mechanism's line, read without importing torch."""
+    outline = attentions.outline(attentions.path_of(name))
+    kernels = outline.words.get("kernels", "").replace("scaled_dot_product_attention", "SDPA")
+    if "fused" not in (outline.impls or ()):
+        kernels = "eager only"
+    year, rule = str(outline.year or ""), outline.words.get("size_rule", "any")
+    return name, year, rule, kernels, outline.words.get("cost", ""), outline.summary
 
 
 def plot(
