@@ -21,8 +21,8 @@ def list_(
     from vitbench.render import tables
 
     if suites:
-        rows = [(name, title) for name, title in suite.describe().items()]
-        terminal.console().print(tables.listing(("suite", "what it sweeps"), rows))
+        sweeps = list(suite.describe().items())
+        terminal.console().print(tables.listing(("suite", "what it sweeps"), sweeps))
         return
     header = ("attention", "year", "size rule", "kernels", "cost", "what it is")
     rows = [_facts(name) for name in attentions.names()]
