@@ -1,4 +1,4 @@
-"""One thread for the tests of mechanisms."""
+"""What the tests of mechanisms share: one thread, and the same random numbers on every run."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights and maps do not depend on which tests ran before."""
+    torch.manual_seed(0)

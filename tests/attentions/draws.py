@@ -104,6 +104,11 @@ def _draw(name: str, values: Mapping[str, list[Any]], rng: random.Random, grid: 
     return Draw(name, heads * rng.choice(HEAD_DIMS), heads, grid, params)
 
 
+def is_sentence(reason: str | None) -> bool:
+    """Whether a reason for an unsupported case is words."""
+    return reason is not None and len(reason.split()) >= 4 and reason == reason.strip()
+
+
 def shake(module: nn.Module, seed: int = 0) -> nn.Module:
     """Moves every parameter by a random step, in place, and returns the module.
 

@@ -7,7 +7,6 @@ without that test file, or without PARAMS in it, fails here.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,17 +14,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import attentions
 from attentions import Grid
 from tests.attentions.budget import assert_within, rms
-from tests.attentions.draws import Draw, draws, draws_on, params_of, shake
-
-with warnings.catch_warnings():
-    # fvcore calls torch.jit.script at import, which torch 2.14 announces as deprecated.
-    warnings.simplefilter("ignore", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis
+from tests.attentions.draws import Draw, draws, draws_on, is_sentence, params_of, shake
 
 NAMES = attentions.names()
 # Read without importing torch's mechanisms, so that one broken file fails its own tests only.
@@ -39,10 +32,6 @@ EVERY_IMPL = [
 
 SQUARE, ODD, OBLONG = Grid(8, 8), Grid(7, 7), Grid(12, 5)
 AWKWARD = (Grid(1, 1), Grid(2, 3), Grid(13, 29), Grid(50, 80))
-
-# Operators that torch's FlopCounterMode counts, under fvcore's names; fvcore also counts
-# normalisation, adaptive pooling and grid sampling.
-KNOWN_TO_BOTH = {"mm", "bmm", "addmm", "matmul", "linear", "conv", "einsum"}
 
 # Mechanisms in which one image changes the output of another, by their authors' definition.
 # (performer does under its setting key_max="batch", which its own tests hold.)
@@ -68,10 +57,6 @@ def reference(draw: Draw, module: nn.Module) -> nn.Module:
     definition = draw.build("eager").double()
     definition.load_state_dict(module.state_dict())
     return definition
-
-
-def is_sentence(reason: str | None) -> bool:
-    return reason is not None and len(reason.split()) >= 4 and reason == reason.strip()
 
 
 def narrow(name: str, grid: Grid, **params: Any) -> Draw:
@@ -141,55 +126,6 @@ def test_parameters_have_the_same_names_in_every_implementation(name: str) -> No
             for impl in ("eager", "fused")
         ]
         assert shapes[0] == shapes[1]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_closed_form_counts_what_fvcore_and_torch_count(name: str) -> None:
-    """MACs: closed form = fvcore = FlopCounterMode / 2 on the equations, at 100 random cases."""
-    for draw in draws(name, 100):
-        assert_counts_agree(draw)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_closed_form_at_the_authors_settings(name: str) -> None:
-    """The same at the settings by stride, on the maps of a 224 x 224 and of a 256 x 160 image."""
-    for stride, settings in attentions.load(name).settings.items():
-        for height, width in ((224, 224), (256, 160)):
-            draw = Draw(name, 32, 2, Grid(height // stride, width // stride), settings)
-            if draw.reason is None:
-                assert_counts_agree(draw)
-            else:
-                assert is_sentence(draw.reason)
-
-
-def assert_counts_agree(draw: Draw) -> None:
-    macs = attentions.load(draw.name).macs
-    assert macs is not None, f"{draw.name} has no closed form"
-    closed_form = macs(draw.dim, draw.num_heads, draw.grid, **draw.params)
-    assert isinstance(closed_form, int)
-    module = draw.build("eager")
-    by_fvcore, known = fvcore_macs(module, draw.input())
-    assert closed_form == by_fvcore, f"closed form {closed_form}, fvcore {by_fvcore}, {draw}"
-    by_torch = torch_macs(module.to("meta"), draw.input().to("meta"))
-    assert known == by_torch, f"fvcore {known}, FlopCounterMode / 2 {by_torch}, {draw}"
-
-
-def fvcore_macs(module: nn.Module, x: Tensor) -> tuple[float, float]:
-    """(all that fvcore counts, the part of it that FlopCounterMode counts as well).
-
-    On the CPU: tracing a convolution on the meta device fails in torch 2.14.
-    """
-    analysis = FlopCountAnalysis(module, x)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad():
-        by_operator = analysis.by_operator()
-    return analysis.total(), sum(by_operator[key] for key in by_operator if key in KNOWN_TO_BOTH)
-
-
-def torch_macs(module: nn.Module, x: Tensor) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(x)
-    return counter.get_total_flops() / 2
 
 
 @pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)

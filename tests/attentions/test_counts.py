@@ -1,0 +1,77 @@
+"""MACs of every mechanism: closed form = fvcore = FlopCounterMode / 2.
+
+Apart from test_contract.py, so that two workers share the time.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import attentions
+from attentions import Grid
+from tests.attentions.draws import Draw, draws, is_sentence
+
+with warnings.catch_warnings():
+    # fvcore calls torch.jit.script at import, which torch 2.14 announces as deprecated.
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+
+NAMES = attentions.names()
+
+# Operators that torch's FlopCounterMode counts, under fvcore's names; fvcore also counts
+# normalisation, adaptive pooling and grid sampling.
+KNOWN_TO_BOTH = {"mm", "bmm", "addmm", "matmul", "linear", "conv", "einsum"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_counts_what_fvcore_and_torch_count(name: str) -> None:
+    """MACs: closed form = fvcore = FlopCounterMode / 2 on the equations, at 100 random cases."""
+    for draw in draws(name, 100):
+        assert_counts_agree(draw)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_form_at_the_authors_settings(name: str) -> None:
+    """The same at the settings by stride, on the maps of a 224 x 224 and of a 256 x 160 image."""
+    for stride, settings in attentions.load(name).settings.items():
+        for height, width in ((224, 224), (256, 160)):
+            draw = Draw(name, 32, 2, Grid(height // stride, width // stride), settings)
+            if draw.reason is None:
+                assert_counts_agree(draw)
+            else:
+                assert is_sentence(draw.reason)
+
+
+def assert_counts_agree(draw: Draw) -> None:
+    macs = attentions.load(draw.name).macs
+    assert macs is not None, f"{draw.name} has no closed form"
+    closed_form = macs(draw.dim, draw.num_heads, draw.grid, **draw.params)
+    assert isinstance(closed_form, int)
+    module = draw.build("eager")
+    by_fvcore, known = fvcore_macs(module, draw.input())
+    assert closed_form == by_fvcore, f"closed form {closed_form}, fvcore {by_fvcore}, {draw}"
+    by_torch = torch_macs(module.to("meta"), draw.input().to("meta"))
+    assert known == by_torch, f"fvcore {known}, FlopCounterMode / 2 {by_torch}, {draw}"
+
+
+def fvcore_macs(module: nn.Module, x: Tensor) -> tuple[float, float]:
+    """(all that fvcore counts, the part of it that FlopCounterMode counts as well).
+
+    On the CPU: tracing a convolution on the meta device fails in torch 2.14.
+    """
+    analysis = FlopCountAnalysis(module, x)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        by_operator = analysis.by_operator()
+    return analysis.total(), sum(by_operator[key] for key in by_operator if key in KNOWN_TO_BOTH)
+
+
+def torch_macs(module: nn.Module, x: Tensor) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    return counter.get_total_flops() / 2
