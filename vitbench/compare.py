@@ -186,7 +186,7 @@ class _Pair:
             return self._say(record, "slower", ratio, threshold, "")
         if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
             return self._say(record, "faster", ratio, threshold, "")
-        if ratio.low >= 1 / (1 + threshold) and ratio.high <= 1 + threshold:
+        if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
             return self._say(record, "same", ratio, threshold, "")
         return self._say(record, "undecided", ratio, threshold, self._help(ratio, threshold))
 
