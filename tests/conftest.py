@@ -1,12 +1,13 @@
-"""What every test shares: hypothesis without deadlines, and tests that need a CUDA device."""
+"""What every test shares: hypothesis without deadlines or chance, and tests that need a GPU."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import settings
 
-# A shared machine stops a process for longer than any deadline that would mean something.
-settings.register_profile("shared machine", deadline=None)
+# A shared machine stops a process for longer than any deadline that would mean something; and a
+# run that fails can be run again, with the same examples.
+settings.register_profile("shared machine", deadline=None, derandomize=True)
 settings.load_profile("shared machine")
 
 

@@ -120,11 +120,47 @@ def test_a_choice_is_checked_where_none_is_left(dtype: str, grid: tuple[int, int
     assert found.facts is not None
     words = found.facts.checked_against.split()
     assert words[:2] == ["eager", "float64"]
-    assert words[-1] == f"topk={2**20}"
+    assert f"topk={2**20} and as it is in float64" in found.facts.checked_against
     rows, columns = int(words[3]), int(words[5])
     assert rows % 2 == columns % 2 == 0
     assert 64 <= rows * columns <= measurement.MAX_CHOOSING_TOKENS
     assert found.facts.macs == macs_of("quadtree", one)
+
+
+CHOOSES = """\
+from torch import nn
+from attentions import AttentionSpec
+
+
+class Best(nn.Module):
+    def __init__(self, dim, num_heads, grid, *, keep=2, impl="fused"):
+        super().__init__()
+        self.scale = nn.Linear(dim, dim)
+        self.keep, self.largest = keep, LARGEST
+
+    def forward(self, x):
+        tokens = self.scale(x).flatten(1, 2)
+        count = min(self.keep, tokens.shape[1])
+        best = tokens.sum(-1).topk(count, largest=self.largest).indices
+        chosen = tokens.gather(1, best[..., None].expand(-1, -1, x.shape[3]))
+        return x + chosen.mean(dim=1)[:, None, None]
+
+
+ATTENTION = AttentionSpec(module=Best, impls=("eager", "fused"), checked_with={"keep": 1024})
+"""
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind"), [("True", Measured), ('impl == "eager"', Failed)], ids=["right", "wrong"]
+)
+def test_a_wrong_choice_is_seen(tmp_path: Path, largest: str, kind: type) -> None:
+    """Where all is kept nothing shows that the worst were chosen for the best: fp64 does."""
+    path = plugin(tmp_path, "best", CHOOSES.replace("LARGEST", largest))
+    one = case(attention="best", params=(("keep", 2),), dtype="bfloat16")
+    found = measure(one, {"best": path})
+    assert isinstance(found, kind), found
+    if isinstance(found, Failed):
+        assert found.kind == "wrong_output"
 
 
 def macs_of(name: str, one: Case) -> int:
