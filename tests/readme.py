@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vitbench import frame, trust
 from vitbench.instruments.timing import TimingRule
@@ -21,6 +22,7 @@ from vitbench.render import tables
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RUN = ROOT / "reports" / "cpu-quick"
+BENCHMARKS = ROOT / "reports" / "benchmarks"
 
 # Fields of TimingRule: the option that sets it, its unit and what it decides.
 _KNOBS = {
@@ -86,11 +88,30 @@ def columns() -> str:
     return tables.markdown(("column", "unit", "meaning"), rows)
 
 
+def judged() -> str:
+    """What make benchmarks found, in a sentence, from its report."""
+
+    def told(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((BENCHMARKS / f"{name}.json").read_text())
+        return found
+
+    clock, overhead, repeat, kill = (told(n) for n in ("clock", "overhead", "repeat", "kill"))
+    return (
+        f"over five mechanisms our medians are {clock['ratio']:.3f} times those of "
+        "torch.utils.benchmark, interleaved; peak memory equals an account by hand to the byte; "
+        f"{overhead['share']:.0%} of a default CPU sweep is not measuring; the same plan run again "
+        f"gives medians that lie {repeat['spread']:.0%} apart on that noisy machine, which is why "
+        "both sides of a comparison belong in one run; and "
+        f"{kill['kills']:.0f} real runs were killed and resumed without a difference."
+    )
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "device": device,
     "table": table,
     "knobs": knobs,
     "grades": grades,
+    "judged": judged,
     "columns": columns,
 }
 

@@ -75,7 +75,10 @@ class Child:
         except OSError:
             raise ChildDied(self._how_it_ended()) from None
         line = self._read_line(time.monotonic() + timeout_s, timeout_s)
-        reply: dict[str, Any] = json.loads(line)
+        try:
+            reply: dict[str, Any] = json.loads(line)
+        except ValueError:  # something else wrote into the pipe
+            raise ChildDied("the worker's answer cannot be read") from None
         return reply
 
     def _read_line(self, deadline: float, timeout_s: float) -> bytes:
@@ -139,6 +142,15 @@ class Child:
         self._process.wait()
         os.close(self._replies)
         self._output.close()
+
+    def started(self) -> set[int]:
+        """Ids of the processes that the worker started, directly or not, and that still run."""
+        running = set()
+        for process in self._family():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    running.add(process.pid)
+        return running
 
     def _family(self) -> list[psutil.Process]:
         """Descendants, and what is left of those whose parents are gone: they keep our session,

@@ -27,6 +27,8 @@ MAX_CHECKED_TOKENS = 1600
 MAX_CHOOSING_TOKENS = 256
 # Rounding errors add up over a model; budgets are for one layer and grow with the root of depth.
 BACKBONE_LAYERS = 64
+# Characters of a failure's message: a row is for reading.
+MAX_MESSAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,12 @@ def _measure(
         with _stopwatch(spent, "build"):
             subject = subjects.build(case, plugins)
         if case.compiled:
+            graphs_before = _compiled_graphs()
             with _stopwatch(spent, "compile"):
                 subject.call()
                 _synchronize(case)
+            if _compiled_graphs() == graphs_before:
+                raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
         with _stopwatch(spent, "first_call"):
             output = subject.call()
             _synchronize(case)
@@ -370,7 +375,7 @@ def _compiled_graphs() -> int:
 def _first_line(error: BaseException) -> str:
     text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
     lines = text.strip().splitlines()
-    return lines[0] if lines else "no message"
+    return lines[0][:MAX_MESSAGE] if lines else "no message"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -125,6 +125,7 @@ class _Round:
         self._on_progress = on_progress or (lambda _: None)
         self._begun = begun
         self._child: Child | None = None
+        self._compilers: set[int] = set()  # processes that torch.compile keeps for the next time
 
     def measure(self) -> None:
         try:
@@ -176,13 +177,27 @@ class _Round:
             "with_facts": self._index == 0,
         }
         try:
-            return outcome_from_dict(self._ready_child().ask(request, plan.timeout_s))
+            child = self._ready_child()
+            outcome = outcome_from_dict(child.ask(request, plan.timeout_s))
+            if self._leaves_traces(case, outcome, child):
+                self._end_child()
+            return outcome
         except ChildTimeout as error:
             self._end_child()
             return Failed("timeout", str(error))
         except ChildDied as error:
             self._end_child()
             return Failed("crashed", str(error))
+
+    def _leaves_traces(self, case: Case, outcome: Outcome, child: Child) -> bool:
+        """Whether what the case left in the worker would disturb the next one: a process that it
+        started, or a CUDA context in which every later call fails as this one did."""
+        if isinstance(outcome, Failed) and case.device.startswith("cuda"):
+            return outcome.kind in ("error", "out_of_memory")
+        started = child.started()
+        if case.compiled:
+            self._compilers |= started
+        return not started <= self._compilers
 
     def _rule(self, case: Case) -> TimingRule:
         if self._purse is None:

@@ -135,6 +135,9 @@ def build(case: Case, plugins: Plugins) -> Subject:
     x = build_input(case).to(case.device, dtype)
     runnable: Callable[[Tensor], Any] = module
     if case.compiled:
+        # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
+        # give up and run the ninth as it is.
+        torch._dynamo.reset()
         runnable = torch.compile(module, dynamic=False)
     call = training_step(module, runnable, x) if trained else inference(runnable, x)
     return Subject(module, x, call)

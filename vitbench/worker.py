@@ -29,15 +29,19 @@ from vitbench.record import Measured, outcome_to_dict
 
 def serve(requests: Any, replies: Any) -> None:
     """Answers requests until there are no more."""
+    worker = os.getpid()
     plugins: dict[str, Path] = {}
     idle: dict[str, Any] = {}
+    threads = host.usable_cores()
     for line in requests:
         request = json.loads(line)
         if request["do"] == "environment":
             reply = _environment(request)
             plugins = {name: Path(path) for name, path in request["plugins"].items()}
+            threads = _threads(request)
             idle = environment.idle_state(reply.get("device", "cpu"))
         else:
+            environment.configure(threads)  # a mechanism may have changed it for the next
             outcome = measurement.measure(
                 Case.from_dict(request["case"]),
                 TimingRule(**request["rule"]),
@@ -47,6 +51,8 @@ def serve(requests: Any, replies: Any) -> None:
             if isinstance(outcome, Measured):
                 outcome = dataclasses.replace(outcome, state={**outcome.state, **idle})
             reply = outcome_to_dict(outcome)
+        if os.getpid() != worker:
+            os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
@@ -55,7 +61,7 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
     """Settles the process (device, threads, memory limit) and tells what it runs on."""
     if request.get("memory_limit_bytes"):
         _limit_memory(int(request["memory_limit_bytes"]))
-    environment.configure(request["threads"] or host.usable_cores())
+    environment.configure(_threads(request))
     try:
         device = environment.resolve_device(request["device"])
     except LookupError as error:
@@ -67,6 +73,10 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
     if request["ceilings"]:
         reply["ceilings"] = environment.ceilings(device, tuple(request["ceilings"]))
     return reply
+
+
+def _threads(request: Mapping[str, Any]) -> int:
+    return request["threads"] or host.usable_cores()
 
 
 def _limit_memory(nbytes: int) -> None:

@@ -88,6 +88,10 @@ FAULTS = {
         "start_new_session=True)"
     ),
     "forks": Fault(build="os.fork() or (os.fork(), time.sleep(600))"),
+    "forks_and_goes_on_twice": Fault(build="os.fork()"),
+    "fails_at_length": Fault(
+        forward="raise ValueError('not today ' * 1000)", status="error", message="not today"
+    ),
 }
 
 
@@ -146,6 +150,7 @@ def test_each_fault_has_its_row(sweep: Sweep, name: str) -> None:
     row, fault = sweep.rows[name], FAULTS[name]
     assert row["status"] == fault.status, row["message"]
     assert fault.message in row["message"]
+    assert len(row["message"]) < 600
     assert len(row["message"].splitlines()) == (0 if fault.status == MEASURED else 1)
     assert bool(row["throughput_img_s"]) == (fault.status == MEASURED)
 
@@ -162,7 +167,7 @@ def test_the_end_of_the_sweep_says_so(sweep: Sweep) -> None:
     measured = sum(row["status"] == MEASURED for row in sweep.rows.values())
     (line,) = (line for line in sweep.out.splitlines() if " cases measured on " in line)
     assert line.startswith(f"{measured} of {len(FAULTS) + 1} cases measured")
-    for kind in ("2 error", "3 wrong_output", "1 timeout", "2 crashed", "2 out_of_memory"):
+    for kind in ("3 error", "3 wrong_output", "1 timeout", "2 crashed", "2 out_of_memory"):
         assert kind in line
     assert "Traceback" not in sweep.out + sweep.err
 

@@ -306,6 +306,49 @@ def test_the_workers_protocol(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("settings")
+def test_what_a_mechanism_changes_does_not_reach_the_next(tmp_path: Path) -> None:
+    """Default dtype, gradients and threads are as they were when the next case is measured."""
+    changes = """torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(2)
+        raise RuntimeError("gone")"""
+    rude = tmp_path / "rude.py"
+    rude.write_text(
+        f"""import torch
+from torch import nn
+from attentions import AttentionSpec
+
+class Rude(nn.Module):
+    def __init__(self, dim, num_heads, grid):
+        super().__init__()
+        {changes}
+
+ATTENTION = AttentionSpec(module=Rude)
+"""
+    )
+    start = {
+        "do": "environment",
+        "device": "cpu",
+        "threads": 1,
+        "plugins": {"rude": str(rude)},
+        "memory_limit_bytes": None,
+        "fingerprint": False,
+        "ceilings": [],
+    }
+    ask: dict[str, Any] = {"do": "measure", "rule": asdict(QUICK), "with_facts": False}
+    cases = [case(attention="rude"), case(mode="forward_backward")]
+    lines = [json.dumps(start), *(json.dumps(ask | {"case": one.to_dict()}) for one in cases)]
+    replies = io.StringIO()
+    worker.serve(lines, replies)
+    _, failed, measured = (json.loads(line) for line in replies.getvalue().splitlines())
+    assert isinstance(outcome_from_dict(failed), Failed)
+    assert isinstance(outcome_from_dict(measured), Measured)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_num_threads() == 1
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("settings")
 def test_what_others_did_before_is_told_with_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reading made when the worker starts stands beside each of its measurements."""
     monkeypatch.setattr(environment, "idle_state", lambda _: {"gpu_idle_utilisation": 0.3})

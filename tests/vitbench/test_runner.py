@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ class Workers:
     started   workers made
     ended     workers closed
     settling  faults of the next workers at their start
+    left      processes that a worker is found to have left running
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Workers:
         self.started = 0
         self.ended = 0
         self.settling: list[BaseException] = []
+        self.left: set[int] = set()
         self.before_answer: Callable[[], None] = lambda: None
         self._attempts: Counter[str] = Counter()
 
@@ -88,7 +91,11 @@ class Worker:
     def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         return self.workers.answer(self.number, request)
 
+    def started(self) -> set[int]:
+        return self.workers.left
+
     def close(self) -> None:
+        self.workers.left = set()
         self.workers.ended += 1
 
     def __enter__(self) -> Worker:
@@ -182,6 +189,22 @@ def test_a_case_that_crashes_costs_itself(workers: Workers, tmp_path: Path) -> N
     assert workers.ids().count(victim) == 2
     statuses = {str(row["case"]): row["status"] for row in run.records()}
     assert statuses == {one.id: "crashed" if one.id == victim else "measured" for one in CASES}
+
+
+def test_a_case_that_leaves_a_process_ends_its_worker(workers: Workers, tmp_path: Path) -> None:
+    """What a case started would disturb the next: that one has a worker of its own."""
+    one_round = dataclasses.replace(PLAN, rounds=1)
+    victim = one_round.order(0)[0].id
+
+    def script(one: Case, _: int) -> Answer:
+        workers.left = {12345} if one.id == victim else set()
+        return measured()
+
+    workers.script = script
+    run = runner.start(one_round, tmp_path / "run")
+    assert keys(run) == whole(one_round)
+    assert workers.started == workers.ended == 2
+    assert [worker for worker, _, _ in workers.asked] == [1] + [2] * (len(CASES) - 1)
 
 
 def test_a_hang_is_not_tried_again(workers: Workers, tmp_path: Path) -> None:

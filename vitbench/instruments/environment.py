@@ -24,7 +24,11 @@ _PACKAGES = ("vitbench", "torch", "numpy", "fvcore", "triton", "timm", "torchvis
 
 
 def configure(threads: int) -> None:
-    """Sets what would otherwise be inherited: threads, denormals, TF32, autotuning."""
+    """Sets what would otherwise be inherited: threads, denormals, TF32, autotuning, and what a
+    mechanism may have left changed: default dtype and device, and whether gradients are kept."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
