@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import attentions
-from tests.readme import README, ROOT, fields_without_a_knob, filled
+from tests.readme import README, ROOT, RUN, fields_without_a_knob, filled
 from vitbench.__main__ import run
 
 TEXT = README.read_text(encoding="utf-8")
@@ -58,6 +59,7 @@ def test_vitbench_commands(
         words += ["--out", str(tmp_path / "plots")]
     (tmp_path / "reports").symlink_to(ROOT / "reports")
     plugin(tmp_path)
+    shutil.copy(RUN / "records.csv", tmp_path / "baseline.csv")
     monkeypatch.chdir(tmp_path)
     status = run(words)
     captured = capsys.readouterr()
