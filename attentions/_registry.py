@@ -33,9 +33,14 @@ class BrokenAttention(ImportError):
     """A mechanism's file cannot be used: it does not import, or it defines no ATTENTION."""
 
 
+def files(folder: Path = _FOLDER) -> dict[str, Path]:
+    """The mechanisms of a folder (this one) by name, sorted. Imports none of them."""
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+
+
 def names() -> tuple[str, ...]:
     """The names of all mechanisms, sorted. Imports none of them."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("[!_]*.py")))
+    return tuple(files())
 
 
 def path_of(name: str) -> Path:

@@ -34,17 +34,20 @@ PURE = [
     "frame",
     "gate",
     "insight",
+    "interleaved",
     "plan",
     "published",
     "record",
     "runner",
     "session",
+    "side",
     "stats",
     "store",
     "suite",
+    "trend",
     "trust",
 ]
-TORCH_SIDE = {"worker", "measurement", "mechanism", "subjects"}
+TORCH_SIDE = {"entry", "worker", "measurement", "mechanism", "subjects"}
 
 
 def name_of(path: Path) -> str:

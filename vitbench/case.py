@@ -149,6 +149,7 @@ class Sweep:
     params   by mechanism, then by hyper-parameter: the values to sweep; what is not named here
              is the authors' setting at the stride
     plugins  mechanisms of the user's own: name -> file
+    registry the mechanisms that there are besides: name -> file
     """
 
     attention: tuple[str, ...] = ()
@@ -167,6 +168,7 @@ class Sweep:
     device: str = "cpu"
     params: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
     plugins: Mapping[str, Path] = field(default_factory=dict)
+    registry: Mapping[str, Path] = field(default_factory=attentions.files)
 
     def check(self) -> None:
         """Raises BadInput, with one sentence, for the first thing that cannot be right."""
@@ -231,13 +233,10 @@ class Sweep:
     def _source(self, name: str) -> Path:
         if name in self.plugins:
             return self.plugins[name]
-        try:
-            return attentions.path_of(name)
-        except attentions.UnknownAttention:
-            known = (*attentions.names(), *(n for n in self.plugins if n not in self.backbone))
-            raise BadInput(
-                f"no attention mechanism is called {name!r}; {nearest(name, known)}"
-            ) from None
+        if name in self.registry:
+            return self.registry[name]
+        known = (*self.registry, *(n for n in self.plugins if n not in self.backbone))
+        raise BadInput(f"no attention mechanism is called {name!r}; {nearest(name, known)}")
 
     def expand(self) -> list[Case]:
         """The cases, in a stable order, each once. Raises BadInput as `check` does."""

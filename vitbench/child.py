@@ -13,6 +13,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +22,9 @@ import psutil
 
 # What Python runs as the worker: not from the current folder, whose files may be called anything.
 WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.worker")
+
+# Where a worker measures another tree or in another Python: our measuring code, theirs measured.
+_ENTRY = Path(__file__).parent / "entry.py"
 
 _OUTPUT_TAIL_BYTES = 4096
 _OUTPUT_LIMIT_BYTES = 64 * 2**20
@@ -43,20 +48,41 @@ class ChildTimeout(RuntimeError):
     """The worker did not answer in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the code that is measured comes from.
+
+    python  the interpreter, and with it torch and every other package
+    root    the tree whose attentions, backbones and modules are measured; None: those installed
+    """
+
+    python: str = sys.executable
+    root: Path | None = None
+
+    def command(self) -> list[str]:
+        """What starts a worker there; its two pipes are still to be named."""
+        if self == Place():
+            return [self.python, *WORKER]
+        engine = Path(__file__).parents[1]
+        return [self.python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
+
+
 class Child:
     """A worker process. What it prints goes to a file, of which a tail is kept for messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None = None) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         request_read, request_write = os.pipe()
         reply_read, reply_write = os.pipe()
         self._mark = uuid.uuid4().hex
-        command = [sys.executable, *WORKER, str(request_read), str(reply_write)]
+        place = place or Place()
+        command = [*place.command(), str(request_read), str(reply_write)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            cwd=place.root,
             pass_fds=(request_read, reply_write),
             start_new_session=True,  # a group of its own, to be ended as one
             env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark},

@@ -9,9 +9,11 @@ from typing import Literal
 
 from vitbench import stats
 from vitbench.errors import BadInput, nearest
-from vitbench.record import MEASURED, Record
+from vitbench.record import COUNTED, MEASURED, Record
 
-Word = Literal["faster", "same", "slower", "undecided", "incomparable", "missing", "failed"]
+Word = Literal[
+    "faster", "same", "slower", "changed", "undecided", "incomparable", "missing", "failed"
+]
 SIGNIFICANCE = 0.05
 # A threshold below this many A/A floors would call what identical code shows.
 FLOORS = 1.5
@@ -46,11 +48,13 @@ class Verdict:
 
     subject    the mechanism or backbone
     describe   the case among its neighbours
-    word       faster, same, slower, undecided; incomparable, missing or failed where no ratio is
+    word       faster, same, slower, undecided; incomparable, missing or failed where no ratio is;
+               where a side was counted and not timed: same, or changed
     ratio      latency of the candidate over the base; None where there is none
     threshold  the slowdown that would be called, as a share: the policy's, or the floor's
     why        for a word without a ratio, and for undecided: the reason, and what would help
     changed    exact columns that differ: name -> (base, candidate)
+    options    the options of `vitbench run` and `vitbench ab` that select the case
     """
 
     subject: str
@@ -60,6 +64,7 @@ class Verdict:
     threshold: float
     why: str
     changed: Mapping[str, tuple[object, object]]
+    options: str = ""
 
 
 def check_across(across: Sequence[str]) -> None:
@@ -75,16 +80,21 @@ def compare(
     *,
     threshold: float | Mapping[str, float] = 0.05,
     across: Sequence[str] = (),
+    blocks: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Verdict]:
     """A verdict for every case of the base, and for those only the candidate has.
 
     threshold  slowdown that is called, as a share; or one for each case by its `describe`
     across     columns of MACHINE that may differ
+    blocks     log(candidate / base) of interleaved blocks, by `describe`; where there are none, the
+               medians of the rounds are compared
     """
     check_across(across)
-    pairs = _pairs(base, candidate, across)
-    limits = [_limit(_name(a or b or {}), threshold) for a, b in pairs]
-    judged = [_Pair(a, b, limit, across) for (a, b), limit in zip(pairs, limits, strict=True)]
+    judged = []
+    for a, b in _pairs(base, candidate, across):
+        name = _name(a or b or {})
+        shifts = None if blocks is None else blocks.get(name, ())
+        judged.append(_Pair(a, b, _limit(name, threshold), across, shifts))
     slower = stats.holm([pair.p_slower() for pair in judged])
     faster = stats.holm([pair.p_faster() for pair in judged])
     return [pair.verdict(s, f) for pair, s, f in zip(judged, slower, faster, strict=True)]
@@ -143,20 +153,37 @@ class _Pair:
     candidate: Record | None
     limit: float
     across: Sequence[str]
+    shifts: Sequence[float] | None
 
     def p_slower(self) -> float:
-        base, candidate = self._rounds()
-        return stats.p_slower(base, candidate) if base and candidate else 1.0
+        if self._obstacle() is not None or self._is_untimed():
+            return 1.0
+        if self.shifts is not None:
+            return stats.p_slower_in_blocks(self.shifts)
+        return stats.p_slower(*self._rounds())
 
     def p_faster(self) -> float:
+        if self._obstacle() is not None or self._is_untimed():
+            return 1.0
+        if self.shifts is not None:
+            return stats.p_slower_in_blocks([-shift for shift in self.shifts])
         base, candidate = self._rounds()
-        return stats.p_slower(candidate, base) if base and candidate else 1.0
+        return stats.p_slower(candidate, base)
 
     def _rounds(self) -> tuple[list[float], list[float]]:
-        """Round medians of both sides; empty where no ratio can be had."""
-        if self.base is None or self.candidate is None or self._obstacle() is not None:
-            return [], []
+        """Round medians of both sides."""
+        assert self.base is not None
+        assert self.candidate is not None
         return round_medians(self.base), round_medians(self.candidate)
+
+    def _ratio(self) -> stats.Ratio:
+        if self.shifts is not None:
+            return stats.ratio_of_blocks(self.shifts)
+        return stats.ratio_of_medians(*self._rounds())
+
+    def _is_untimed(self) -> bool:
+        """Whether a side was counted only."""
+        return COUNTED in {side["status"] for side in (self.base, self.candidate) if side}
 
     def _obstacle(self) -> tuple[Word, str] | None:
         """Why there is no ratio: a word and a reason."""
@@ -165,72 +192,124 @@ class _Pair:
         if self.candidate is None:
             return "missing", "the candidate does not have it"
         for side, record in (("base", self.base), ("candidate", self.candidate)):
-            if record["status"] != MEASURED:
+            if record["status"] not in (MEASURED, COUNTED):
                 return "failed", f"{side}: {record['status']}: {record['message']}"
-        for name in MACHINE:
+        matters = ("device", "dtype") if self._is_untimed() else MACHINE
+        for name in matters:
             mine, other = self.base[name], self.candidate[name]
             if name not in self.across and str(mine or "") != str(other or ""):
                 return "incomparable", f"{name} differs: {mine} and {other}"
+        if self.shifts is not None and not self.shifts:
+            return "failed", "candidate: no block was measured on both sides"
         return None
 
     def verdict(self, p_slower: float, p_faster: float) -> Verdict:
-        record = self.base or self.candidate
-        assert record is not None
         obstacle = self._obstacle()
         if obstacle is not None:
             word, why = obstacle
-            return self._say(record, word, None, self.limit, why)
-        ratio = stats.ratio_of_medians(*self._rounds())
+            return self._say(word, None, self.limit, why)
+        if self._is_untimed():
+            return self._untimed()
+        ratio = self._ratio()
         threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
         if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
-            return self._say(record, "slower", ratio, threshold, "")
+            return self._say("slower", ratio, threshold, "")
         if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
-            return self._say(record, "faster", ratio, threshold, "")
+            return self._say("faster", ratio, threshold, "")
         if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
-            return self._say(record, "same", ratio, threshold, "")
-        return self._say(record, "undecided", ratio, threshold, self._help(ratio, threshold))
+            return self._say("same", ratio, threshold, "")
+        return self._say("undecided", ratio, threshold, self._help(ratio, threshold))
+
+    def _untimed(self) -> Verdict:
+        compared = "counts compared"
+        if not self._is_same_memory():
+            compared += ", peak memory not: it follows device_name, threads and torch, which differ"
+        return self._say("changed" if self._changed() else "same", None, self.limit, compared)
 
     def _help(self, ratio: stats.Ratio, threshold: float) -> str:
-        """How many rounds would settle it."""
-        base, candidate = self._rounds()
-        fewest = min(len(base), len(candidate))
+        """How many rounds or blocks would settle it."""
+        if self.shifts is not None:
+            unit, fewest, least = "blocks", len(self.shifts), stats.TRIM_BLOCKS
+        else:
+            unit, least = "rounds on each side", stats.RANK_ROUNDS
+            fewest = min(len(side) for side in self._rounds())
         if fewest < 2:
-            return "one round on a side says nothing of the spread between processes: take more"
+            return f"one says nothing of the spread between processes: take more {unit}"
         width = math.log(ratio.high / ratio.low) / 2
         room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
-        if room <= 0 or not math.isfinite(width):
-            return "the ratio lies on the threshold"
-        needed = max(stats.RANK_ROUNDS, math.ceil(fewest * (width / room) ** 2))
+        needed = math.inf if room <= 0 else max(least, math.ceil(fewest * (width / room) ** 2))
+        if needed > _MANY * fewest:
+            return "the ratio lies on the threshold: more of the same would not settle it"
         if needed <= fewest:
-            return "the interval allows it, the rank test does not yet: take some more rounds"
-        return f"about {needed} rounds on each side would settle it, here are {fewest}"
+            return f"the interval allows it, the rank test does not yet: take some more {unit}"
+        return f"about {needed - fewest} more {unit} would settle it, here are {fewest}"
 
-    def _say(
-        self,
-        record: Record,
-        word: Word,
-        ratio: stats.Ratio | None,
-        threshold: float,
-        why: str,
-    ) -> Verdict:
-        subject = str(record["attention"] or record["backbone"])
-        return Verdict(subject, _name(record), word, ratio, threshold, why, self._changed())
+    def _say(self, word: Word, ratio: stats.Ratio | None, threshold: float, why: str) -> Verdict:
+        record = self.base or self.candidate
+        assert record is not None
+        return Verdict(
+            str(record["attention"] or record["backbone"]),
+            _name(record),
+            word,
+            ratio,
+            threshold,
+            why,
+            self._changed(),
+            options_of(record),
+        )
+
+    def _is_same_memory(self) -> bool:
+        """Whether peak memory is exact between the sides: what an allocation takes follows the
+        version of torch and the threads, and on CUDA its allocator."""
+        assert self.base is not None
+        assert self.candidate is not None
+        return self.base["device"] == "cpu" and all(
+            str(self.base[name]) == str(self.candidate[name]) for name in ("torch", "device_name")
+        )
 
     def _changed(self) -> dict[str, tuple[object, object]]:
         """Exact columns that both sides have and that differ."""
         if self.base is None or self.candidate is None:
             return {}
-        same_torch = str(self.base["torch"]) == str(self.candidate["torch"])
         found: dict[str, tuple[object, object]] = {}
         for name in EXACT:
             mine, other = self.base[name], self.candidate[name]
-            # What an allocation takes follows the version of torch, and on CUDA its allocator.
-            comparable = name != "peak_memory_bytes" or (
-                same_torch and self.base["device"] == "cpu"
-            )
+            comparable = name != "peak_memory_bytes" or self._is_same_memory()
             if comparable and mine is not None and other is not None and mine != other:
                 found[name] = (mine, other)
         return found
+
+
+# So many times the effort is not worth advising.
+_MANY = 20
+
+_OPTIONS = (
+    ("stride", "--stride"),
+    ("dim", "--dim"),
+    ("num_heads", "--heads"),
+    ("batch_size", "--batch-size"),
+    ("dtype", "--dtype"),
+    ("impl", "--impl"),
+    ("mode", "--mode"),
+    ("device", "--device"),
+)
+
+
+def options_of(record: Record) -> str:
+    """The options of `vitbench run` that select the case of a row, and only it."""
+    kind = "attention" if record["attention"] else "backbone"
+    name = record[kind]
+    size = f"{record['image_height']}x{record['image_width']}"
+    words = [f"--{kind} {name}", f"--resolution {size}"]
+    words += [f"{option} {record[column]}" for column, option in _OPTIONS if record[column]]
+    words += [
+        f"{option} true"
+        for column, option in (("compiled", "--compile"), ("cuda_graph", "--cuda-graph"))
+        if record[column] is True
+    ]
+    words += ["--cold true"] if record["cold"] is True else []
+    words += [f"--param {name}.{setting}" for setting in str(record["settings"] or "").split()]
+    return " ".join(words)
 
 
 def round_medians(record: Record) -> list[float]:

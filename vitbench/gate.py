@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from vitbench import compare
 from vitbench.compare import Verdict
 from vitbench.errors import BadInput, nearest
-from vitbench.record import Record
+from vitbench.record import COUNTED, MEASURED, Record
 
 PASSED, REGRESSION, UNDECIDED, NOTHING = 0, 3, 4, 5
 
@@ -47,7 +47,9 @@ class Limits(BaseModel):
     max_macs, max_params
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_hyphens)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=_hyphens, validate_by_name=True
+    )
 
     max_slowdown: Share | None = None
     max_memory: Share | None = None
@@ -123,6 +125,24 @@ class Result:
     sentence: str
 
 
+def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
+    """The slowdown that is a regression, by case."""
+    found = {}
+    for record in records:
+        subject = str(record["attention"] or record["backbone"])
+        usual = SLOWDOWN["cpu" if record["device"] == "cpu" else "cuda"]
+        found[compare.name_of(record)] = policy.limit(subject, "max_slowdown", usual)
+    return found
+
+
+def counted(records: Sequence[Record]) -> list[Record]:
+    """Rows whose time is not looked at: params, MACs and peak memory need no quiet machine."""
+    return [
+        record | {"status": COUNTED} if record["status"] == MEASURED else record
+        for record in records
+    ]
+
+
 def check(
     base: Sequence[Record],
     candidate: Sequence[Record],
@@ -130,25 +150,26 @@ def check(
     across: Sequence[str] = (),
 ) -> Result:
     """Judges a candidate by a policy. Nothing measured is a failure, not a pass."""
-    limits = {}
-    for record in (*base, *candidate):
-        subject = str(record["attention"] or record["backbone"])
-        usual = SLOWDOWN["cpu" if record["device"] == "cpu" else "cuda"]
-        limits[compare.name_of(record)] = policy.limit(subject, "max_slowdown", usual)
-    verdicts = compare.compare(base, candidate, threshold=limits, across=across)
-    judged = tuple(Judged(v, _faults(v, policy)) for v in verdicts)
+    threshold = limits([*base, *candidate], policy)
+    verdicts = compare.compare(base, candidate, threshold=threshold, across=across)
+    return judge(verdicts, policy)
+
+
+def judge(verdicts: Sequence[Verdict], policy: Policy, command: str = "vitbench run") -> Result:
+    """What a policy makes of verdicts; `command` and a case's options measure it again."""
+    judged = tuple(Judged(verdict, _faults(verdict, policy, command)) for verdict in verdicts)
     status, sentence = _status(judged, policy)
     return Result(judged, status, sentence)
 
 
-def _faults(verdict: Verdict, policy: Policy) -> tuple[str, ...]:
+def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
     found = []
     if verdict.word == "slower":
         assert verdict.ratio is not None
         found.append(
             f"{verdict.describe} is slower: {verdict.ratio.value:.3f} times the base's latency "
             f"(95% interval {verdict.ratio.low:.3f} to {verdict.ratio.high:.3f}, "
-            f"limit {1 + verdict.threshold:.3f})"
+            f"limit {1 + verdict.threshold:.3f}); again: {command} {verdict.options}"
         )
     names = {"peak_memory_bytes": "max_memory", "macs": "max_macs", "params": "max_params"}
     for column, (old, new) in verdict.changed.items():
@@ -166,7 +187,11 @@ def _growth(old: object, new: object) -> float:
 def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
     words = Counter(one.verdict.word for one in judged)
     told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "no case"
-    compared = [one for one in judged if one.verdict.ratio is not None]
+    compared = [
+        one
+        for one in judged
+        if one.verdict.ratio is not None or one.verdict.word in ("same", "changed")
+    ]
     if any(one.faults for one in judged):
         count = sum(bool(one.faults) for one in judged)
         return REGRESSION, f"regression in {count} of {len(judged)} cases ({told})"

@@ -18,7 +18,7 @@ import torch
 from vitbench import subjects
 from vitbench.case import Case
 from vitbench.instruments import correctness, environment, gpu, host, macs, memory, timing
-from vitbench.record import Facts, Failed, FailureKind, Measured, Outcome
+from vitbench.record import Counted, Facts, Failed, FailureKind, Measured, Outcome
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
@@ -45,12 +45,13 @@ class WrongOutput(Exception):
 
 def measure(
     case: Case,
-    rule: timing.TimingRule,
+    rule: timing.TimingRule | None,
     plugins: subjects.Plugins,
     *,
     with_facts: bool,
 ) -> Outcome:
-    """Checks, counts and times one case. Every fault is an Outcome, never an exception."""
+    """Checks, counts and times one case; without a rule it is not timed. Every fault is an Outcome,
+    never an exception."""
     try:
         return _measure(case, rule, plugins, with_facts=with_facts)
     except subjects.Unsupported as reason:
@@ -66,8 +67,8 @@ def measure(
 
 
 def _measure(
-    case: Case, rule: timing.TimingRule, plugins: subjects.Plugins, *, with_facts: bool
-) -> Measured:
+    case: Case, rule: timing.TimingRule | None, plugins: subjects.Plugins, *, with_facts: bool
+) -> Measured | Counted:
     spent: dict[str, float] = {}
     trained = case.mode == "forward_backward"
     with contextlib.nullcontext() if trained else torch.inference_mode():
@@ -89,7 +90,12 @@ def _measure(
         del output
         facts = None
         if checked is not None:
-            facts = _facts(case, subject, plugins, checked, output_bytes, spent)
+            facts = _facts(
+                case, subject, plugins, checked, output_bytes, spent, timed=rule is not None
+            )
+        if rule is None:
+            assert facts is not None
+            return Counted(facts)
         with _stopwatch(spent, "timing"):
             timed, state = _time(case, subject, rule)
     return Measured(
@@ -217,6 +223,8 @@ def _facts(
     checked: Checked,
     output_bytes: int,
     spent: dict[str, float],
+    *,
+    timed: bool,
 ) -> Facts:
     with _stopwatch(spent, "macs"):
         eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
@@ -225,7 +233,7 @@ def _facts(
     with _stopwatch(spent, "memory"):
         held = memory.measure(subject.call, subject.module, (subject.x,))
     energy = None
-    if case.device.startswith("cuda"):
+    if case.device.startswith("cuda") and timed:
         with _stopwatch(spent, "energy"):
             energy = _energy_j_img(case, subject)
     weight_bytes = sum(p.nbytes for p in subject.module.parameters())

@@ -44,6 +44,7 @@ class Plan:
     threads             of the CPU; None: as many as may be used
     memory_limit_bytes  of the worker on a CPU; None: no limit
     budget_s            the run ends in this time, and takes what precision it buys; None: no budget
+    timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
     plugins             mechanisms of the user's own: name -> file
     """
@@ -59,6 +60,7 @@ class Plan:
     threads: int | None = None
     memory_limit_bytes: int | None = None
     budget_s: float | None = None
+    timed: bool = True
     published: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
@@ -160,6 +162,9 @@ def fixed_s(cases: Sequence[Case], rounds: int) -> float:
 
 def estimate_s(plan: Plan) -> tuple[float, float]:
     """The least and the most that the run takes: noise decides between them."""
+    if not plan.timed:
+        once = fixed_s(plan.cases, 1)
+        return once, 2 * once
     bounds = [case_s(case, plan.rule) for case in plan.cases]
     least, most = (
         fixed_s(plan.cases, plan.rounds) + plan.rounds * sum(side)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitbench import stats, trust
-from vitbench.case import Case
+from vitbench.case import Case, parse_scalar
 
 FailureKind = Literal["unsupported", "out_of_memory", "timeout", "crashed", "wrong_output", "error"]
 FAILURE_KINDS: tuple[FailureKind, ...] = (
@@ -21,6 +21,7 @@ FAILURE_KINDS: tuple[FailureKind, ...] = (
     "error",
 )
 MEASURED = "measured"
+COUNTED = "counted"
 NOT_MEASURED = "not_measured"
 HOST_BOUND_RATIO = 1.2
 
@@ -77,13 +78,22 @@ class Failed:
     message: str
 
 
-Outcome = Measured | Failed
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """One look at a case whose time was not asked for: checked, counted, its memory measured."""
+
+    facts: Facts
+
+
+Outcome = Measured | Counted | Failed
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
     """As JSON can hold it."""
     if isinstance(outcome, Failed):
         return {"failed": dataclasses.asdict(outcome)}
+    if isinstance(outcome, Counted):
+        return {"counted": dataclasses.asdict(outcome)}
     return {"measured": dataclasses.asdict(outcome)}
 
 
@@ -91,6 +101,8 @@ def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
     """The inverse of outcome_to_dict."""
     if "failed" in data:
         return Failed(**data["failed"])
+    if "counted" in data:
+        return Counted(Facts(**data["counted"]["facts"]))
     fields = dict(data["measured"])
     if fields["facts"] is not None:
         fields["facts"] = Facts(**fields["facts"])
@@ -136,7 +148,11 @@ COLUMNS: tuple[Column, ...] = (
     _case_column("dim", "channels", "channels of the feature map"),
     _case_column("num_heads", "heads", "attention heads"),
     _case_column("settings", "", "hyper-parameters of the mechanism"),
-    Column("status", "", "`measured`, or why not: " + ", ".join(FAILURE_KINDS)),
+    Column(
+        "status",
+        "",
+        "`measured`, `counted` (all but the time), or why not: " + ", ".join(FAILURE_KINDS),
+    ),
     Column("message", "", "the reason for a failure, in words"),
     Column("latency_s", "s", "time of one call on the whole batch: median over all samples"),
     Column("latency_low_s", "s", "lower end of its 95% interval"),
@@ -235,11 +251,14 @@ def build_record(
         record["torch"] = environment["torch"]["version"]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
-    facts = next((outcome.facts for outcome in measured if outcome.facts is not None), None)
+    known = [outcome.facts for outcome in outcomes if not isinstance(outcome, Failed)]
+    facts = next((one for one in known if one is not None), None)
     if facts is not None:
         record |= _fact_columns(case, facts)
     if failures:
         return record | {"status": failures[0].kind, "message": failures[0].message}
+    if any(isinstance(outcome, Counted) for outcome in outcomes):
+        return record | {"status": COUNTED, "message": ""}
     if not measured or facts is None:
         return record | {"status": NOT_MEASURED, "message": "the run ended before its turn"}
     record |= {"status": MEASURED, "message": ""}
@@ -257,6 +276,25 @@ def case_columns(case: Case) -> Record:
     for name in ("stride", "grid_height", "grid_width", "dim", "num_heads"):
         fields[name] = fields[name] or None  # a backbone has none of its own
     return {"case": case.id, **fields, "settings": case.settings}
+
+
+def case_of(record: Mapping[str, Any]) -> Case:
+    """The case of a row: the inverse of `case_columns`. Raises ValueError where the row's own id
+    says that it is another."""
+    words = [word.partition("=") for word in str(record["settings"] or "").split()]
+    fields: dict[str, Any] = {
+        name: record[name] for name in Case.__dataclass_fields__ if name != "params"
+    }
+    counts = ("stride", "grid_height", "grid_width", "dim", "num_heads")
+    fields |= {name: int(record[name] or 0) for name in counts}
+    fields |= {name: int(record[name]) for name in ("batch_size", "image_height", "image_width")}
+    fields |= {name: bool(record[name]) for name in ("compiled", "cuda_graph", "cold")}
+    fields |= {name: str(record[name] or "") for name in ("attention", "backbone")}
+    params = tuple(sorted((name, parse_scalar(value)) for name, _, value in words))
+    case = Case(**fields, params=params)
+    if case.id != record["case"]:
+        raise ValueError(f"its columns are of another case than its id, {record['case']}")
+    return case
 
 
 def _fact_columns(case: Case, facts: Facts) -> Record:

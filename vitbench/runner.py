@@ -44,26 +44,31 @@ def probe(device: str, threads: int | None = None) -> dict[str, Any]:
     """
     try:
         with Child() as child:
-            return _settle(child, device, threads, fingerprint=True)
+            return settle(child, device, threads, fingerprint=True)
     except (ChildDied, ChildTimeout) as error:
         raise BadInput(f"no worker process could be started: {error}") from None
 
 
-def _settle(
+def settle(
     child: Child,
     device: str,
     threads: int | None,
     *,
     fingerprint: bool = False,
     ceilings: tuple[str, ...] = (),
-    plan: Plan | None = None,
+    plugins: Mapping[str, str] | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
+    """Tells a new worker what it runs on; returns what it says of itself.
+
+    Raises BadInput where it refuses, ChildDied and ChildTimeout.
+    """
     request = {
         "do": "environment",
         "device": device,
         "threads": threads,
-        "plugins": {} if plan is None else dict(plan.plugins),
-        "memory_limit_bytes": None if plan is None else plan.memory_limit_bytes,
+        "plugins": dict(plugins or {}),
+        "memory_limit_bytes": memory_limit_bytes,
         "fingerprint": fingerprint,
         "ceilings": ceilings,
     }
@@ -173,7 +178,7 @@ class _Round:
         request = {
             "do": "measure",
             "case": case.to_dict(),
-            "rule": asdict(self._rule(case)),
+            "rule": asdict(self._rule(case)) if plan.timed else None,
             "with_facts": self._index == 0,
         }
         try:
@@ -231,19 +236,20 @@ class _Round:
         plan, run = self._run.plan, self._run
         new_run = not run.environment
         dtypes = tuple(dict.fromkeys(case.dtype for case in plan.cases))
-        reply = _settle(
+        reply = settle(
             child,
             plan.device,
             plan.threads,
             fingerprint=new_run or self._begun is not None,
-            ceilings=dtypes if new_run else (),
-            plan=plan,
+            ceilings=dtypes if new_run and plan.timed else (),
+            plugins=plan.plugins,
+            memory_limit_bytes=plan.memory_limit_bytes,
         )
         if new_run:
-            entry = store.environment_entry(reply["environment"], reply["ceilings"])
-            self._journal.append(entry)
+            ceilings = reply.get("ceilings")
+            self._journal.append(store.environment_entry(reply["environment"], ceilings))
             run.environment = reply["environment"]
-            run.ceilings = Ceilings(**reply["ceilings"])
+            run.ceilings = None if ceilings is None else Ceilings(**ceilings)
         elif self._begun is not None:
             _same_machine(self._begun, reply["environment"])
             self._begun = None

@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attentions
 from vitbench import published
 from vitbench import suite as suites
 from vitbench.case import Resolution, Scalar, Sweep
@@ -45,8 +46,6 @@ _DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 
 def plugin_names(plugins: tuple[Path, ...]) -> dict[str, Path]:
     """Plugin files by mechanism name, their stem. Raises BadInput."""
-    import attentions
-
     found: dict[str, Path] = {}
     for path in plugins:
         if not os.path.isfile(path):
@@ -75,6 +74,7 @@ def make_sweep(
     axes: Mapping[str, Any],
     params: Params,
     plugins: Mapping[str, Path],
+    registry: Mapping[str, Path] | None = None,
 ) -> Sweep:
     """The suite's axes on a device with the user's on top. Raises BadInput.
 
@@ -94,7 +94,8 @@ def make_sweep(
     kept = {name: dict(v) for name, v in suite.params.items() if name in merged["attention"]}
     for name, values in params.items():
         kept[name] = kept.get(name, {}) | dict(values)
-    sweep = Sweep(**merged, device=device, params=kept, plugins=plugins)
+    there = attentions.files() if registry is None else registry
+    sweep = Sweep(**merged, device=device, params=kept, plugins=plugins, registry=there)
     sweep.check()
     return sweep
 
@@ -147,6 +148,8 @@ def make_plan(
     rounds: int | None = None,
     rule: Mapping[str, float | None] | None = None,
     threads: int | None = None,
+    timed: bool = True,
+    registry: Mapping[str, Path] | None = None,
     **settings: Any,
 ) -> Plan:
     """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
@@ -156,6 +159,8 @@ def make_plan(
     plugins   files that define ATTENTION
     effort    "quick", "default", "thorough"; the suite's own where None
     rule      fields of TimingRule that differ from the effort's
+    registry  the mechanisms that there are: name -> file; ours where None
+    timed     False: cases are checked, counted and their memory measured, once
     settings  seed, timeout_s, memory_limit_bytes, budget_s: fields of Plan; without a limit of
               memory a worker on the CPU gets 90% of what is available now (None: no limit), and
               with a budget the number of rounds follows from it
@@ -167,7 +172,7 @@ def make_plan(
     named = plugin_names(plugins)
     # What can be wrong whatever the device is answered before a process is asked for the device.
     placeholder = "cuda" if device.startswith("cuda") else "cpu"
-    make_sweep(chosen, placeholder, axes or {}, params or {}, named)
+    make_sweep(chosen, placeholder, axes or {}, params or {}, named, registry)
     if chosen.published is not None:
         published.read(chosen.published)
 
@@ -177,15 +182,18 @@ def make_plan(
     name = effort or chosen.effort
 
     def plan_on(device: str) -> Plan:
-        sweep = make_sweep(chosen, device, axes or {}, params or {}, named)
+        sweep = make_sweep(chosen, device, axes or {}, params or {}, named, registry)
         cases, timing = tuple(sweep.expand()), plans.rule_of(name, device, rule or {})
         return plans.Plan(
             title=chosen.title,
             suite=Path(suite).stem,
             device=device,
             cases=cases,
-            rounds=_rounds(rounds, name, device, settings.get("budget_s"), cases, timing),
+            rounds=_rounds(rounds, name, device, settings.get("budget_s"), cases, timing)
+            if timed
+            else 1,
             rule=timing,
+            timed=timed,
             threads=threads,
             published=chosen.published,
             plugins={name: str(path) for name, path in named.items()},
@@ -194,6 +202,50 @@ def make_plan(
 
     plan = plan_on(placeholder)
     return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
+
+
+def plan_again(
+    records: Sequence[Record],
+    *,
+    title: str,
+    plugins: tuple[Path, ...] = (),
+    rounds: int | None = None,
+    threads: int | None = None,
+    timed: bool = True,
+) -> Plan:
+    """A plan of the cases that rows are of, with enough rounds to compare. Raises BadInput."""
+    from vitbench import plan as plans
+    from vitbench import record as rows
+    from vitbench import stats
+
+    named = plugin_names(plugins)
+    cases = []
+    for number, record in enumerate(records, start=1):
+        try:
+            cases.append(rows.case_of(record))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"row {number} of {title} is not a case: {error}") from None
+    devices = sorted({case.device for case in cases})
+    if len(devices) != 1:
+        raise BadInput(f"{title} are of {len(devices)} devices: {', '.join(devices) or 'none'}")
+    device = devices[0]
+    if device != "cpu":
+        from vitbench import runner
+
+        runner.probe(device, threads)
+    enough = max(stats.RANK_ROUNDS + 1, plans.rounds_of("default", device))
+    return plans.Plan(
+        title=title,
+        suite="check",
+        device=device,
+        cases=tuple(dict.fromkeys(cases)),
+        rounds=(rounds or enough) if timed else 1,
+        rule=plans.rule_of("default", device, {"cap_s": 2.0}),
+        threads=threads,
+        timed=timed,
+        plugins={name: str(path) for name, path in named.items()},
+        **_default_memory_limit(device),
+    )
 
 
 def _rounds(
@@ -216,7 +268,7 @@ def _rounds(
     return asked
 
 
-def _default_memory_limit(device: str) -> dict[str, int]:
+def _default_memory_limit(device: str) -> dict[str, Any]:
     """On the CPU nine tenths of what is available: beyond it the kernel would end some process,
     not always the one at fault. In whole GiB, so that two plans made in a row are the same."""
     from vitbench.instruments import host

@@ -152,6 +152,14 @@ def create(folder: Path, plan: Plan) -> Journal:
     return Journal(folder / JOURNAL)
 
 
+def make_folder(folder: Path) -> Path:
+    """A new folder for results that are no run, or an empty one. Raises BadInput."""
+    _make(folder)
+    if any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty; choose another --out")
+    return folder
+
+
 def _remove(path: Path) -> None:
     """Best effort: on a read-only file system even removing what is not there raises."""
     with contextlib.suppress(OSError):
@@ -211,15 +219,16 @@ def _apply(run: Run | None, entry: Mapping[str, Any]) -> Run:
         raise ValueError("the first line must be the plan")
     if entry["event"] == "environment":
         run.environment = entry["environment"]
-        run.ceilings = Ceilings(**entry["ceilings"])
+        ceilings = entry["ceilings"]
+        run.ceilings = None if ceilings is None else Ceilings(**ceilings)
     elif entry["event"] == "outcome":
         run.outcomes[entry["case"], entry["round"]] = outcome_from_dict(entry["outcome"])
     return run
 
 
-def read_environment(folder: Path) -> dict[str, Any]:
-    """The environment of a run folder, {} where there is none. Raises BadInput."""
-    path = folder / ENVIRONMENT
+def read_environment(place: Path) -> dict[str, Any]:
+    """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
+    path = environment_file(place)
     try:
         environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["environment"]
     except FileNotFoundError:
@@ -229,6 +238,11 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return environment
 
 
+def environment_file(path: Path) -> Path:
+    """Where the environment of a run folder or of a baseline's CSV file is kept."""
+    return path / ENVIRONMENT if path.is_dir() else path.with_suffix(f".{ENVIRONMENT}")
+
+
 def outcome_entry(case: Case, round_index: int, outcome: Outcome) -> dict[str, Any]:
     """The journal's line for one outcome."""
     data = outcome_to_dict(outcome)
@@ -236,7 +250,7 @@ def outcome_entry(case: Case, round_index: int, outcome: Outcome) -> dict[str, A
 
 
 def environment_entry(
-    environment: Mapping[str, Any], ceilings: Mapping[str, Any]
+    environment: Mapping[str, Any], ceilings: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The journal's line for what the run runs on."""
     return {"event": "environment", "environment": environment, "ceilings": ceilings}
@@ -254,8 +268,7 @@ def derive(folder: Path, run: Run) -> list[Path]:
     try:
         write_csv(paths[0], COLUMN_NAMES, run.records())
         write_csv(paths[1], SAMPLE_COLUMNS, _sample_rows(run))
-        text = json.dumps(_environment_file(run), indent=2, sort_keys=True, ensure_ascii=False)
-        _replace(paths[2], text + "\n")
+        write_json(paths[2], _environment_file(run))
     except OSError as error:
         raise StorageFull(_storage_sentence(error, Path(error.filename or paths[0]))) from error
     return paths
@@ -300,7 +313,9 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         partial.unlink(missing_ok=True)
 
 
-def _replace(path: Path, text: str) -> None:
+def write_json(path: Path, data: Any) -> None:
+    """Replaces a JSON file as a whole, its keys in a stable order."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -44,7 +44,7 @@ def serve(requests: Any, replies: Any) -> None:
             environment.configure(threads)  # a mechanism may have changed it for the next
             outcome = measurement.measure(
                 Case.from_dict(request["case"]),
-                TimingRule(**request["rule"]),
+                None if request["rule"] is None else TimingRule(**request["rule"]),
                 plugins,
                 with_facts=request["with_facts"],
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,42 @@ def test_the_interval_holds_the_truth(count: int, odd: float) -> None:
     assert held >= 460  # 475, less three standard errors of 500 comparisons
 
 
+@pytest.mark.parametrize("count", [2, 4, 6, 8, 12, 24])
+@pytest.mark.parametrize("odd", [0.0, 0.1])
+def test_the_interval_of_blocks_holds_the_truth(count: int, odd: float) -> None:
+    """In at least 95 of 100 comparisons, also where an odd process on one of the sides makes one
+    block in ten worth nothing.
+    """
+    rng = np.random.default_rng(count)
+    held = 0
+    for _ in range(500):
+        far = math.log(2.7) * rng.choice([-1, 1], count)
+        shifts = rng.normal(0.05, 0.02, count) + np.where(rng.random(count) < odd, far, 0.0)
+        ratio = stats.ratio_of_blocks(shifts.tolist())
+        held += ratio.low <= math.exp(0.05) <= ratio.high
+    assert held >= 460  # 475, less three standard errors of 500 comparisons
+
+
+def test_an_odd_process_does_not_widen_the_interval_of_blocks() -> None:
+    """One block in eight of a process 2.7 times slower leaves the others' interval as it was."""
+    quiet = [-0.01, -0.005, 0.0, 0.002, 0.004, 0.006, 0.01, 0.012]
+    odd = [*quiet[:-1], 1.0]
+    before, after = stats.ratio_of_blocks(quiet), stats.ratio_of_blocks(odd)
+    assert after == before
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=30))
+def test_blocks_the_other_way_round(shifts: list[float]) -> None:
+    """Sides exchanged, the ratio and its interval are the inverse, and the p-value the opposite."""
+    there = stats.ratio_of_blocks(shifts)
+    back = stats.ratio_of_blocks([-shift for shift in shifts])
+    assert back.value == pytest.approx(1 / there.value)
+    if len(shifts) > 1:
+        assert back.low == pytest.approx(1 / there.high, rel=1e-9)
+    both = stats.p_slower_in_blocks(shifts), stats.p_slower_in_blocks([-s for s in shifts])
+    assert max(both) >= 0.5
+
+
 @pytest.mark.parametrize("count", [3, 5, 8])
 def test_identical_code_is_not_called(count: int) -> None:
     """Of 200 comparisons of five cases with identical code at most one calls anything."""
@@ -85,7 +122,7 @@ def test_the_same_is_told_from_undecided() -> None:
     assert "rounds" in noisy.why
     lone = verdict(row(1.0), row(2.0))
     assert lone.word == "undecided"
-    assert "one round on a side" in lone.why
+    assert "take more rounds on each side" in lone.why
 
 
 def test_a_threshold_is_never_under_the_floor() -> None:

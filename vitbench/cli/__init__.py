@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitbench
-from vitbench.cli import doctor, info, judge, run, show, table
+from vitbench.cli import ab, doctor, info, judge, run, show, table, trend
 
 app = typer.Typer(
     name="vitbench",
@@ -40,6 +40,8 @@ app.command("info")(info.info)
 app.command("plot")(show.plot)
 app.command("table")(table.table)
 app.command("columns")(show.columns)
+app.command("ab")(ab.ab)
 app.command("compare")(judge.compare)
 app.command("check")(judge.check)
+app.command("trend")(trend.trend)
 app.add_typer(judge.baseline, name="baseline")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from vitbench.cli import parse, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vitbench.gate import Policy, Result
     from vitbench.record import Record
 
@@ -24,7 +27,8 @@ Base = Annotated[Path, typer.Argument(help="A run folder, or a CSV file of recor
 Candidate = Annotated[Path, typer.Argument(help="The run that is judged.")]
 
 
-def _records(path: Path) -> list[Record]:
+def records(path: Path) -> list[Record]:
+    """The rows of a run folder or a CSV file. Raises BadInput."""
     from vitbench import frame
 
     return frame.records(frame.read(path))
@@ -45,9 +49,9 @@ def compare(
     from vitbench.render import verdicts
 
     found = comparing.compare(
-        _records(base),
-        _records(candidate),
-        threshold=_share("--max-slowdown", max_slowdown),
+        records(base),
+        records(candidate),
+        threshold=share("--max-slowdown", max_slowdown),
         across=() if across is None else parse.words(across),
     )
     if json:
@@ -61,7 +65,8 @@ def compare(
         console.print(f"\ngeometric mean of the latency ratios: {mean:.3f}")
 
 
-def _share(option: str, text: str) -> float:
+def share(option: str, text: str) -> float:
+    """The value of an option such as `5%`. Raises BadInput."""
     from vitbench import gate
 
     try:
@@ -70,43 +75,105 @@ def _share(option: str, text: str) -> float:
         raise BadInput(f"{option}: {error}") from None
 
 
+MaxSlowdown = Annotated[
+    str | None, typer.Option(help="5%; by default 10% on a CPU and 5% on a GPU.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option(help="TOML; else [tool.vitbench.check] of ./pyproject.toml.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Undecided and incomparable cases fail too.")
+]
+Github = Annotated[bool, typer.Option("--github", help="Annotations, and the job's summary.")]
+Junit = Annotated[Path | None, typer.Option(help="Write JUnit XML here.")]
+Json = Annotated[Path | None, typer.Option(help="Write the result as JSON here.")]
+
+
 def check(
     baseline: Base,
-    run: Candidate,
-    policy: Annotated[
-        Path | None, typer.Option(help="TOML; else [tool.vitbench.check] of ./pyproject.toml.")
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="The run that is judged; without one the cases are measured now."),
     ] = None,
-    max_slowdown: Annotated[
-        str | None, typer.Option(help="5%; by default 10% on a CPU and 5% on a GPU.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Undecided and incomparable cases fail too.")
-    ] = False,
+    policy: PolicyFile = None,
+    max_slowdown: MaxSlowdown = None,
+    strict: Strict = False,
     across: Across = None,
-    github: Annotated[
-        bool, typer.Option("--github", help="Annotations, and the job's summary.")
+    untimed: Annotated[
+        bool, typer.Option("--untimed", help="Compare params, MACs and peak memory only.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Fresh worker processes, where it is measured now.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads, where it is measured now.")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A file with a mechanism or backbone of yours.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder, where it is measured now.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    github: Github = False,
+    junit: Junit = None,
+    json: Json = None,
 ) -> int:
     """Judge a run by a policy. Exit status 0 passed, 3 regression, 4 undecided, 5 not measured."""
     from vitbench import gate
-    from vitbench.render import verdicts
 
-    rules = _policy(policy, max_slowdown, strict)
+    rules = read_policy(policy, max_slowdown, strict)
     waived = () if across is None else parse.words(across)
-    result = gate.check(_records(baseline), _records(run), rules, waived)
-    console = terminal.console()
-    console.print(verdicts.table([one.verdict for one in result.judged]))
-    _write(result, junit, json, github=github)
-    for one in result.judged:
-        for fault in one.faults:
-            console.print(fault, style="red", markup=False)
-    console.print(result.sentence)
+    base = records(baseline)
+    if run is None:
+        found = _measure(base, baseline, out, plugin or [], rounds, threads, untimed, quiet)
+    elif out is not None or rounds is not None or threads is not None or plugin:
+        raise BadInput(
+            "a RUN is given: nothing is measured, and --out, --rounds, --threads and "
+            "--plugin have no use"
+        )
+    else:
+        found = records(run)
+    if untimed:
+        base, found = gate.counted(base), gate.counted(found)
+    result = gate.check(base, found, rules, waived)
+    write(result, Forms(junit, json, github))
+    show(result, terminal.console())
     return result.status
 
 
-def _policy(path: Path | None, max_slowdown: str | None, strict: bool) -> Policy:
+def _measure(
+    base: list[Record],
+    baseline: Path,
+    out: Path | None,
+    plugins: list[Path],
+    rounds: int | None,
+    threads: int | None,
+    untimed: bool,
+    quiet: bool,
+) -> list[Record]:
+    """The cases of the baseline, measured here and now."""
+    from vitbench import session, store
+    from vitbench.render.progress import ProgressBar
+
+    plan = session.plan_again(
+        base,
+        title=f"the cases of {baseline.name}",
+        plugins=tuple(plugins),
+        rounds=rounds,
+        threads=threads,
+        timed=not untimed,
+    )
+    folder = out or store.new_folder(Path("reports"), "check", plan.device)
+    console = terminal.console()
+    with ProgressBar(console, quiet=quiet) as bar:
+        found = session.measure(plan, folder, bar).records()
+    console.print(str(folder), style="cyan")
+    return found
+
+
+def read_policy(path: Path | None, max_slowdown: str | None, strict: bool) -> Policy:
+    """The policy of a file, else of ./pyproject.toml, with the options on top. Raises BadInput."""
     from vitbench import gate
 
     here = Path("pyproject.toml")
@@ -115,26 +182,46 @@ def _policy(path: Path | None, max_slowdown: str | None, strict: bool) -> Policy
     else:
         found = gate.read_policy(here) if here.is_file() else gate.Policy()
     if max_slowdown is not None:
-        found = found.model_copy(update={"max_slowdown": _share("--max-slowdown", max_slowdown)})
+        found = found.model_copy(update={"max_slowdown": share("--max-slowdown", max_slowdown)})
     return found.model_copy(update={"strict": strict or found.strict})
 
 
-def _write(result: Result, junit: Path | None, json: Path | None, *, github: bool) -> None:
-    """The forms that a CI reads."""
+def show(result: Result, console: Console) -> None:
+    """The table, what is wrong, and the sentence."""
+    from vitbench.render import verdicts
+
+    console.print(verdicts.table([one.verdict for one in result.judged]))
+    for one in result.judged:
+        for fault in one.faults:
+            console.print(fault, style="red", markup=False)
+    console.print(result.sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The forms of a result that a CI reads."""
+
+    junit: Path | None
+    json: Path | None
+    github: bool
+
+
+def write(result: Result, forms: Forms) -> None:
+    """Writes the forms that were asked for. Raises BadInput."""
     from vitbench import gate
     from vitbench.render import verdicts
 
     texts = []
-    if junit is not None:
-        texts.append((junit, verdicts.junit(result)))
-    if json is not None:
-        texts.append((json, jsons.dumps(gate.summary(result), indent=2) + "\n"))
+    if forms.junit is not None:
+        texts.append((forms.junit, verdicts.junit(result)))
+    if forms.json is not None:
+        texts.append((forms.json, jsons.dumps(gate.summary(result), indent=2) + "\n"))
     for path, text in texts:
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}") from None
-    if not github:
+    if not forms.github:
         return
     if told := verdicts.workflow_commands(result):
         typer.echo(told)
@@ -151,15 +238,20 @@ def update(
     run: Annotated[Path, typer.Argument(help="The run folder to keep.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("baseline.csv"),
 ) -> None:
-    """Write the measured rows of a run as a baseline, a CSV file that one commits."""
+    """Write the rows of a run as a baseline, a CSV file that one commits, with its environment."""
     from vitbench import store
-    from vitbench.record import COLUMN_NAMES, MEASURED
+    from vitbench.record import COLUMN_NAMES, COUNTED, MEASURED
 
-    rows = [record for record in _records(run) if record["status"] == MEASURED]
+    rows = [record for record in records(run) if record["status"] in (MEASURED, COUNTED)]
     if not rows:
         raise BadInput(f"{run} holds no measured case: a baseline of nothing would pass anything")
+    environment = store.read_environment(run)
+    told = [out]
     try:
         store.write_csv(out, COLUMN_NAMES, rows)
+        if environment:
+            told.append(store.environment_file(out))
+            store.write_json(told[1], {"environment": environment})
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error.strerror}") from None
-    typer.echo(f"{out}: {len(rows)} cases")
+    typer.echo(f"{' and '.join(str(path) for path in told)}: {len(rows)} cases")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitbench.cli import complete, parse, terminal
+from vitbench.cli import axes, parse, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,73 +18,27 @@ if TYPE_CHECKING:
 
 REPORTS = Path("reports")
 
-_AXIS = "Axes (comma-separated; each replaces the suite's)"
 _TIME = "Precision"
 _WHERE = "Machine and output"
 
 
 def run(
-    suite: Annotated[
-        str,
-        typer.Argument(
-            help="A suite's name or a TOML file; `vitbench list --suites` shows them.",
-            autocompletion=complete.suites,
-        ),
-    ] = "quick",
-    attention: Annotated[
-        str | None,
-        typer.Option(
-            help="Mechanisms, or `all`.", autocompletion=complete.mechanisms, rich_help_panel=_AXIS
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Whole models, from --plugin files.", rich_help_panel=_AXIS)
-    ] = None,
-    resolution: Annotated[
-        str | None,
-        typer.Option(help="Image pixels: 224 or 800x1280 (height x width).", rich_help_panel=_AXIS),
-    ] = None,
-    stride: Annotated[
-        str | None, typer.Option(help="Pixels a token's side spans.", rich_help_panel=_AXIS)
-    ] = None,
-    dim: Annotated[str | None, typer.Option(help="Channels.", rich_help_panel=_AXIS)] = None,
-    heads: Annotated[
-        str | None, typer.Option(help="Attention heads.", rich_help_panel=_AXIS)
-    ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(help="Images in one call.", rich_help_panel=_AXIS)
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, float16, float64.", rich_help_panel=_AXIS),
-    ] = None,
-    impl: Annotated[str | None, typer.Option(help="eager, fused.", rich_help_panel=_AXIS)] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="forward, forward_backward.", rich_help_panel=_AXIS)
-    ] = None,
-    compiled: Annotated[
-        str | None,
-        typer.Option("--compile", help="torch.compile: true, false.", rich_help_panel=_AXIS),
-    ] = None,
-    cuda_graph: Annotated[
-        str | None, typer.Option(help="CUDA graph: true, false.", rich_help_panel=_AXIS)
-    ] = None,
-    cold: Annotated[
-        str | None,
-        typer.Option(help="Flush caches before each call: true, false.", rich_help_panel=_AXIS),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Hyper-parameter, such as hilo.alpha=0.5,0.9; may be repeated.",
-            autocompletion=complete.params,
-            rich_help_panel=_AXIS,
-        ),
-    ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file with a mechanism or backbone of yours.", rich_help_panel=_AXIS),
-    ] = None,
+    suite: axes.Suite = "quick",
+    attention: axes.Attention = None,
+    backbone: axes.Backbone = None,
+    resolution: axes.Resolution = None,
+    stride: axes.Stride = None,
+    dim: axes.Dim = None,
+    heads: axes.Heads = None,
+    batch_size: axes.BatchSize = None,
+    dtype: axes.Dtype = None,
+    impl: axes.Impl = None,
+    mode: axes.Mode = None,
+    compiled: axes.Compiled = None,
+    cuda_graph: axes.CudaGraph = None,
+    cold: axes.Cold = None,
+    param: axes.Param = None,
+    plugin: axes.Plugin = None,
     effort: Annotated[
         str | None, typer.Option(help="quick, default, thorough.", rich_help_panel=_TIME)
     ] = None,
@@ -152,6 +106,10 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder; takes no other option.")
     ] = None,
+    untimed: Annotated[
+        bool,
+        typer.Option("--untimed", help="Check, count and measure memory only: no time is taken."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its time; measure nothing.")
     ] = False,
@@ -160,22 +118,21 @@ def run(
     """Measure a sweep and write its CSV files and charts."""
     if resume is not None:
         return _resume(resume, quiet=quiet)
-    given = {
-        "attention": (attention, parse.mechanisms),
-        "backbone": (backbone, parse.words),
-        "resolution": (resolution, parse.resolutions),
-        "stride": (stride, parse.wholes("--stride")),
-        "dim": (dim, parse.wholes("--dim")),
-        "num_heads": (heads, parse.wholes("--heads")),
-        "batch_size": (batch_size, parse.wholes("--batch-size")),
-        "dtype": (dtype, parse.dtypes),
-        "impl": (impl, parse.words),
-        "mode": (mode, parse.words),
-        "compiled": (compiled, parse.truths("--compile")),
-        "cuda_graph": (cuda_graph, parse.truths("--cuda-graph")),
-        "cold": (cold, parse.truths("--cold")),
-    }
-    axes = {name: parse(text) for name, (text, parse) in given.items() if text is not None}
+    chosen = axes.given(
+        attention=attention,
+        backbone=backbone,
+        resolution=resolution,
+        stride=stride,
+        dim=dim,
+        num_heads=heads,
+        batch_size=batch_size,
+        dtype=dtype,
+        impl=impl,
+        mode=mode,
+        compiled=compiled,
+        cuda_graph=cuda_graph,
+        cold=cold,
+    )
     rule = {
         "warmup_calls": warmup_calls,
         "warmup_s": warmup,
@@ -189,6 +146,8 @@ def run(
     }
     if budget is not None and cap is not None:
         raise BadInput("--budget decides how long a case is sampled: give it or --cap, not both")
+    if budget is not None and untimed:
+        raise BadInput("--budget is for time, and --untimed takes none: give one of them")
     settings: dict[str, Any] = {"seed": seed, "timeout_s": timeout}
     if memory_limit is not None:
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
@@ -199,13 +158,14 @@ def run(
     plan = session.make_plan(
         suite,
         device=device,
-        axes=axes,
+        axes=chosen,
         params=parse.params(param or []),
         plugins=tuple(plugin or ()),
         effort=effort,
         rounds=rounds,
         rule=rule,
         threads=threads,
+        timed=not untimed,
         **settings,
     )
     if dry_run:
@@ -232,6 +192,8 @@ def _outlook(plan: Plan) -> str:
     from vitbench.render import units
 
     least, most = plans.estimate_s(plan)
+    if not plan.timed:
+        return f"{len(plan.cases)} cases on {plan.device}, untimed: about {units.duration(least)}"
     told = f"{len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds: "
     if plan.budget_s is None:
         return told + f"{units.duration(least)} to {units.duration(most)}, as noise decides"
@@ -285,7 +247,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from collections import Counter
 
     from vitbench import session, store, trust
-    from vitbench.record import MEASURED
+    from vitbench.record import COUNTED, MEASURED
     from vitbench.render import tables, units
 
     records = done.records()
@@ -299,7 +261,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     plots = session.draw(folder)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])
-    failed = len(records) - statuses[MEASURED] - statuses["unsupported"]
+    failed = len(records) - statuses[MEASURED] - statuses[COUNTED] - statuses["unsupported"]
     console.print(
         f"\n{statuses[MEASURED]} of {len(records)} cases measured on "
         f"{done.environment['device_name']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,9 @@ from vitbench import stats
 from vitbench.record import Failed, Measured
 from vitbench.render import units
 from vitbench.runner import Progress
+
+if TYPE_CHECKING:
+    from vitbench import interleaved
 
 
 class ProgressBar:
@@ -61,6 +65,45 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+
+class ComparisonBar:
+    """Shows the block under way, how many cases are settled, and the case."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._bar = Bar(
+            TextColumn("{task.fields[phase]} {task.fields[block]}, settled"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", style="bold"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None, phase="block", block=1)
+
+    def __call__(self, progress: interleaved.Progress) -> None:
+        self._bar.update(
+            self._task,
+            completed=progress.settled,
+            total=progress.total,
+            description=progress.case.describe(),
+            phase="block" if progress.phase == 1 else "flagged cases again, block",
+            block=progress.block + 1,
+        )
+
+    def __enter__(self) -> ComparisonBar:
         self._bar.start()
         return self
 

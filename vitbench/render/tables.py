@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitbench.case import Resolution
-from vitbench.record import MEASURED, Record
+from vitbench.record import COUNTED, MEASURED, Record
 from vitbench.render import units
 
 _SETTING_COLUMNS = (
@@ -90,6 +90,8 @@ def _resolution(record: Mapping[str, Any]) -> str:
 
 
 def _figures(record: Mapping[str, Any]) -> list[str | Text]:
+    if record["status"] == COUNTED:
+        return ["", "", "", *_counts(record), ""]
     if record["status"] != MEASURED:
         reason = f"{record['status']}: {record['message']}"
         return ["-", "", "", "", "", "", Text(reason, style="red", overflow="fold")]
@@ -98,10 +100,16 @@ def _figures(record: Mapping[str, Any]) -> list[str | Text]:
         units.significant(record["throughput_img_s"]),
         f"{record['noise'] * 100:.1f}%",
         units.significant(record["latency_s"] * 1e3),
+        *_counts(record),
+        Text(grade, style=_GRADE_COLOURS[grade]),
+    ]
+
+
+def _counts(record: Mapping[str, Any]) -> list[str | Text]:
+    return [
         units.si(record["macs"]),
         units.si(record["params"]),
         units.mebibytes(record["peak_memory_bytes"]),
-        Text(grade, style=_GRADE_COLOURS[grade]),
     ]
 
 
