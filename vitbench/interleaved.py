@@ -196,8 +196,7 @@ class Comparison:
 
     def title(self) -> str:
         """What is compared, for a chart."""
-        base, head = (side.told for side in self.sides.values())
-        return f"{head} against {base}"
+        return "\n".join(f"{which}: {side.told}" for which, side in self._each())
 
     def summary(self, result: Result) -> dict[str, Any]:
         """The result and how it was got, as JSON can hold it."""
@@ -340,7 +339,8 @@ class Comparison:
                 for outcome in phase[one.head.id].outcomes[which]
             ]
             if brief:
-                outcomes = [o for o in outcomes if isinstance(o, Failed)][:1] or outcomes[:1]
+                lost: list[Outcome] = [o for o in outcomes if isinstance(o, Failed)]
+                outcomes = (lost or outcomes)[:1]
             case = one.base if which == "base" and one.base is not None else one.head
             row = build_record(case, outcomes, None, self.environments.get(which))
             rows.append(row | {"settings": one.head.settings})
@@ -398,6 +398,7 @@ class _Workers:
                 fingerprint=new,
                 plugins={n: str(path) for n, path in comparison.plugins(which).items()},
                 memory_limit_bytes=plan.memory_limit_bytes,
+                allocator=plan.allocator,
             )
         except (ChildDied, ChildTimeout) as error:
             raise BadInput(f"{which} {side.told} cannot be measured: {error}") from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitbench.case import Case
 from vitbench.errors import BadInput, nearest
+from vitbench.instruments.allocator import ALLOCATORS, Allocator
 from vitbench.instruments.timing import TimingRule
 
 
@@ -44,6 +45,7 @@ class Plan:
     threads             of the CPU; None: as many as may be used
     memory_limit_bytes  of the worker on a CPU; None: no limit
     budget_s            the run ends in this time, and takes what precision it buys; None: no budget
+    allocator           of the workers: "steady" keeps freed memory, "system" is the C library's own
     timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
     plugins             mechanisms of the user's own: name -> file
@@ -60,6 +62,7 @@ class Plan:
     threads: int | None = None
     memory_limit_bytes: int | None = None
     budget_s: float | None = None
+    allocator: Allocator = "steady"
     timed: bool = True
     published: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +70,10 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.cases:
             raise BadInput("the sweep is empty: no case is left to measure")
+        if self.allocator not in ALLOCATORS:
+            raise BadInput(
+                f"no allocator is called {self.allocator!r}; {nearest(self.allocator, ALLOCATORS)}"
+            )
         for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -13,6 +13,7 @@ from vitbench.budget import Purse
 from vitbench.case import Case
 from vitbench.child import Child, ChildDied, ChildTimeout
 from vitbench.errors import BadInput
+from vitbench.instruments.allocator import Allocator
 from vitbench.instruments.timing import TimingRule
 from vitbench.plan import Plan
 from vitbench.record import Ceilings, Failed, Measured, Outcome, outcome_from_dict
@@ -58,6 +59,7 @@ def settle(
     ceilings: tuple[str, ...] = (),
     plugins: Mapping[str, str] | None = None,
     memory_limit_bytes: int | None = None,
+    allocator: Allocator = "steady",
 ) -> dict[str, Any]:
     """Tells a new worker what it runs on; returns what it says of itself.
 
@@ -69,6 +71,7 @@ def settle(
         "threads": threads,
         "plugins": dict(plugins or {}),
         "memory_limit_bytes": memory_limit_bytes,
+        "allocator": allocator,
         "fingerprint": fingerprint,
         "ceilings": ceilings,
     }
@@ -244,6 +247,7 @@ class _Round:
             ceilings=dtypes if new_run and plan.timed else (),
             plugins=plan.plugins,
             memory_limit_bytes=plan.memory_limit_bytes,
+            allocator=plan.allocator,
         )
         if new_run:
             ceilings = reply.get("ceilings")

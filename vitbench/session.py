@@ -161,9 +161,9 @@ def make_plan(
     rule      fields of TimingRule that differ from the effort's
     registry  the mechanisms that there are: name -> file; ours where None
     timed     False: cases are checked, counted and their memory measured, once
-    settings  seed, timeout_s, memory_limit_bytes, budget_s: fields of Plan; without a limit of
-              memory a worker on the CPU gets 90% of what is available now (None: no limit), and
-              with a budget the number of rounds follows from it
+    settings  seed, timeout_s, allocator, memory_limit_bytes, budget_s: fields of Plan; without a
+              limit of memory a worker on the CPU gets 90% of what is available now (None: no
+              limit), and with a budget the number of rounds follows from it
 
     Raises BadInput, before anything is measured or written.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -22,7 +23,7 @@ from typing import Any
 
 from vitbench import measurement
 from vitbench.case import Case
-from vitbench.instruments import environment, host
+from vitbench.instruments import allocator, environment, host
 from vitbench.instruments.timing import TimingRule
 from vitbench.record import Measured, outcome_to_dict
 
@@ -51,6 +52,8 @@ def serve(requests: Any, replies: Any) -> None:
             if isinstance(outcome, Measured):
                 outcome = dataclasses.replace(outcome, state={**outcome.state, **idle})
             reply = outcome_to_dict(outcome)
+            gc.collect()
+            allocator.give_back()
         if os.getpid() != worker:
             os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer
         replies.write(json.dumps(reply) + "\n")
@@ -62,6 +65,7 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("memory_limit_bytes"):
         _limit_memory(int(request["memory_limit_bytes"]))
     environment.configure(_threads(request))
+    memory = allocator.settle(request.get("allocator", "steady"))
     try:
         device = environment.resolve_device(request["device"])
     except LookupError as error:
@@ -69,7 +73,7 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
     reply: dict[str, Any] = {"device": device}
     if request["fingerprint"]:
         plugins = {name: Path(path) for name, path in request["plugins"].items()}
-        reply["environment"] = environment.fingerprint(device, plugins)
+        reply["environment"] = environment.fingerprint(device, plugins) | {"allocator": memory}
     if request["ceilings"]:
         reply["ceilings"] = environment.ceilings(device, tuple(request["ceilings"]))
     return reply

@@ -167,7 +167,7 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Baseline, check and compare over real folders: exit statuses and what is printed."""
     good, slow = written(here / "good"), written(here / "slow", 1.3)
     assert run(["baseline", "update", str(good), "--out", "base.csv"]) == 0
-    assert "base.csv: 2 cases" in capsys.readouterr().out
+    assert "base.csv and base.environment.json: 2 cases" in capsys.readouterr().out
     assert run(["check", "base.csv", str(good)]) == gate.PASSED
     assert "no regression (2 same)" in capsys.readouterr().out
     assert run(["check", "base.csv", str(slow)]) == gate.REGRESSION

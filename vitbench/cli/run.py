@@ -97,6 +97,13 @@ def run(
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    allocator: Annotated[
+        str,
+        typer.Option(
+            help="steady: freed memory stays; system: as the C library has it.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = "steady",
     seed: Annotated[
         int, typer.Option(help="Of the order of the cases.", rich_help_panel=_WHERE)
     ] = 0,
@@ -148,7 +155,7 @@ def run(
         raise BadInput("--budget decides how long a case is sampled: give it or --cap, not both")
     if budget is not None and untimed:
         raise BadInput("--budget is for time, and --untimed takes none: give one of them")
-    settings: dict[str, Any] = {"seed": seed, "timeout_s": timeout}
+    settings: dict[str, Any] = {"seed": seed, "timeout_s": timeout, "allocator": allocator}
     if memory_limit is not None:
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
     if budget is not None:

@@ -11,16 +11,17 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from vitbench.gate import Result
 from vitbench.render.plots import STYLE
+from vitbench.render.verdicts import labels
 from vitbench.stats import Ratio
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
 _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
 
 
-def save(result: Result, title: str, folder: Path) -> Path | None:
+def save(result: Result, caption: str, folder: Path) -> Path | None:
     """forest.png and forest.pdf; None where there is no ratio to draw."""
     with mpl.rc_context(STYLE):
-        figure = forest(result, title)
+        figure = forest(result, caption)
         if figure is None:
             return None
         figure.savefig(folder / "forest.pdf", metadata={"CreationDate": None})
@@ -28,20 +29,20 @@ def save(result: Result, title: str, folder: Path) -> Path | None:
     return folder / "forest.png"
 
 
-def forest(result: Result, title: str) -> Figure | None:
+def forest(result: Result, caption: str) -> Figure | None:
     """Latency ratios on a logarithmic axis, the limit of each case as a tick, 1 as a line."""
+    verdicts = [one.verdict for one in result.judged]
+    names, shared = _told_apart(labels(verdicts))
     drawn = [
-        (one.verdict, one.verdict.ratio)
-        for one in reversed(result.judged)
-        if one.verdict.ratio is not None
-        and 0 < one.verdict.ratio.low < one.verdict.ratio.high
-        and math.isfinite(one.verdict.ratio.high)
+        (verdict, verdict.ratio, name)
+        for verdict, name in reversed(list(zip(verdicts, names, strict=True)))
+        if verdict.ratio is not None and 0 < verdict.ratio.low < verdict.ratio.high < math.inf
     ]
     if not drawn:
         return None
-    figure = Figure(figsize=(9.5, 1.7 + 0.34 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.9 + 0.34 * len(drawn)), layout="constrained")
     axes = figure.subplots()
-    for place, (verdict, ratio) in enumerate(drawn):
+    for place, (verdict, ratio, _) in enumerate(drawn):
         colour = _COLOURS[verdict.word]
         axes.plot([ratio.low, ratio.high], [place, place], color=colour, linewidth=1.8)
         marker, fill = _MARKERS[verdict.word], "white" if verdict.word == "undecided" else colour
@@ -58,18 +59,30 @@ def forest(result: Result, title: str) -> Figure | None:
         )
     axes.axvline(1.0, color="#222222", linewidth=0.9)
     axes.set_xscale("log")
-    reach = _reach([ratio for _, ratio in drawn], max(v.threshold for v, _ in drawn))
+    reach = _reach([ratio for _, ratio, _ in drawn], max(v.threshold for v, _, _ in drawn))
     axes.set_xlim(1 / reach, reach)
     axes.set_ylim(-0.6, len(drawn) - 0.4)
-    axes.set_yticks(range(len(drawn)), [verdict.describe for verdict, _ in drawn], fontsize=9)
+    axes.set_yticks(range(len(drawn)), [name for _, _, name in drawn], fontsize=9)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     ticks = _ticks(reach)
     axes.set_xticks(ticks)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("latency of head over base, 95% interval (orange ticks: what is called slower)")
-    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("latency ratio, 95% interval; orange: from here on it is called slower")
+    axes.set_title("Latency of head over base")
+    lines = [caption, shared] if shared else [caption]
+    figure.supxlabel("\n".join(lines), fontsize=8.5, color="#555555", x=0.01, ha="left")
     return figure
+
+
+def _told_apart(names: list[str]) -> tuple[list[str], str]:
+    """The names without the words that all share, and those words."""
+    if len(names) < 2:
+        return names, ""
+    split = [name.split() for name in names]
+    shared = [word for word in split[0] if all(word in words for words in split)]
+    kept = [" ".join(w for w in words if w not in shared) or words[0] for words in split]
+    return kept, " ".join(shared)
 
 
 def _reach(ratios: list[Ratio], threshold: float) -> float:
@@ -79,7 +92,7 @@ def _reach(ratios: list[Ratio], threshold: float) -> float:
 
 
 def _ticks(reach: float) -> list[float]:
-    steps = {1.12: 0.02, 1.3: 0.05, 1.7: 0.1, 2.5: 0.25}
+    steps = {1.12: 0.02, 1.3: 0.05, 1.6: 0.1, 2.5: 0.25}
     step = next((step for limit, step in steps.items() if reach <= limit), 0.5)
     count = int((reach - 1) / step)
     return [round(1 + step * k, 3) for k in range(-min(count, int(0.9 / step)), count + 1)]
