@@ -38,6 +38,30 @@ def plugin(folder: Path) -> Path:
     return path
 
 
+def project(folder: Path) -> None:
+    """What the examples of `ab` speak of: revisions, folders and environments."""
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    shutil.copytree(ROOT / "attentions", folder / "attentions")
+    for words in (
+        ["init", "-q", "-b", "main"],
+        ["add", "attentions"],
+        ["commit", "-q", "-m", "first"],
+        ["tag", "v0.1"],
+        ["commit", "-q", "-m", "second", "--allow-empty"],
+        ["tag", "v0.2"],
+    ):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+        shutil.copy(folder / "relu_attention.py", folder / name / "my_attention.py")
+    shutil.copy(folder / "relu_attention.py", folder / "my_attention.py")
+    for name in ("venv-a", "venv-b"):
+        python = folder / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+
+
 def test_there_are_commands() -> None:
     """What follows is not empty."""
     assert len(commands("vitbench")) > 10
@@ -55,10 +79,14 @@ def test_vitbench_commands(
     _, *words = shlex.split(line)
     if words[0] == "run":
         words = ["run", "--dry-run", *(word.replace("cuda", "cpu") for word in words[1:])]
+    if words[0] == "ab":
+        words += ["--dry-run", "--device", "cpu"]
     if words[0] == "plot":
         words += ["--out", str(tmp_path / "plots")]
     (tmp_path / "reports").symlink_to(ROOT / "reports")
     plugin(tmp_path)
+    if words[0] == "ab":
+        project(tmp_path)
     shutil.copy(RUN / "records.csv", tmp_path / "baseline.csv")
     monkeypatch.chdir(tmp_path)
     status = run(words)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import ruptures
+import scipy.stats
 
-from vitbench import stats
-from vitbench.compare import IDENTITY, name_of
+from vitbench.compare import IDENTITY, SIGNIFICANCE, name_of
 from vitbench.record import MEASURED, Record
 
 # Runs of one commit differ by what the machine does; a step is looked for in those that share all
@@ -23,6 +23,8 @@ MIN_RUNS = 2
 # Zhang and Siegmund 2007 has as many), in units of the noise's variance.
 _PENALTY = 3.0
 _QUIETEST = 0.003
+# A run so many times the noise from both neighbours is odd.
+_ODD = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +106,51 @@ def _series(rows: Sequence[tuple[int, Record]], min_change: float) -> Series:
 
 def steps(values: Sequence[float], min_change: float = 0.02) -> list[Step]:
     """Where the level of a series changes: least squares on logarithms with a price for each step
-    (PELT; Killick, Fearnhead and Eckley 2012).
+    (PELT; Killick, Fearnhead and Eckley 2012), and of those found what a t-test calls, corrected
+    for as many places as there are runs.
 
-    The noise is taken from neighbours' differences, whose median a few steps do not move.
+    A lone odd run is replaced by the median of itself and its neighbours before. The noise is taken
+    from neighbours' differences, whose median a few steps do not move.
     """
     logs = np.log(np.asarray(values, dtype=float))
     if len(logs) < 2 * MIN_RUNS:
         return []
-    differences = np.abs(np.diff(logs))
-    noise = max(1.4826 * float(np.median(differences)) / math.sqrt(2), _QUIETEST)
-    search = ruptures.Pelt(model="l2", min_size=MIN_RUNS, jump=1).fit(logs.reshape(-1, 1))
+    noise = max(1.4826 * float(np.median(np.abs(np.diff(logs)))) / math.sqrt(2), _QUIETEST)
+    smooth = _without_odd(logs, noise)
+    search = ruptures.Pelt(model="l2", min_size=MIN_RUNS, jump=1).fit(smooth.reshape(-1, 1))
     ends = search.predict(pen=_PENALTY * math.log(len(logs)) * noise**2)
-    bounds = [0, *ends]
-    levels = [stats.median(logs[a:b].tolist()) for a, b in zip(bounds, ends, strict=False)]
-    found = []
-    for place, (low, high) in enumerate(itertools.pairwise(levels)):
-        if abs(high - low) >= math.log1p(min_change):
-            end = bounds[place + 1]
-            found.append(Step(end - 1, end, math.exp(high - low)))
+    parts = [smooth[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    freedom = len(logs) - len(parts)
+    pooled = sum(float(part.var()) * len(part) for part in parts) / max(freedom, 1)
+    scale = max(math.sqrt(pooled), _QUIETEST)
+    found, end = [], 0
+    for before, after in itertools.pairwise(parts):
+        end += len(before)
+        shift = float(np.median(after) - np.median(before))
+        error = scale * math.sqrt(1 / len(before) + 1 / len(after))
+        p = 2 * float(scipy.stats.t.sf(abs(shift) / error, max(freedom, 1))) * len(logs)
+        if abs(shift) >= math.log1p(min_change) and p <= SIGNIFICANCE:
+            found.append(Step(end - 1, end, math.exp(shift)))
     return found
+
+
+def _without_odd(logs: np.ndarray, noise: float) -> np.ndarray:
+    """Runs far from both neighbours, which lie close together, at the median of the three."""
+    smooth = logs.copy()
+    for k in range(1, len(logs) - 1):
+        left, right = logs[k - 1], logs[k + 1]
+        far = min(abs(logs[k] - left), abs(logs[k] - right))
+        if far > _ODD * noise and abs(left - right) < far:
+            smooth[k] = np.median(logs[k - 1 : k + 2])
+    return smooth
 
 
 def sentence(one: Series, step: Step, history: Sequence[Past]) -> str:
     """A step in words, with the commit."""
     old, new = history[one.runs[step.before]], history[one.runs[step.after]]
-    change = f"{1 / step.ratio:.3f} times slower" if step.ratio < 1 else f"{step.ratio:.3f} faster"
+    change = f"{1 / step.ratio:.3f} times slower"
+    if step.ratio >= 1:
+        change = f"{step.ratio:.3f} times faster"
     told = f"{one.describe}: {change} at {new.label}, after {old.label}"
     versions = one.torch[step.before], one.torch[step.after]
     if versions[0] != versions[1]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from vitbench.gate import Result
     from vitbench.interleaved import Comparison
-    from vitbench.side import Side
 
 _TIME = "Precision"
 # A reading is short: its neighbours on the other side are what it is compared with.
@@ -66,6 +65,9 @@ def ab(
     out: Annotated[
         Path | None, typer.Option(help="The folder of the result; reports/DATE-ab-... by default.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sides and cases; measure nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     github: judge.Github = False,
     junit: judge.Junit = None,
@@ -112,13 +114,29 @@ def ab(
             seed=seed,
             timeout_s=timeout,
         )
-        folder = store.make_folder(out or store.new_folder(Path("reports"), "ab", plan.device))
         words = ["vitbench ab", base, *([head] if head else [])]
         words += [f"--plugin {path}" for path in plugins]
+        folder = out or store.new_folder(Path("reports"), "ab", plan.device)
         comparison = interleaved.Comparison(
             plan, sides, rules_of_policy, limits, folder, command=" ".join(words)
         )
-        return _carry_out(comparison, sides, folder, forms, quiet=quiet)
+        if dry_run:
+            _outlook(comparison)
+            return 0
+        store.make_folder(folder)
+        return _carry_out(comparison, folder, forms, quiet=quiet)
+
+
+def _outlook(comparison: Comparison) -> None:
+    from vitbench import interleaved
+    from vitbench.render import tables
+
+    console = terminal.console()
+    console.print(comparison.title(), markup=False)
+    rows = [[one.head.describe(), one.head.settings, one.why] for one in comparison.pairs]
+    console.print(tables.listing(("case", "settings", ""), rows))
+    least = interleaved.blocks_needed(len(rows))
+    console.print(f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, as noise decides")
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
@@ -127,7 +145,6 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 def _carry_out(
     comparison: Comparison,
-    sides: tuple[Side, Side],
     folder: Path,
     forms: judge.Forms,
     *,
@@ -136,8 +153,7 @@ def _carry_out(
     from vitbench.render.progress import ComparisonBar
 
     console = terminal.console()
-    for name, side in zip(("base", "head"), sides, strict=True):
-        console.print(f"{name}: {side.told}", markup=False)
+    console.print(comparison.title(), markup=False)
     interrupted = False
     with ComparisonBar(console, quiet=quiet) as bar:
         comparison.on_progress = bar
