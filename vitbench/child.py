@@ -52,19 +52,20 @@ class ChildTimeout(RuntimeError):
 class Place:
     """Where the code that is measured comes from.
 
-    python  the interpreter, and with it torch and every other package
+    python  the interpreter, and with it torch and every other package; None: this one
     root    the tree whose attentions, backbones and modules are measured; None: those installed
     """
 
-    python: str = sys.executable
+    python: str | None = None
     root: Path | None = None
 
     def command(self) -> list[str]:
         """What starts a worker there; its two pipes are still to be named."""
+        python = self.python or sys.executable
         if self == Place():
-            return [self.python, *WORKER]
+            return [python, *WORKER]
         engine = Path(__file__).parents[1]
-        return [self.python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
+        return [python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
 
 
 class Child:

@@ -19,7 +19,8 @@ import pytest
 from tests.vitbench.examples import ROOT
 
 _SIZE = "--resolution 64 --dim 32 --heads 2 --batch-size 1 --impl eager --device cpu --quiet"
-_FAST = "--reading 0.02 --max-blocks 8"
+# One thread: tests run side by side, and two threads on one core wait for each other in turns.
+_FAST = "--threads 1 --reading 0.01 --max-blocks 6"
 _MARK = "VITBENCH_TEST_MARK"
 
 # A layer that makes its one product some times over.
@@ -89,18 +90,41 @@ def options(*words: str) -> list[str]:
     return [*words, "--plugin", "layer.py", "--attention", "layer", *_SIZE.split(), *_FAST.split()]
 
 
+def action(folder: Path, summary: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """What action.yml runs, as GitHub would run it."""
+    yaml = pytest.importorskip("yaml")
+    told = yaml.safe_load((ROOT / "action.yml").read_text())
+    (step,) = (step for step in told["runs"]["steps"] if step.get("id") == "gate")
+    inputs = {name: str(one.get("default", "")) for name, one in told["inputs"].items()}
+    inputs |= {name.replace("_", "-"): text for name, text in given.items()}
+    environment = {
+        name: inputs[text.removeprefix("${{ inputs.").removesuffix(" }}")]
+        for name, text in step["env"].items()
+    }
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step["run"]],
+        cwd=folder,
+        env=os.environ | environment | {"PATH": tools, "GITHUB_STEP_SUMMARY": str(summary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_a_slower_head(project: Path, tmp_path: Path) -> None:
-    """Twenty times the work: status 3, in every form, with ratio, interval and command; what was
-    measured stands in the folder, and no worktree is left."""
+    """Twenty times the work, through the action: status 3, in every form, with ratio, interval and
+    command; what was measured stands in the folder, and no worktree is left."""
     commit(project, layer(80), "slow")
-    forms = ["--junit", "speed.xml", "--json", "speed.json", "--github", "--out", "result"]
-    done = ab(
+    small = f"--plugin layer.py --attention layer {_SIZE} {_FAST} --json speed.json"
+    done = action(
         project,
-        *options("HEAD~1", "HEAD"),
-        "--max-slowdown",
-        "20%",
-        *forms,
-        GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"),
+        tmp_path / "summary.md",
+        base="HEAD~1",
+        head="HEAD",
+        args=small,
+        max_slowdown="20%",
+        out="result",
     )
     assert done.returncode == 3, done.stdout + done.stderr
     flat = re.sub(r"\s+", " ", done.stdout)
@@ -115,7 +139,7 @@ def test_a_slower_head(project: Path, tmp_path: Path) -> None:
     result = json.loads((project / "speed.json").read_text())
     assert result["status"] == 3
     failures = [
-        one.attrib["message"] for one in ElementTree.parse(project / "speed.xml").iter("failure")
+        one.attrib["message"] for one in ElementTree.parse(project / "vitbench.xml").iter("failure")
     ]
     assert any("is slower" in message for message in failures)
     assert any("macs grew from" in message for message in failures)
@@ -134,15 +158,12 @@ def test_a_slower_head(project: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_head_never_passes(project: Path, text: str, word: str) -> None:
-    """Status 5 and the reason; on the base as well."""
+    """Status 5 and the reason."""
     commit(project, text, "broken")
     done = ab(project, *options("HEAD~1", "HEAD"))
     assert done.returncode == 5, done.stdout + done.stderr
     assert word in re.sub(r"\s+", " ", done.stdout)
-    commit(project, layer(), "mended")
-    back = ab(project, *options("HEAD~1", "HEAD"))
-    assert back.returncode == 5, back.stdout + back.stderr
-    assert "Traceback" not in done.stderr + back.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_mechanism_that_the_base_lacks(project: Path) -> None:
@@ -231,34 +252,6 @@ def _left_behind(mark: str) -> list[int]:
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def test_the_action_runs_the_command(project: Path, tmp_path: Path) -> None:
-    """What stands in action.yml is run as GitHub would, on a repository with a slower head."""
-    yaml = pytest.importorskip("yaml")
-    action = yaml.safe_load((ROOT / "action.yml").read_text())
-    (step,) = (step for step in action["runs"]["steps"] if step.get("id") == "gate")
-    inputs = {name: str(one.get("default", "")) for name, one in action["inputs"].items()}
-    small = f"--plugin layer.py --attention layer {_SIZE} {_FAST}"
-    inputs |= {"base": "HEAD~1", "args": small, "max-slowdown": "20%", "out": "kept"}
-    environment = {
-        name: inputs[re.fullmatch(r"\$\{\{ inputs\.([\w-]+) \}\}", text)[1]]  # type: ignore[index] # it matches
-        for name, text in step["env"].items()
-    }
-    commit(project, layer(80), "slow")
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-eo", "pipefail", "-c", step["run"]],
-        cwd=project,
-        env=os.environ | environment | {"PATH": tools, "GITHUB_STEP_SUMMARY": str(tmp_path / "s")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "::error" in done.stdout
-    assert (project / "kept" / "result.json").is_file()
-    assert (project / "vitbench.xml").is_file()
 
 
 def test_the_workflows_are_sound() -> None:

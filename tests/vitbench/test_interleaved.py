@@ -114,11 +114,11 @@ def words(result: Any) -> dict[str, str]:
 
 
 def test_identical_code_passes(workers: Workers, tmp_path: Path) -> None:
-    """At most one of 50 comparisons of five cases calls anything, at a limit of 2% on a machine
+    """At most one of 40 comparisons of five cases calls anything, at a limit of 2% on a machine
     whose processes differ by 1.5%, one in twenty by 2.7 times, and whose speed drifts.
     """
     called = 0
-    for number in range(50):
+    for number in range(40):
         result = comparison(tmp_path / str(number)).measure()
         called += bool({"slower", "faster"} & set(words(result).values()))
         assert result.status == PASSED or called
