@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import gc
 import json
 import os
 import resource
@@ -52,7 +51,6 @@ def serve(requests: Any, replies: Any) -> None:
             if isinstance(outcome, Measured):
                 outcome = dataclasses.replace(outcome, state={**outcome.state, **idle})
             reply = outcome_to_dict(outcome)
-            gc.collect()
             allocator.give_back()
         if os.getpid() != worker:
             os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer

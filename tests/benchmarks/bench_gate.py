@@ -43,8 +43,8 @@ LIMIT = 0.02
 BATCH = 4
 # A suite comparison may take so long before it is undecided.
 MOST_S = 180.0
-RULE = {"warmup_calls": 3, "warmup_s": 0.03, "warmup_cap_s": 1.0, "min_samples": 5}
-READING = {"min_s": 0.1, "cap_s": 0.25}
+RULE = {"warmup_calls": 3, "warmup_s": 0.02, "warmup_cap_s": 1.0, "min_samples": 5}
+READING = {"min_s": 0.06, "cap_s": 0.15}
 
 # Part of the mechanism's own work again: its first projection on so many of the tokens.
 _REPEAT = """
