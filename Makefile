@@ -40,6 +40,7 @@ type: $(READY) ## check types (mypy --strict)
 check: lint type test ## all of the above, as CI does
 
 benchmarks: $(READY) ## judge the engine against independent clocks; reports in reports/benchmarks/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove the environment and caches; reports stay

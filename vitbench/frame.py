@@ -77,6 +77,12 @@ def read(path: Path) -> pd.DataFrame:
     except (ValueError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not a CSV file of records: {first_line(error)}") from None
     missing = [name for name in COLUMN_NAMES if name not in rows.columns]
+    if missing and {"case", "status", "latency_s"} <= set(rows.columns):
+        raise BadInput(
+            f"{file} was written by an older vitbench: it has no column {missing[0]!r}; "
+            "`vitbench run --resume FOLDER` writes a run's anew, `vitbench baseline update` a "
+            "baseline's"
+        )
     if missing:
         raise BadInput(f"{file} is not a CSV file of records: it has no column {missing[0]!r}")
     return rows.assign(subject=rows["attention"].where(rows["attention"] != "", rows["backbone"]))

@@ -12,7 +12,7 @@ from torch.utils.benchmark import Timer
 from tests.benchmarks import Section
 from vitbench import stats, subjects
 from vitbench.case import Case, Resolution, Sweep
-from vitbench.instruments import environment, host, timing
+from vitbench.instruments import allocator, environment, host, timing
 from vitbench.render import tables
 
 GOAL = 0.02
@@ -86,6 +86,7 @@ def in_turn(
 def run(*, quick: bool) -> Section:
     """On the CPU, and on CUDA where there is such a device."""
     environment.configure(host.usable_cores())
+    allocator.settle("steady")
     pairs = 4 if quick else 80
     sections = [_compare("cpu", "blocked_autorange", torch_timer, pairs)]
     if torch.cuda.is_available():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import Section, __main__, bench_clock, bench_overhead
+from tests.benchmarks import Section, __main__, bench_clock, bench_gate, bench_overhead
 from tests.vitbench.examples import case, measured, plan
 from vitbench import store
 
@@ -44,6 +47,35 @@ def test_readings_are_taken_in_turn() -> None:
     found = bench_clock.in_turn(clock("A", 1.0), clock("B", 2.0), [lambda: None], 4)
     assert "".join(order) == "ABBAABBA"
     assert found == [[(1.0, 2.0)] * 4]
+
+
+def test_comparisons_of_a_record() -> None:
+    """Identical trees are not called, a slower one is; each comparison has blocks of its own."""
+    chosen = bench_gate.plan()
+    rng = np.random.default_rng(0)
+    factors = {"base": 1.0, "same": 1.0, "ten": 1.1}
+    readings = [
+        bench_gate.Reading(
+            block,
+            one.id,
+            side,
+            block * 10.0,
+            0.01
+            * (factor if one.attention == bench_gate.SLOWED else 1.0)
+            * math.exp(rng.normal(0, 0.01)),
+        )
+        for block in range(48)
+        for one in chosen.cases
+        for side, factor in (*factors.items(), *reversed(factors.items()))
+    ]
+    same = bench_gate.comparisons(readings, ("base", "same"), chosen, 20, 0)
+    slow = bench_gate.comparisons(readings, ("base", "ten"), chosen, 20, 0)
+    assert len(same) >= 3
+    assert {word for one in same for word in one.words.values()} <= {"same", "undecided"}
+    assert all(one.words[bench_gate.SLOWED] == "slower" and one.status == 3 for one in slow)
+    for found in (same, slow):
+        for one, following in itertools.pairwise(found):
+            assert following.first == one.first + one.blocks
 
 
 def test_the_page(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -216,6 +217,8 @@ def test_forms_for_ci(
         ("check good good --across thread", "thread"),
         ("check good good --junit no/j.xml", "no/j.xml cannot be written"),
         ("check broken.csv good", "broken.csv is not a CSV file of records"),
+        ("check older.csv good", "was written by an older vitbench: it has no column 'torch'"),
+        ("check good good --out here", "a RUN is given: nothing is measured"),
         ("compare good good --max-slowdown -1", "--max-slowdown"),
         ("baseline update bad", "no measured case"),
         ("baseline update good --out no/b.csv", "no/b.csv cannot be written"),
@@ -225,6 +228,12 @@ def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: str, t
     """One sentence and exit status 2; a baseline of an older schema names what it lacks."""
     written(here / "good")
     (here / "broken.csv").write_text("attention,throughput\nmsa,1\n")
+    with (here / "good" / "records.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k != "torch"} for row in csv.DictReader(file)]
+    with (here / "older.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
     (here / "bad").mkdir()
     (here / "bad" / "records.csv").write_bytes(
         (here / "good" / "records.csv").read_bytes().splitlines(keepends=True)[0]

@@ -32,7 +32,7 @@ def save(result: Result, caption: str, folder: Path) -> Path | None:
 def forest(result: Result, caption: str) -> Figure | None:
     """Latency ratios on a logarithmic axis, the limit of each case as a tick, 1 as a line."""
     verdicts = [one.verdict for one in result.judged]
-    names, shared = _told_apart(labels(verdicts))
+    names, shared = _told_apart(labels([verdict.describe for verdict in verdicts]))
     drawn = [
         (verdict, verdict.ratio, name)
         for verdict, name in reversed(list(zip(verdicts, names, strict=True)))

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.render.plots import STYLE, look_of
+from vitbench.render.verdicts import labels
 from vitbench.trend import Past, Series
 
 _COLUMNS = 3
@@ -34,15 +35,16 @@ def chart(found: Sequence[Series], history: Sequence[Past]) -> Figure:
     rows = math.ceil(len(found) / columns)
     figure = Figure(figsize=(4.6 * columns + 0.6, 2.5 * rows + 0.9), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, one in zip(panels, found, strict=False):
-        _panel(axes, one, history)
+    titles = labels([one.describe for one in found])
+    for axes, one, title in zip(panels, found, titles, strict=False):
+        _panel(axes, one, title, history)
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     figure.supylabel("throughput, images/s", fontsize=10)
     return figure
 
 
-def _panel(axes: Axes, one: Series, history: Sequence[Past]) -> None:
+def _panel(axes: Axes, one: Series, title: str, history: Sequence[Past]) -> None:
     look = look_of(one.subject)
     values = np.asarray(one.values)
     axes.plot(one.runs, values, color=look.colour, marker=look.marker, linewidth=0.8)
@@ -79,4 +81,4 @@ def _panel(axes: Axes, one: Series, history: Sequence[Past]) -> None:
         ha="right",
         rotation_mode="anchor",
     )
-    axes.set_title(one.describe, fontsize=8.5)
+    axes.set_title(title, fontsize=8.5)

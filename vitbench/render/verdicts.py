@@ -26,16 +26,17 @@ def table(verdicts: Sequence[Verdict]) -> Table:
     drawn.add_column(_axis(reach))
     drawn.add_column("verdict")
     drawn.add_column("", overflow="fold")
-    for verdict, label in zip(verdicts, labels(verdicts), strict=True):
+    for verdict, label in zip(
+        verdicts, labels([verdict.describe for verdict in verdicts]), strict=True
+    ):
         word = Text(verdict.word, style=_COLOURS.get(verdict.word, ""))
         cells = [label, *_figures(verdict), forest(verdict, reach)]
         drawn.add_row(*(Text(cell) for cell in cells), word, Text(_remarks(verdict)))
     return drawn
 
 
-def labels(verdicts: Sequence[Verdict]) -> list[str]:
+def labels(full: Sequence[str]) -> list[str]:
     """What tells each case from the others: hyper-parameters only where some would be alike."""
-    full = [verdict.describe for verdict in verdicts]
     short = [" ".join(word for word in name.split() if "=" not in word) for name in full]
     return [a if short.count(a) == 1 else b for a, b in zip(short, full, strict=True)]
 
@@ -101,7 +102,7 @@ def markdown(result: Result) -> str:
     if mean := geometric_mean(verdicts):
         lines += ["", f"Geometric mean of the latency ratios: {mean:.3f}"]
     reach = _reach(verdicts)
-    names = labels(verdicts)
+    names = labels([verdict.describe for verdict in verdicts])
     width = max(map(len, names), default=4)
     lines += ["", "```text", f"{'case':{width}}  {'ratio':>7}  {_axis(reach)}  verdict"]
     for verdict, name in zip(verdicts, names, strict=True):
