@@ -106,29 +106,12 @@ def judged() -> str:
     )
 
 
-def gate() -> str:
-    """What the gate did on a noisy machine, in a sentence, from its report."""
-    told: dict[str, Any] = json.loads((BENCHMARKS / "gate.json").read_text())
-
-    def share(side: str) -> str:
-        called, of = told[f"{side}_sliding_called"], told[f"{side}_sliding_comparisons"]
-        return f"{called:.0f} of {of:.0f} comparisons"
-
-    return (
-        f"on a shared 2-core machine, five mechanisms at a limit of 2%, by a record of "
-        f"{told['blocks']:.0f} blocks: identical code was called slower in {share('same')}, a "
-        f"slowdown of 5% planted in one mechanism was found in {share('five')}, and of 10% in "
-        f"{share('ten')}."
-    )
-
-
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "device": device,
     "table": table,
     "knobs": knobs,
     "grades": grades,
     "judged": judged,
-    "gate": gate,
     "columns": columns,
 }
 

@@ -1,4 +1,8 @@
-"""Statistics of samples. Pure: numbers in, numbers out."""
+"""Statistics of samples. Pure: numbers in, numbers out.
+
+scipy.stats takes half a second to import, which every worker would pay and none needs: functions
+that judge import it themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -152,6 +156,8 @@ def ratio_of_blocks(shifts: Sequence[float]) -> Ratio:
     McLaughlin (1963). With fewer than TRIM_BLOCKS nothing is trimmed (Student's t); with one block
     the interval has no ends.
     """
+    from scipy import stats
+
     values = np.asarray(shifts, dtype=float)
     count = len(values)
     if count < 2:
@@ -178,6 +184,8 @@ def p_slower_in_blocks(shifts: Sequence[float]) -> float:
     """One-sided p-value for the candidate being slower, by the signs of the blocks' shifts: a rank
     test that an odd process costs one sign, not its weight.
     """
+    from scipy import stats
+
     signs = np.sign(np.asarray(shifts, dtype=float))
     count = int((signs != 0).sum())
     if count == 0:
@@ -187,6 +195,8 @@ def p_slower_in_blocks(shifts: Sequence[float]) -> float:
 
 def _welch_reach(x: np.ndarray, y: np.ndarray) -> float:
     """Half the width of Welch's interval of the difference of means."""
+    from scipy import stats
+
     parts = [float(side.var(ddof=1)) / len(side) for side in (x, y)]
     if sum(parts) == 0:
         return 0.0
@@ -238,6 +248,8 @@ def p_slower(base: Sequence[float], candidate: Sequence[float], limit: float = 1
 
     Mann-Whitney from RANK_ROUNDS on, else Welch's t; 1 where a side has one round.
     """
+    from scipy import stats
+
     x, y = np.log(np.asarray(base, dtype=float) * limit), np.log(np.asarray(candidate, dtype=float))
     if min(len(x), len(y)) < 2:
         return 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -94,6 +95,8 @@ def _die_with_parent() -> None:
 def main(read_fd: int, write_fd: int) -> None:
     """Serves the runner over two inherited pipes."""
     _die_with_parent()
+    gc.collect()
+    gc.freeze()  # what was imported stays: looking through it took 50 ms before every reading
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to answer
     for fd in (read_fd, write_fd):
         os.set_inheritable(fd, False)  # what a mechanism starts must not hold the pipes open

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vitbench.interleaved import Comparison
 
 _TIME = "Precision"
-# A reading is short: its neighbours on the other side are what it is compared with. Its warm-up waits
-# for no two blocks of calls to agree, which on a noisy machine takes longer than the reading.
+# A reading is short: its neighbours on the other side are what it is compared with. Warm-up does
+# not wait for two blocks of calls to agree, which on a noisy machine takes longer than the reading.
 _RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "min_samples": 5}
 
 
