@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ JOURNAL = "journal.jsonl"
 RECORDS = "records.csv"
 SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
+_LOCK_S = 2.0
 SAMPLE_COLUMNS = ("case", "round", "sample", "latency_s", "wall_latency_s")
 
 
@@ -71,14 +73,25 @@ class Journal:
             self._file = path.open("r+b", buffering=0)
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._lock():
             self._file.close()
-            raise BadInput(f"{path.parent} is being written by another vitbench") from None
+            raise BadInput(f"{path.parent} is being written by another vitbench")
         self._end = _end_of_last_line(path)
         self._file.truncate(self._end)  # a line that was torn by a kill is no line
         self._file.seek(self._end)
+
+    def _lock(self) -> bool:
+        """Waits a little: a worker that a killed runner was about to start holds the file until it
+        is a program of its own."""
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.02)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Writes one line. Raises StorageFull with the journal as it was before."""
