@@ -87,7 +87,9 @@ def test_vitbench_commands(
     plugin(tmp_path)
     if words[0] == "ab":
         project(tmp_path)
-    shutil.copy(RUN / "records.csv", tmp_path / "baseline.csv")
+    rows = (RUN / "records.csv").read_text().splitlines(keepends=True)
+    smallest = rows[:2] if words[:2] == ["check", "baseline.csv"] and len(words) == 3 else rows
+    (tmp_path / "baseline.csv").write_text("".join(smallest))
     monkeypatch.chdir(tmp_path)
     status = run(words)
     captured = capsys.readouterr()
