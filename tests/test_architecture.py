@@ -47,7 +47,7 @@ PURE = [
     "trend",
     "trust",
 ]
-TORCH_SIDE = {"entry", "worker", "measurement", "mechanism", "subjects"}
+TORCH_SIDE = {"entry", "held", "worker", "measurement", "mechanism", "subjects"}
 
 
 def name_of(path: Path) -> str:

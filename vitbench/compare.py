@@ -9,7 +9,7 @@ from typing import Literal
 
 from vitbench import stats
 from vitbench.errors import BadInput, nearest
-from vitbench.record import COUNTED, MEASURED, Record
+from vitbench.record import COUNTED, MEASURED, NOT_MEASURED, Record
 
 Word = Literal[
     "faster", "same", "slower", "changed", "undecided", "incomparable", "missing", "failed"
@@ -191,9 +191,11 @@ class _Pair:
             return "missing", "the base does not have it"
         if self.candidate is None:
             return "missing", "the candidate does not have it"
-        for side, record in (("base", self.base), ("candidate", self.candidate)):
-            if record["status"] not in (MEASURED, COUNTED):
-                return "failed", f"{side}: {record['status']}: {record['message']}"
+        sides = (("base", self.base), ("candidate", self.candidate))
+        lost = [(name, one) for name, one in sides if one["status"] not in (MEASURED, COUNTED)]
+        # What failed says more than what was not measured because its rival had failed.
+        for side, record in sorted(lost, key=lambda pair: pair[1]["status"] == NOT_MEASURED):
+            return "failed", f"{side}: {record['status']}: {record['message']}"
         matters = ("device", "dtype") if self._is_untimed() else MACHINE
         for name in matters:
             mine, other = self.base[name], self.candidate[name]

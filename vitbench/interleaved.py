@@ -1,9 +1,9 @@
 """Base and head measured in turns, A B B A, in fresh processes, until the verdicts are settled.
 
-A block is a fresh worker process of each side and, for every case still open, four readings close
-together: base, head, head, base, or the other way round in every second block. What the machine
-does in such a second it does to both sides, and a drift cancels; what processes differ by shows
-between blocks. Each block gives a case one number, the log of the ratio, and those are judged.
+A block is a fresh worker process of each side and, for every case still open, a second in which
+both keep the case ready and time it in short turns: A B B A, B A A B, ... What the machine does in
+such a second it does to both sides, and a drift cancels; what processes differ by shows between
+blocks. Each block gives a case one number, the median log ratio of its fours, and those are judged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from vitbench.plan import Plan
 from vitbench.record import (
     COLUMN_NAMES,
     Failed,
-    Measured,
     Outcome,
     Record,
     build_record,
@@ -39,11 +38,10 @@ from vitbench.record import (
 from vitbench.side import Side
 
 Which = Literal["base", "head"]
-_ABBA: tuple[Which, ...] = ("base", "head", "head", "base")
-_BAAB: tuple[Which, ...] = ("head", "base", "base", "head")
+_PAIRS: tuple[tuple[Which, Which], ...] = (("base", "head"), ("head", "base"))
 
 READINGS = "readings.csv"
-_READING_COLUMNS = ("phase", "block", "case", "place", "side", "latency_s")
+_READING_COLUMNS = ("phase", "block", "case", "place", "side", "samples_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +118,18 @@ class _Readings:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a comparison ends.
+    """How long a comparison goes on.
 
     max_blocks  of each phase
     budget_s    no block is begun after this; None: no budget
+    fours       A B B A, for each case in a block: of each side twice as many turns
+    turn_s      what a turn lasts at least, seconds
     """
 
     max_blocks: int = 40
     budget_s: float | None = None
+    fours: int = 8
+    turn_s: float = 0.03
 
     def __post_init__(self) -> None:
         if self.max_blocks < 1:
@@ -246,38 +248,32 @@ class Comparison:
         """One fresh worker of each side; every open case in turns, in a shuffled order."""
         order = list(pairs)
         random.Random(f"{self.plan.seed}-{phase}-{block}").shuffle(order)
-        turns = _ABBA if block % 2 == 0 else _BAAB
         settled = len(self.pairs) - len(pairs)
         self.blocks += 1
         with _Workers(self) as workers:
-            workers.start(turns[0], turns[1])
+            workers.start(*_PAIRS[block % 2])
             for one in order:
                 self.on_progress(Progress(phase, block, one.head, settled, len(self.pairs)))
-                self._turns(one, turns, workers, phase, block, file)
+                turns = _Turns(self, one, workers, with_facts=phase == 1 and block == 0)
+                self._keep(turns, self._readings(one, phase), phase, block, file)
 
-    def _turns(
-        self,
-        one: Pair,
-        turns: Sequence[Which],
-        workers: _Workers,
-        phase: int,
-        block: int,
-        file: TextIO,
+    def _keep(
+        self, turns: _Turns, readings: _Readings, phase: int, block: int, file: TextIO
     ) -> None:
-        readings = self._readings(one, phase)
-        logs: dict[Which, list[float]] = {"base": [], "head": []}
-        for place, which in enumerate(turns):
-            outcome = workers.measure(which, one, with_facts=phase == 1 and block == 0)
+        """What a case's turns of a block gave, tried once more where a worker died."""
+        outcomes = turns.take(first=block % 2)
+        if any(isinstance(one, Failed) and one.kind == "crashed" for one in outcomes.values()):
+            outcomes = turns.take(first=block % 2)
+        for which, outcome in outcomes.items():
             readings.outcomes[which].append(outcome)
-            if isinstance(outcome, Failed):
-                return
-            assert isinstance(outcome, Measured)
-            latency_s = stats.median(outcome.samples_s)
-            logs[which].append(math.log(latency_s))
-            row = (phase, block, one.head.describe(), place, which, f"{latency_s:.9g}")
-            csv.writer(file, lineterminator="\n").writerow(row)
+        rows = csv.writer(file, lineterminator="\n")
+        name = turns.pair.head.describe()
+        for place, (which, samples_s) in enumerate(turns.taken):
+            told = " ".join(f"{one:.6g}" for one in samples_s)
+            rows.writerow((phase, block, name, place, which, told))
         file.flush()
-        readings.shifts.append(sum(logs["head"]) / 2 - sum(logs["base"]) / 2)
+        if not readings.is_lost:
+            readings.shifts.append(shift_of(turns.taken))
 
     # Judging
 
@@ -371,6 +367,75 @@ def _told(verdict: Verdict) -> str:
     return f"{verdict.word} at {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
+Turn = tuple[Which, Sequence[float]]
+
+
+def order_of_turns(fours: int, first: int) -> list[Which]:
+    """A B B A, B A A B, B A A B, A B B A, ... by the sequence of Thue and Morse, in which drifts
+    cancel; `first` is 1 where B begins."""
+    pairs = (_PAIRS[(place.bit_count() + first) % 2] for place in range(2 * fours))
+    return [which for pair in pairs for which in pair]
+
+
+def shift_of(turns: Sequence[Turn]) -> float:
+    """log(head / base) of a block from its turns, in the order in which they were taken.
+
+    Of every four the lower quartiles of both sides' samples are compared: what else the machine
+    does only ever adds time. The median of the fours is not moved by one in which it did too much.
+    """
+    shifts = []
+    for place in range(0, len(turns), 4):
+        of: dict[Which, list[float]] = {"base": [], "head": []}
+        for which, samples_s in turns[place : place + 4]:
+            of[which] += samples_s
+        base, head = (stats.lower_quartile(of[which]) for which in ("base", "head"))
+        shifts.append(math.log(head / base))
+    return stats.median(shifts)
+
+
+class _Turns:
+    """A case kept ready in both workers of a block, and timed in turns."""
+
+    def __init__(
+        self, comparison: Comparison, one: Pair, workers: _Workers, *, with_facts: bool
+    ) -> None:
+        self.pair = one
+        self.taken: list[Turn] = []
+        self._rules, self._rule = comparison.rules, asdict(comparison.plan.rule)
+        self._workers, self._with_facts = workers, with_facts
+
+    def take(self, first: int) -> dict[Which, Outcome]:
+        """The outcome of each side; where one failed, only that one's. `first`: of _PAIRS."""
+        self.taken = []
+        for which in _PAIRS[first]:
+            if isinstance(lost := self._hold(which), Failed):
+                return {which: lost}
+        for which in order_of_turns(self._rules.fours, first):
+            request = {"do": "turn", "seconds": self._rules.turn_s}
+            if isinstance(reply := self._workers.ask(which, request), Failed):
+                return {which: reply}
+            self.taken.append((which, reply["samples_s"]))
+        outcomes: dict[Which, Outcome] = {}
+        for which in _PAIRS[first]:
+            if isinstance(reply := self._workers.ask(which, {"do": "release"}), Failed):
+                return {which: reply}
+            outcomes[which] = outcome_from_dict(reply)
+        return outcomes
+
+    def _hold(self, which: Which) -> dict[str, Any] | Failed:
+        case = self.pair.base if which == "base" else self.pair.head
+        assert case is not None
+        return self._workers.ask(
+            which,
+            {
+                "do": "hold",
+                "case": case.to_dict(),
+                "rule": self._rule,
+                "with_facts": self._with_facts,
+            },
+        )
+
+
 class _Workers:
     """The two workers of a block; one that dies is replaced."""
 
@@ -405,33 +470,23 @@ class _Workers:
         if new:
             comparison.environments[which] = reply["environment"]
 
-    def measure(self, which: Which, one: Pair, *, with_facts: bool) -> Outcome:
-        """One reading. A worker that dies is tried once more, as in a run."""
-        first = self._attempt(which, one, with_facts=with_facts)
-        if isinstance(first, Failed) and first.kind == "crashed":
-            return self._attempt(which, one, with_facts=with_facts)
-        return first
-
-    def _attempt(self, which: Which, one: Pair, *, with_facts: bool) -> Outcome:
-        plan = self._comparison.plan
-        case = one.base if which == "base" else one.head
-        assert case is not None
-        request = {
-            "do": "measure",
-            "case": case.to_dict(),
-            "rule": asdict(plan.rule),
-            "with_facts": with_facts,
-        }
+    def ask(self, which: Which, request: Mapping[str, Any]) -> dict[str, Any] | Failed:
+        """The reply, or why there is none; a worker without a reply is ended."""
         if which not in self._children:
             self.start(which)
         try:
-            return outcome_from_dict(self._children[which].ask(request, plan.timeout_s))
+            reply = self._children[which].ask(request, self._comparison.plan.timeout_s)
         except ChildTimeout as error:
             self._end(which)
             return Failed("timeout", str(error))
         except ChildDied as error:
             self._end(which)
             return Failed("crashed", str(error))
+        if "failed" in reply:
+            failed = outcome_from_dict(reply)
+            assert isinstance(failed, Failed)
+            return failed
+        return reply
 
     def _end(self, which: Which) -> None:
         self._children.pop(which).close()

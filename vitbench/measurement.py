@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -39,8 +39,27 @@ class Checked:
     errors: correctness.Errors
 
 
+COMPILED_AGAIN = "torch.compile compiled again inside the timed region"
+
+Done = TypeVar("Done")
+
+
 class WrongOutput(Exception):
     """The output is not what the mechanism defines."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A case that was built, run once, checked and counted.
+
+    facts  None where they were not asked for
+    spent  seconds of each pass
+    """
+
+    case: Case
+    subject: subjects.Subject
+    facts: Facts | None
+    spent: dict[str, float]
 
 
 def measure(
@@ -52,8 +71,13 @@ def measure(
 ) -> Outcome:
     """Checks, counts and times one case; without a rule it is not timed. Every fault is an Outcome,
     never an exception."""
+    return guarded(lambda: _measure(case, rule, plugins, with_facts=with_facts))
+
+
+def guarded(work: Callable[[], Done]) -> Done | Failed:
+    """What the work returns; whatever a mechanism raised, as data."""
     try:
-        return _measure(case, rule, plugins, with_facts=with_facts)
+        return work()
     except subjects.Unsupported as reason:
         return Failed("unsupported", str(reason))
     except WrongOutput as reason:
@@ -66,50 +90,65 @@ def measure(
         return Failed(kind, f"{type(error).__name__}: {_first_line(error)}")
 
 
+def gradients_of(case: Case) -> contextlib.AbstractContextManager[object]:
+    """Whether torch records for a backward pass, as the case's mode has it."""
+    trained = case.mode == "forward_backward"
+    return contextlib.nullcontext() if trained else torch.inference_mode()
+
+
 def _measure(
     case: Case, rule: timing.TimingRule | None, plugins: subjects.Plugins, *, with_facts: bool
 ) -> Measured | Counted:
-    spent: dict[str, float] = {}
-    trained = case.mode == "forward_backward"
-    with contextlib.nullcontext() if trained else torch.inference_mode():
-        with _stopwatch(spent, "build"):
-            subject = subjects.build(case, plugins)
-        if case.compiled:
-            graphs_before = _compiled_graphs()
-            with _stopwatch(spent, "compile"):
-                subject.call()
-                _synchronize(case)
-            if _compiled_graphs() == graphs_before:
-                raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
-        with _stopwatch(spent, "first_call"):
-            output = subject.call()
-            _synchronize(case)
-        with _stopwatch(spent, "check"):
-            checked = _check(case, subject, output, plugins, full=with_facts)
-        output_bytes = sum(tensor.nbytes for tensor in subjects.tensors_in(output))
-        del output
-        facts = None
-        if checked is not None:
-            facts = _facts(
-                case, subject, plugins, checked, output_bytes, spent, timed=rule is not None
-            )
+    with gradients_of(case):
+        ready = prepare(case, plugins, with_facts=with_facts, timed=rule is not None)
         if rule is None:
-            assert facts is not None
-            return Counted(facts)
-        with _stopwatch(spent, "timing"):
-            timed, state = _time(case, subject, rule)
+            assert ready.facts is not None
+            return Counted(ready.facts)
+        with _stopwatch(ready.spent, "timing"):
+            timed, state = _time(case, ready.subject, rule)
+    return measured(ready, timed, state)
+
+
+def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: bool) -> Prepared:
+    """Builds, runs, checks and, where asked, counts a case; under `gradients_of` it."""
+    spent: dict[str, float] = {}
+    with _stopwatch(spent, "build"):
+        subject = subjects.build(case, plugins)
+    if case.compiled:
+        graphs_before = compiled_graphs()
+        with _stopwatch(spent, "compile"):
+            subject.call()
+            _synchronize(case)
+        if compiled_graphs() == graphs_before:
+            raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
+    with _stopwatch(spent, "first_call"):
+        output = subject.call()
+        _synchronize(case)
+    with _stopwatch(spent, "check"):
+        checked = _check(case, subject, output, plugins, full=with_facts)
+    output_bytes = sum(tensor.nbytes for tensor in subjects.tensors_in(output))
+    del output
+    facts = None
+    if checked is not None:
+        facts = _facts(case, subject, plugins, checked, output_bytes, spent, timed=timed)
+    return Prepared(case, subject, facts, spent)
+
+
+def measured(ready: Prepared, timed: timing.Timing, state: Mapping[str, Any]) -> Measured:
+    """The outcome of a case that was timed."""
+    on_cpu = ready.case.device == "cpu"
     return Measured(
         samples_s=tuple(timed.samples),
-        wall_samples_s=tuple(timed.wall_samples) if case.device != "cpu" else tuple(timed.samples),
+        wall_samples_s=tuple(timed.samples if on_cpu else timed.wall_samples),
         calls_per_sample=timed.calls_per_sample,
-        first_call_s=spent["first_call"],
-        compile_s=spent.get("compile"),
+        first_call_s=ready.spent["first_call"],
+        compile_s=ready.spent.get("compile"),
         warmup_calls=timed.warmup_calls,
         warmup_s=timed.warmup_s,
         stopped_by=timed.stopped_by,
         state=state,
-        facts=facts,
-        spent_s=spent,
+        facts=ready.facts,
+        spent_s=ready.spent,
     )
 
 
@@ -233,7 +272,7 @@ def _facts(
     with _stopwatch(spent, "memory"):
         held = memory.measure(subject.call, subject.module, (subject.x,))
     energy = None
-    if case.device.startswith("cuda") and timed:
+    if timed:
         with _stopwatch(spent, "energy"):
             energy = _energy_j_img(case, subject)
     weight_bytes = sum(p.nbytes for p in subject.module.parameters())
@@ -259,16 +298,9 @@ def _facts(
 def _time(
     case: Case, subject: subjects.Subject, rule: timing.TimingRule
 ) -> tuple[timing.Timing, dict[str, Any]]:
-    call: Callable[[], Any] = subject.call
-    on_cuda = case.device.startswith("cuda")
-    if case.cuda_graph:
-        call = _validated_graph(case, subject)
-    flush = _flusher(case.device) if case.cold else None
-    clock: timing.Clock = timing.CpuClock(flush)
-    if on_cuda:
-        clock = timing.CudaClock(case.device, flush)
-    graphs_before = _compiled_graphs()
-    board = _board(case.device) if on_cuda else None
+    call, clock = timed_call(case, subject), clock_of(case)
+    graphs_before = compiled_graphs()
+    board = board_of(case)
     free_before = _free_of_others(case, board)
     gc.collect()
     gc.disable()  # a collection inside a sample is not the layer's time
@@ -280,18 +312,36 @@ def _time(
             rule,
             between=(lambda: asdict(board.state())) if board is not None else None,
             suspect=lambda reading: bool((reading["throttle"] or 0) & gpu.BAD_THROTTLE_MASK),
-            max_calls=1 if case.cold else None,
+            max_calls=most_calls(case),
         )
         state = host.between(start, host.read(), torch.get_num_threads())
     finally:
         gc.enable()
-    if _compiled_graphs() != graphs_before:
-        raise RuntimeError("torch.compile compiled again inside the timed region")
+    if compiled_graphs() != graphs_before:
+        raise RuntimeError(COMPILED_AGAIN)
     state |= {"retries": timed.retries} if board is not None else {}
     free_after = _free_of_others(case, board)
     if free_before is not None and free_after is not None:
         state["gpu_memory_drift_bytes"] = abs(free_after - free_before)
-    return timed, state | _board_state(timed.chunks)
+    return timed, state | board_state(timed.chunks)
+
+
+def timed_call(case: Case, subject: subjects.Subject) -> Callable[[], Any]:
+    """The call that is timed: the subject's, or its CUDA graph's. Raises WrongOutput."""
+    return _validated_graph(case, subject) if case.cuda_graph else subject.call
+
+
+def clock_of(case: Case) -> timing.Clock:
+    """The device's clock; it flushes the caches where the case is cold."""
+    flush = _flusher(case.device) if case.cold else None
+    if case.device.startswith("cuda"):
+        return timing.CudaClock(case.device, flush)
+    return timing.CpuClock(flush)
+
+
+def most_calls(case: Case) -> int | None:
+    """Calls of one sample at most: every call of a cold case is cold."""
+    return 1 if case.cold else None
 
 
 def _free_of_others(case: Case, board: gpu.Gpu | None) -> int | None:
@@ -303,14 +353,17 @@ def _free_of_others(case: Case, board: gpu.Gpu | None) -> int | None:
     return None if free is None else free + torch.cuda.memory_reserved(case.device)
 
 
-def _board(device: str) -> gpu.Gpu | None:
+def board_of(case: Case) -> gpu.Gpu | None:
+    """The GPU as NVML has it; None on a CPU, or where NVML does not answer."""
+    if not case.device.startswith("cuda"):
+        return None
     try:
-        return gpu.Gpu(str(torch.cuda.get_device_properties(device).uuid))
+        return gpu.Gpu(str(torch.cuda.get_device_properties(case.device).uuid))
     except gpu.GpuUnreadable:
         return None
 
 
-def _board_state(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def board_state(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """The worst of the readings between chunks of samples."""
     if not chunks:
         return {}
@@ -359,8 +412,8 @@ def _flusher(device: str) -> Callable[[], Any]:
 
 
 def _energy_j_img(case: Case, subject: subjects.Subject, seconds: float = 0.5) -> float | None:
-    """Joules per image from NVML's energy counter over half a second of calls."""
-    board = _board(case.device)
+    """Joules per image from NVML's energy counter over half a second of calls; None on a CPU."""
+    board = board_of(case)
     before = board.state().energy_j if board is not None else None
     if board is None or before is None:
         return None
@@ -374,7 +427,7 @@ def _energy_j_img(case: Case, subject: subjects.Subject, seconds: float = 0.5) -
     return None if after is None else (after - before) / (calls * case.batch_size)
 
 
-def _compiled_graphs() -> int:
+def compiled_graphs() -> int:
     """Graphs that torch.compile has made so far in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0

@@ -35,6 +35,13 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples)))
 
 
+def lower_quartile(samples: Sequence[float]) -> float:
+    """A quarter of the samples lies below. Raises ValueError for no samples."""
+    if not len(samples):
+        raise ValueError("the quartile of no samples is not defined")
+    return float(np.quantile(np.asarray(samples), 0.25))
+
+
 def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The order-statistic interval of the median: no assumption about the distribution.
 

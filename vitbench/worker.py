@@ -3,7 +3,8 @@
     python -m vitbench.worker READ_FD WRITE_FD
 
 The pipes are not stdin and stdout, so that a mechanism that prints cannot disturb them. A
-request is {"do": "environment" | "measure", ...}; the reply to "measure" is an Outcome.
+request is {"do": "environment" | "measure", ...}; the reply to "measure" is an Outcome. A case can
+also be kept: "hold" it, "turn" after turn gives a latency, "release" replies with the Outcome.
 """
 
 from __future__ import annotations
@@ -21,39 +22,85 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitbench import measurement
+from vitbench import held, measurement
 from vitbench.case import Case
 from vitbench.instruments import allocator, environment, host
 from vitbench.instruments.timing import TimingRule
-from vitbench.record import Measured, outcome_to_dict
+from vitbench.record import Failed, Measured, Outcome, outcome_to_dict
+
+
+class Worker:
+    """Answers requests, one at a time."""
+
+    def __init__(self) -> None:
+        self._plugins: dict[str, Path] = {}
+        self._idle: dict[str, Any] = {}
+        self._threads = host.usable_cores()
+        self._held: held.Held | None = None
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to one request."""
+        if request["do"] == "environment":
+            return self._settle(request)
+        if request["do"] == "turn":
+            return self._turn(request["seconds"])
+        if request["do"] == "release":
+            return self._release()
+        self._drop()  # its rival was lost before it was released
+        environment.configure(self._threads)  # a mechanism may have changed it for the next
+        case = Case.from_dict(request["case"])
+        rule = None if request["rule"] is None else TimingRule(**request["rule"])
+        facts = request["with_facts"]
+        if request["do"] == "hold":
+            assert rule is not None
+            kept = held.hold(case, rule, self._plugins, with_facts=facts)
+            if isinstance(kept, Failed):
+                return outcome_to_dict(kept)
+            self._held = kept
+            return {"held": True}
+        outcome = measurement.measure(case, rule, self._plugins, with_facts=facts)
+        return self._told(outcome)
+
+    def _settle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        reply = _environment(request)
+        self._plugins = {name: Path(path) for name, path in request["plugins"].items()}
+        self._threads = _threads(request)
+        self._idle = environment.idle_state(reply.get("device", "cpu"))
+        return reply
+
+    def _turn(self, seconds: float) -> dict[str, Any]:
+        assert self._held is not None
+        samples_s = self._held.turn(seconds)
+        if isinstance(samples_s, Failed):
+            self._drop()
+            return outcome_to_dict(samples_s)
+        return {"samples_s": samples_s}
+
+    def _drop(self) -> None:
+        if self._held is not None:
+            self._held.drop()
+            self._held = None
+
+    def _release(self) -> dict[str, Any]:
+        assert self._held is not None
+        outcome, self._held = self._held.release(), None
+        return self._told(outcome)
+
+    def _told(self, outcome: Outcome) -> dict[str, Any]:
+        if isinstance(outcome, Measured):
+            outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle})
+        reply = outcome_to_dict(outcome)
+        allocator.give_back()
+        return reply
 
 
 def serve(requests: Any, replies: Any) -> None:
     """Answers requests until there are no more."""
-    worker = os.getpid()
-    plugins: dict[str, Path] = {}
-    idle: dict[str, Any] = {}
-    threads = host.usable_cores()
+    process = os.getpid()
+    worker = Worker()
     for line in requests:
-        request = json.loads(line)
-        if request["do"] == "environment":
-            reply = _environment(request)
-            plugins = {name: Path(path) for name, path in request["plugins"].items()}
-            threads = _threads(request)
-            idle = environment.idle_state(reply.get("device", "cpu"))
-        else:
-            environment.configure(threads)  # a mechanism may have changed it for the next
-            outcome = measurement.measure(
-                Case.from_dict(request["case"]),
-                None if request["rule"] is None else TimingRule(**request["rule"]),
-                plugins,
-                with_facts=request["with_facts"],
-            )
-            if isinstance(outcome, Measured):
-                outcome = dataclasses.replace(outcome, state={**outcome.state, **idle})
-            reply = outcome_to_dict(outcome)
-            allocator.give_back()
-        if os.getpid() != worker:
+        reply = worker.answer(json.loads(line))
+        if os.getpid() != process:
             os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer
         replies.write(json.dumps(reply) + "\n")
         replies.flush()

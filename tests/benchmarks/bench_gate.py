@@ -2,15 +2,15 @@
 
 Four trees are measured in turns for a long while: the code as it is, twice, and with a part of
 HiLo's work repeated so that it takes 5% and 10% longer. Comparisons are then made of that record by
-the gate's own code, each on blocks of its own: a reading that it asks for is answered from the
-record. So one hour of measuring gives many comparisons, in the order in which they were taken.
+the gate's own code, whose questions to workers are answered from the record: so half an hour of
+measuring gives many comparisons. Beside it the real command is run on the same trees, and the other
+tools.
 """
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import json
-import math
 import os
 import re
 import shutil
@@ -18,21 +18,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from tests.benchmarks import ROOT, Section
 from tests.vitbench.examples import facts
 from vitbench import interleaved, runner, session, stats
-from vitbench.case import Resolution
+from vitbench.case import Case, Resolution
 from vitbench.child import Child, Place
+from vitbench.compare import FLOORS
 from vitbench.gate import Policy
 from vitbench.interleaved import Comparison, Rules
 from vitbench.plan import Plan
-from vitbench.record import Measured, outcome_from_dict, outcome_to_dict
+from vitbench.record import Measured, outcome_to_dict
 from vitbench.render import tables
 from vitbench.side import Side
 
@@ -43,8 +46,14 @@ LIMIT = 0.02
 BATCH = 2
 # A suite comparison may take so long before it is undecided.
 MOST_S = 180.0
-RULE = {"warmup_calls": 3, "warmup_s": 0.02, "warmup_agree": 1.0, "min_samples": 5}
-READING = {"min_s": 0.06, "cap_s": 0.15}
+# As `vitbench ab` has it.
+RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "warmup_s": 0.1, "sample_s": 0.002}
+RULES = Rules()
+# Comparisons of blocks that are drawn from the record at random.
+DRAWN = 100
+CALIBRATIONS, CALIBRATION_S = 2, 80.0
+# Runs of the real command on each head.
+REAL = 2
 
 # Part of the mechanism's own work again: its first projection on so many of the tokens.
 _REPEAT = """
@@ -62,9 +71,10 @@ def _forward(self, x):
 {module}.forward = _forward
 """
 
-# How much longer a call takes with so many tokens more: both in one process, in turns.
+# How much longer a call takes with so many tokens more: both in one process, in short turns.
 _CALIBRATE = """
-import statistics, sys, time, torch
+import sys, time, torch
+import numpy as np
 from torch import nn
 import attentions
 from attentions import Grid
@@ -78,46 +88,61 @@ module = spec.build(384, 12, Grid(14, 14), impl="fused", **spec.settings_at(16))
 x = torch.randn(batch, 14, 14, 384)
 linear = next(one for one in module.modules() if isinstance(one, nn.Linear))
 
-def seconds(tokens):
-    start = time.perf_counter()
-    for _ in range(4):
+def turn(tokens):
+    samples, end = [], time.perf_counter() + 0.02
+    while time.perf_counter() < end:
+        start = time.perf_counter()
         module(x)
         if tokens:
             linear(x.reshape(-1, 384)[:tokens])
-    return time.perf_counter() - start
+        samples.append(time.perf_counter() - start)
+    return np.quantile(samples[1:] or samples, 0.25)
+
+def cost(tokens, fours):
+    ratios = []
+    for _ in range(fours):
+        first, second, third, last = turn(0), turn(tokens), turn(tokens), turn(0)
+        ratios.append((second + third) / (first + last))
+    return np.median(ratios) - 1
 
 with torch.inference_mode():
-    for _ in range(50):
-        seconds(16)
-    for tokens in range(16, 14 * 14 * batch, 16):
-        ratios = []
-        for _ in range(40):
-            first, second, third, last = seconds(0), seconds(tokens), seconds(tokens), seconds(0)
-            ratios.append((second + third) / (first + last))
-        print(tokens, statistics.median(ratios), flush=True)
-        if ratios and statistics.median(ratios) > 1.14:
-            break
+    turn(batch * 196)
+    per_token = cost(batch * 196, 100) / (batch * 196)
+    for wanted in map(float, sys.argv[4:]):
+        tokens = round((wanted - 1) / per_token)
+        for _ in range(3):
+            tokens += round((wanted - 1 - cost(tokens, 100)) / per_token / 2)
+        print(tokens)
 """
 
 
-def planted(threads: int) -> dict[str, int]:
-    """Tokens to repeat for each planted slowdown: a line through what is measured, from the
-    origin, since the cost of a projection grows with its tokens."""
+def planted(threads: int, chosen: Plan) -> dict[str, int]:
+    """Tokens to repeat for each planted slowdown, by what they are measured to cost: first in one
+    process, then as the record itself has it."""
+    wanted = [str(factor) for factor in PLANTED.values()]
     done = subprocess.run(
-        [sys.executable, "-c", _CALIBRATE, str(threads), SLOWED, str(BATCH)],
+        [sys.executable, "-c", _CALIBRATE, str(threads), SLOWED, str(BATCH), *wanted],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    points = [
-        (int(a), float(b) - 1)
-        for a, b in (line.split() for line in done.stdout.split("\n") if line)
-    ]
-    tokens: dict[str, int] = {}
-    for name, factor in PLANTED.items():
-        nearest = min(points, key=lambda point: abs(point[1] - (factor - 1)))
-        tokens[name] = nearest[0]
+    tokens = dict(zip(PLANTED, map(int, done.stdout.split()), strict=True))
+    only = dataclasses.replace(
+        chosen, cases=tuple(case for case in chosen.cases if case.attention == SLOWED)
+    )
+    for _ in range(CALIBRATIONS):
+        with tempfile.TemporaryDirectory() as name:
+            trees = {"base": tree(Path(name) / "base")}
+            trees |= {side: tree(Path(name) / side, count) for side, count in tokens.items()}
+            taken = list(record(trees, only, CALIBRATION_S))
+        found = {side: stats.ratio_of_blocks(shifts(taken, only, side)).value for side in PLANTED}
+        five, ten = PLANTED
+        slope = (found[ten] - found[five]) / (tokens[ten] - tokens[five])
+        tokens = {
+            side: max(1, round(count + (PLANTED[side] - found[side]) / slope))
+            for side, count in tokens.items()
+        }
     return tokens
 
 
@@ -135,14 +160,14 @@ def tree(folder: Path, tokens: int = 0) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One reading of the record; seconds since its start, and of one call."""
+class Taken:
+    """One turn of the record. Seconds since its start, and of one call."""
 
     block: int
     case: str
     side: str
     at_s: float
-    latency_s: float
+    samples_s: tuple[float, ...]
 
 
 def plan() -> Plan:
@@ -152,29 +177,38 @@ def plan() -> Plan:
         device="cpu",
         effort="quick",
         axes={"attention": NAMES, "resolution": (Resolution(224, 224),), "batch_size": (BATCH,)},
-        rule={**RULE, **READING},
+        rule=RULE,
     )
 
 
-def record(trees: Mapping[str, Path], chosen: Plan, seconds: float) -> Iterator[Reading]:
-    """Blocks of fresh workers of every tree; a case's readings go there and back, so that each two
-    trees stand in the order A B B A, and the order of the trees turns from block to block."""
+def order_of_trees(trees: Sequence[str], block: int) -> list[str]:
+    """There and back, and back and there: any two trees stand A B B A or B A A B, as in `ab`."""
+    there = [*trees[block % len(trees) :], *trees[: block % len(trees)]]
+    ways = (there, there[::-1])
+    places = range(2 * RULES.fours)
+    return [name for place in places for name in ways[place.bit_count() % 2]]
+
+
+def record(trees: Mapping[str, Path], chosen: Plan, seconds: float) -> Iterator[Taken]:
+    """Blocks of fresh workers of every tree. What is not slowed is the same code in every tree, and
+    is measured in two of them."""
     begun, block = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
-        names = list(trees)
-        names = names[block % len(names) :] + names[: block % len(names)]
-        workers = {name: Child(Place(root=trees[name])) for name in names}
+        workers = {name: Child(Place(root=path)) for name, path in trees.items()}
         try:
             for child in workers.values():
                 runner.settle(child, "cpu", chosen.threads)
             for case in chosen.order(block):
-                for name in (*names, *reversed(names)):
-                    request = {"do": "measure", "case": case.to_dict(), "with_facts": False}
-                    answer = workers[name].ask(request | {"rule": asdict(chosen.rule)}, 300.0)
-                    outcome = outcome_from_dict(answer)
-                    assert isinstance(outcome, Measured), outcome
+                names = list(trees) if case.attention == SLOWED else ["base", "same"]
+                hold = {"do": "hold", "case": case.to_dict(), "with_facts": False}
+                for name in names:
+                    workers[name].ask(hold | {"rule": asdict(chosen.rule)}, 300.0)
+                for name in order_of_trees(names, block):
+                    reply = workers[name].ask({"do": "turn", "seconds": RULES.turn_s}, 300.0)
                     at = time.monotonic() - begun
-                    yield Reading(block, case.id, name, at, stats.median(outcome.samples_s))
+                    yield Taken(block, case.id, name, at, tuple(reply["samples_s"]))
+                for name in names:
+                    workers[name].ask({"do": "release"}, 300.0)
         finally:
             for child in workers.values():
                 child.close()
@@ -182,74 +216,72 @@ def record(trees: Mapping[str, Path], chosen: Plan, seconds: float) -> Iterator[
 
 
 class Replay:
-    """Answers a comparison's requests from the record, block by block from a first one."""
+    """Answers a comparison's questions from the record, from the blocks in this order."""
 
     def __init__(
-        self, readings: Sequence[Reading], first: int, environment: dict[str, Any]
+        self, taken: Mapping[tuple[int, str, str], Sequence[Taken]], blocks: Sequence[int]
     ) -> None:
-        self._held: dict[tuple[int, str, str], list[float]] = {}
-        for one in readings:
-            self._held.setdefault((one.block, one.case, one.side), []).append(one.latency_s)
-        self._blocks = 1 + max(one.block for one in readings)
-        self._environment = environment
+        self._taken, self._blocks = taken, blocks
         self._started: dict[str, int] = {}
-        self.first, self.used = first, 0
+        self.used = 0
 
     def make(self, place: Place) -> Replayed:
         """In the place of Child(place): the next block of that side."""
         assert place.root is not None
-        name = place.root.name
-        number = self._started.get(name, 0)
-        self._started[name] = number + 1
+        side = place.root.name
+        number = self._started.get(side, 0)
+        self._started[side] = number + 1
         self.used = max(self.used, number + 1)
-        if self.first + number >= self._blocks:
+        if number >= len(self._blocks):
             raise EndOfRecord
-        return Replayed(self, name, self.first + number)
+        return Replayed(self, side, self._blocks[number])
 
-    def answer(
-        self, name: str, block: int, place: int, request: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The environment, or the recorded reading."""
-        if request["do"] == "environment":
-            return {"device": "cpu", "environment": self._environment}
-        latency = self._held[block, _id(request["case"]), name][place]
-        return outcome_to_dict(
-            Measured(
-                samples_s=(latency,),
-                wall_samples_s=(latency,),
-                calls_per_sample=1,
-                first_call_s=latency,
-                compile_s=None,
-                warmup_calls=0,
-                warmup_s=0.0,
-                stopped_by="cap",
-                facts=facts() if request["with_facts"] else None,
-            )
-        )
+    def turns(self, block: int, case: str, side: str) -> Sequence[Taken]:
+        """The turns of a case; what is not slowed was measured in two trees."""
+        own = self._taken.get((block, case, side))
+        return own or self._taken[block, case, "same"]
 
 
 class EndOfRecord(Exception):
     """The comparison wants more blocks than were taken."""
 
 
-def _id(case: Mapping[str, Any]) -> str:
-    from vitbench.case import Case
-
-    return Case.from_dict(json.loads(json.dumps(case))).id
-
-
 class Replayed:
     """A worker of the record."""
 
-    def __init__(self, replay: Replay, name: str, block: int) -> None:
-        self._replay, self._name, self._block = replay, name, block
-        self._asked: dict[str, int] = {}
+    def __init__(self, replay: Replay, side: str, block: int) -> None:
+        self._replay, self._side, self._block = replay, side, block
+        self._left: list[Taken] = []
+        self._given: list[float] = []
+        self._with_facts = False
 
     def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        case = json.dumps(request.get("case"))
-        place = self._asked.get(case, 0)
-        self._asked[case] = place + 1
-        return self._replay.answer(self._name, self._block, place, request)
+        """As a worker answers."""
+        if request["do"] == "environment":
+            machine = {"device_name": "the record", "torch": {"version": "0", "threads": 0}}
+            return {"device": "cpu", "environment": machine}
+        if request["do"] == "hold":
+            case = Case.from_dict(json.loads(json.dumps(request["case"])))
+            self._left = list(self._replay.turns(self._block, case.id, self._side))
+            self._given, self._with_facts = [], request["with_facts"]
+            return {"held": True}
+        if request["do"] == "turn":
+            samples = self._left.pop(0).samples_s
+            self._given += samples
+            return {"samples_s": list(samples)}
+        return outcome_to_dict(
+            Measured(
+                samples_s=tuple(self._given),
+                wall_samples_s=tuple(self._given),
+                calls_per_sample=1,
+                first_call_s=self._given[0],
+                compile_s=None,
+                warmup_calls=0,
+                warmup_s=0.0,
+                stopped_by="cap",
+                facts=facts() if self._with_facts else None,
+            )
+        )
 
     def close(self) -> None:
         """Nothing runs."""
@@ -264,27 +296,39 @@ class Compared:
     words: Mapping[str, str]
     status: int
 
+    @property
+    def alarms(self) -> set[str]:
+        """Mechanisms that were called slower."""
+        return {name for name, word in self.words.items() if word == "slower"}
+
+
+def by_turn(taken: Sequence[Taken]) -> dict[tuple[int, str, str], list[Taken]]:
+    """The turns of each case of each side in each block, in order."""
+    held: dict[tuple[int, str, str], list[Taken]] = {}
+    for one in taken:
+        held.setdefault((one.block, one.case, one.side), []).append(one)
+    return held
+
 
 def compare(
-    readings: Sequence[Reading],
+    held: Mapping[tuple[int, str, str], Sequence[Taken]],
     sides: tuple[str, str],
     chosen: Plan,
-    first: int,
+    blocks: Sequence[int],
     max_blocks: int,
 ) -> Compared | None:
-    """By the gate's own code on the blocks from `first`; None where the record ends before it."""
-    environment = {"device_name": "the record", "torch": {"version": "0", "threads": 0}}
-    replay = Replay(readings, first, environment)
-    pair = tuple(Side(name, Place(root=Path(name))) for name in sides)
+    """By the gate's own code on blocks in this order; None where it wants more of them."""
+    replay = Replay(held, blocks)
+    base, head = (Side(name, Place(root=Path(name))) for name in sides)
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(interleaved, "Child", replay.make),
     ):
         comparison = Comparison(
             chosen,
-            (pair[0], pair[1]),
+            (base, head),
             Policy(max_slowdown=LIMIT),
-            Rules(max_blocks=max_blocks),
+            dataclasses.replace(RULES, max_blocks=max_blocks),
             Path(folder),
         )
         try:
@@ -292,17 +336,26 @@ def compare(
         except EndOfRecord:
             return None
     words = {one.verdict.subject: one.verdict.word for one in result.judged}
-    return Compared(first, replay.used, words, result.status)
+    return Compared(blocks[0], replay.used, words, result.status)
 
 
 def comparisons(
-    readings: Sequence[Reading], sides: tuple[str, str], chosen: Plan, max_blocks: int, step: int
+    taken: Sequence[Taken], sides: tuple[str, str], chosen: Plan, max_blocks: int, how: str
 ) -> list[Compared]:
-    """Many: each on blocks of its own (step 0), or from every step-th block."""
-    found, first = [], 0
-    while (one := compare(readings, sides, chosen, first, max_blocks)) is not None:
+    """Many: "apart", each on blocks of its own; "overlapping", one from every block on; "drawn", on
+    blocks drawn at random."""
+    held = by_turn(taken)
+    count = 1 + max(one.block for one in taken)
+    rng = np.random.default_rng(0)
+    found: list[Compared] = []
+    first = 0
+    while len(found) < DRAWN or how != "drawn":
+        order = rng.permutation(count).tolist() if how == "drawn" else list(range(first, count))
+        one = compare(held, sides, chosen, order, max_blocks) if order else None
+        if one is None:
+            break
         found.append(one)
-        first += step or one.blocks
+        first += one.blocks if how == "apart" else 1
     return found
 
 
@@ -401,174 +454,221 @@ def pyperf_compare(base: Path, head: Path, threads: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Another tool: how many comparisons, false alarms on identical code, and 5% found."""
+    """Another tool, and how many comparisons of each kind it makes."""
 
     name: str
-    run: Any
+    fails: Callable[[Path, Path, int], bool]
     comparisons: int
 
 
-def _share(found: Sequence[Compared], word: str, subject: str | None = None) -> int:
-    """Comparisons in which the word was said of the mechanism, or of any."""
-    return sum(word in ((one.words[subject],) if subject else one.words.values()) for one in found)
+TOOLS = (
+    Tool("pytest-benchmark, median:5%", pytest_benchmark, 8),
+    Tool("pyperf compare_to --min-speed 5, 3 processes", pyperf_compare, 3),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """One run of the command: its exit status, its time, and what it printed last."""
+
+    head: str
+    status: int
+    seconds: float
+    blocks: int
+    output: str
+
+
+def real(trees: Mapping[str, Path], head: str, folder: Path) -> Real:
+    """`vitbench ab` on two of the trees, as one would type it."""
+    command = [sys.executable, "-m", "vitbench", "ab", str(trees["base"]), str(trees[head])]
+    command += ["--attention", ",".join(NAMES), "--resolution", "224"]
+    command += ["--batch-size", str(BATCH), "--max-slowdown", f"{LIMIT:.0%}", "--out", str(folder)]
+    begun = time.monotonic()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | WIDE
+    )
+    seconds = time.monotonic() - begun
+    blocks = json.loads((folder / "result.json").read_text(encoding="utf-8"))["blocks"]
+    return Real(head, done.returncode, seconds, blocks, (done.stdout + done.stderr).strip())
+
+
+# Lines of a table are not folded.
+WIDE = {"COLUMNS": "160"}
 
 
 def run(*, quick: bool) -> Section:
-    """A minute, or the minutes that VITBENCH_GATE_MINUTES says, 60 by default."""
-    minutes = 1.0 if quick else float(os.environ.get("VITBENCH_GATE_MINUTES", "60"))
+    """A record of VITBENCH_GATE_MINUTES, 30 by default, then the command and the other tools."""
+    minutes = 1.0 if quick else float(os.environ.get("VITBENCH_GATE_MINUTES", "30"))
     chosen = plan()
     threads = int(runner.probe("cpu")["environment"]["torch"]["threads"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        repeated = planted(threads)
+        repeated = planted(threads, chosen)
         trees = {
             "base": tree(folder / "base"),
             "same": tree(folder / "same"),
             **{side: tree(folder / side, tokens) for side, tokens in repeated.items()},
         }
-        readings = list(record(trees, chosen, minutes * 60))
-        tools = [] if quick else [Tool("pytest-benchmark, median:5%", pytest_benchmark, 12)]
-        tools += [] if quick else [Tool("pyperf compare_to, 3 processes, 5%", pyperf_compare, 2)]
-        others = {tool.name: _judge_tool(tool, trees, threads) for tool in tools}
-    return section(readings, chosen, repeated, others)
+        taken = list(record(trees, chosen, minutes * 60))
+        heads = ("same", "five", "ten") if not quick else ()
+        runs = [
+            real(trees, head, folder / f"{head}-{k}")
+            for k in range(REAL)
+            for head in (heads if k == 0 else heads[:2])
+        ]
+        others = {} if quick else {tool.name: _judge(tool, trees, threads) for tool in TOOLS}
+    return section(taken, chosen, repeated, runs, others, str(folder))
 
 
-def _judge_tool(tool: Tool, trees: Mapping[str, Path], threads: int) -> tuple[int, int, int]:
-    alarms = sum(tool.run(trees["base"], trees["same"], threads) for _ in range(tool.comparisons))
-    found = sum(tool.run(trees["base"], trees["five"], threads) for _ in range(tool.comparisons))
+def _judge(tool: Tool, trees: Mapping[str, Path], threads: int) -> tuple[int, int, int]:
+    """Comparisons of each kind, alarms on identical code, and slowdowns of 5% found."""
+    pair = trees["base"], trees["same"], trees["five"]
+    alarms = sum(tool.fails(pair[0], pair[1], threads) for _ in range(tool.comparisons))
+    found = sum(tool.fails(pair[0], pair[2], threads) for _ in range(tool.comparisons))
     return tool.comparisons, alarms, found
 
 
 def section(
-    readings: Sequence[Reading],
+    taken: Sequence[Taken],
     chosen: Plan,
     repeated: Mapping[str, int],
+    runs: Sequence[Real],
     others: Mapping[str, tuple[int, int, int]],
+    folder: str,
 ) -> Section:
-    """The rates, the curve against time, and the other tools."""
-    blocks = 1 + max(one.block for one in readings)
-    sides = len({one.side for one in readings})
-    # Of the record's time two sides' share, as an A/B comparison has it.
-    block_s = max(one.at_s for one in readings) / blocks * 2 / sides
+    """The rates, the curve against time, the command itself, and the other tools."""
+    figures: dict[str, float] = {"blocks": 1 + max(one.block for one in taken)}
+    measured = {side: shifts(taken, chosen, side) for side in ("same", *PLANTED)}
+    ratios = {side: stats.ratio_of_blocks(values) for side, values in measured.items()}
+    figures |= {f"ratio_{side}": ratio.value for side, ratio in ratios.items()}
+    block_s = block_seconds(taken, runs)
+    figures["block_s"] = block_s
     most = max(8, int(MOST_S / block_s))
+    told = ", ".join(f"{one.value:.3f} ({side})" for side, one in ratios.items())
+    text = [
+        f"{figures['blocks']} blocks of four trees: the code as it is, twice, and {SLOWED} with "
+        f"its first projection repeated on {repeated['five']} and {repeated['ten']} of "
+        f"{BATCH * 196} tokens. Over the whole record its latency is {told} times the base's. The "
+        f"limit is {LIMIT:.0%}; a comparison of five mechanisms ends when all are settled, or "
+        f"after {most} blocks ({MOST_S:.0f} s, at {block_s:.1f} s a block of two sides); what is "
+        "flagged is run again.",
+        "",
+    ]
     rows: list[dict[str, Any]] = []
-    lines = []
-    figures: dict[str, float] = {"block_s": block_s, "blocks": blocks}
-    kinds = (
-        ("identical code", ("base", "same"), None),
-        ("5% planted", ("base", "five"), SLOWED),
-        ("10% planted", ("base", "ten"), SLOWED),
-    )
-    for told, pair, subject in kinds:
-        for step, how in ((0, "apart"), (1, "from every block")):
-            found = comparisons(readings, pair, chosen, most, step)
+    table = []
+    for kind, head, subject in (
+        ("identical code", "same", None),
+        ("5% planted", "five", SLOWED),
+        ("10% planted", "ten", SLOWED),
+    ):
+        for how in ("apart", "overlapping", "drawn"):
+            found = comparisons(taken, ("base", head), chosen, most, how)
             if not found:
                 continue
-            called = _share(found, "slower", subject)
-            false = sum(
-                any(word == "slower" for name, word in one.words.items() if name != subject)
-                for one in found
-            )
-            median_s = stats.median([one.blocks * block_s for one in found])
-            lines.append((told, how, str(len(found)), str(called), str(false), f"{median_s:.0f} s"))
+            called = sum(subject in one.alarms if subject else bool(one.alarms) for one in found)
+            false = sum(bool(one.alarms - {subject}) for one in found)
+            undecided = sum("undecided" in one.words.values() for one in found)
+            seconds = stats.median([one.blocks * block_s for one in found])
+            counts = [len(found), called, false, undecided]
+            table.append((kind, how, *map(str, counts), f"{seconds:.0f} s"))
+            figures |= {
+                f"{head}_{how}_{name}": float(count)
+                for name, count in zip(("n", "called", "false", "undecided"), counts, strict=True)
+            }
+            figures[f"{head}_{how}_s"] = seconds
             rows += [
-                {"kind": told, "windows": how, "first": one.first, "blocks": one.blocks}
+                {"kind": kind, "windows": how, "first": one.first, "blocks": one.blocks}
                 | {f"verdict_{name}": word for name, word in one.words.items()}
                 | {"status": one.status}
                 for one in found
             ]
-            key = f"{pair[1]}_{'apart' if step == 0 else 'sliding'}"
-            figures |= {
-                f"{key}_comparisons": len(found),
-                f"{key}_called": called,
-                f"{key}_false": false,
-            }
-    ratios = {
-        side: stats.ratio_of_blocks(_shifts(readings, chosen, side)).value
-        for side in ("same", *PLANTED)
-    }
+    columns = ("head", "blocks", "comparisons", "called", "falsely", "undecided", "median time")
+    text.append(tables.markdown(columns, table))
+    text += [
+        "",
+        f"`called`: {SLOWED} slower (any mechanism, on identical code). `falsely`: another one, "
+        "or any on identical code. `undecided`: of at least one mechanism. `apart`: each "
+        "comparison on blocks of its own; `overlapping`: one from every block on; `drawn`: on "
+        "blocks drawn at random.",
+        "",
+        "Share of windows of so many blocks in a row after which each would be called, without a "
+        "re-run:",
+        "",
+    ]
     curve = [
-        (
-            f"{b * block_s:.0f} s",
-            *(_found(readings, chosen, side, b) for side in ("same", *PLANTED)),
-        )
-        for b in (6, 8, 12, 16, 24, 32)
-        if 2 * b < blocks
+        (f"{k * block_s:.0f} s", *(_called(measured[side], k) for side in measured))
+        for k in (6, 7, 8, 10, 12, 16, 20, 30)
+        if 2 * k < figures["blocks"]
     ]
-    text = [
-        f"{blocks} blocks of four trees: the code as it is, twice, and {SLOWED} with its first "
-        f"projection repeated on {repeated['five']} and {repeated['ten']} of {BATCH * 196} tokens. "
-        "Over the whole record its latency is "
-        + ", ".join(f"{ratios[side]:.3f} ({side})" for side in ratios)
-        + f" times the base's. Limit {LIMIT:.0%}; a comparison ends when all five mechanisms are "
-        f"settled or after {MOST_S:.0f} s ({most} blocks), and what is flagged is run again.",
-        "",
-        tables.markdown(
-            (
-                "head",
-                "comparisons",
-                "number",
-                f"called slower ({SLOWED}; any on identical code)",
-                "another mechanism called",
-                "median time",
-            ),
-            lines,
-        ),
-        "",
-        "`apart`: each on blocks of its own. `from every block`: one begins at each block, so that "
-        "they share blocks.",
-        "",
-        "Found without a re-run, by the blocks that are looked at (share of windows):",
-        "",
-        tables.markdown(("time", "identical", "5%", "10%"), curve),
-    ]
-    if others:
-        text += ["", "Other tools on the same layers and trees, run after the record:", ""]
+    text.append(tables.markdown(("time", "identical", "5%", "10%"), curve))
+    if runs:
+        text += ["", "The command itself on the same trees:", ""]
         text.append(
             tables.markdown(
-                ("tool", "comparisons each", "alarms on identical code", "5% found"),
+                ("head", "exit status", "blocks", "time"),
+                [
+                    (one.head, str(one.status), str(one.blocks), f"{one.seconds:.0f} s")
+                    for one in runs
+                ],
+            )
+        )
+        shown = next((one for one in runs if one.head == "five"), runs[0])
+        text += ["", "```", shown.output.replace(folder, "trees"), "```"]
+        for head in ("same", "five", "ten"):
+            of = [one for one in runs if one.head == head]
+            figures |= {f"command_{head}_n": float(len(of))}
+            figures |= {f"command_{head}_3": float(sum(one.status == 3 for one in of))}
+            figures |= {f"command_{head}_s": stats.median([one.seconds for one in of])}
+    if others:
+        text += ["", "Other tools on the same layers and trees:", ""]
+        text.append(
+            tables.markdown(
+                ("tool", "comparisons of each kind", "alarms on identical code", "5% found"),
                 [(name, str(n), str(a), str(f)) for name, (n, a, f) in others.items()],
             )
         )
         figures |= {
-            f"other_{i}_{k}": float(v)
-            for i, told in enumerate(others.values())
-            for k, v in zip(("n", "alarms", "found"), told, strict=True)
+            f"{name.split()[0].strip(',')}_{key}": float(value)
+            for name, found in others.items()
+            for key, value in zip(("n", "alarms", "found"), found, strict=True)
         }
     return Section("The gate", "\n".join(text), rows, figures)
 
 
-def _shifts(readings: Sequence[Reading], chosen: Plan, side: str) -> list[float]:
+def block_seconds(taken: Sequence[Taken], runs: Sequence[Real] = ()) -> float:
+    """Of a block of two sides: as the command took, of identical code; without it, from one block
+    of the record to the next, less what the other trees took.
+    """
+    spent = [one.seconds / one.blocks for one in runs if one.head == "same"]
+    if spent:
+        return stats.median(spent)
+    starts: dict[int, float] = {}
+    for one in taken:
+        starts.setdefault(one.block, one.at_s)
+    spans = np.diff(list(starts.values()))
+    sides = len({one.side for one in taken})
+    cases = len(NAMES) - 1
+    share = 2 * (cases + 1) / (2 * cases + sides)
+    return float(np.median(spans)) * share
+
+
+def shifts(taken: Sequence[Taken], chosen: Plan, side: str) -> list[float]:
     """log(side / base) of the slowed mechanism, block by block."""
     wanted = next(case.id for case in chosen.cases if case.attention == SLOWED)
-    logs: dict[tuple[int, str], list[float]] = {}
-    for one in readings:
+    of_block: dict[int, list[interleaved.Turn]] = {}
+    for one in taken:
         if one.case == wanted and one.side in ("base", side):
-            logs.setdefault((one.block, one.side), []).append(math.log(one.latency_s))
-    return [
-        sum(logs[block, side]) / 2 - sum(logs[block, "base"]) / 2
-        for block in sorted({block for block, _ in logs})
-        if len(logs.get((block, side), ())) == len(logs.get((block, "base"), ())) == 2
-    ]
+            which: interleaved.Which = "base" if one.side == "base" else "head"
+            of_block.setdefault(one.block, []).append((which, one.samples_s))
+    whole = 4 * RULES.fours
+    return [interleaved.shift_of(turns) for turns in of_block.values() if len(turns) == whole]
 
 
-def _found(readings: Sequence[Reading], chosen: Plan, side: str, blocks: int) -> str:
+def _called(values: Sequence[float], blocks: int) -> str:
     """The share of windows of so many blocks whose interval lies beyond the limit."""
-    shifts = _shifts(readings, chosen, side)
-    windows = [shifts[k : k + blocks] for k in range(len(shifts) - blocks + 1)]
+    windows = [values[k : k + blocks] for k in range(len(values) - blocks + 1)]
     hits = 0
     for window in windows:
         ratio = stats.ratio_of_blocks(window)
-        hits += ratio.low > 1 + max(LIMIT, 1.5 * ratio.floor)
+        hits += ratio.low > 1 + max(LIMIT, FLOORS * ratio.floor)
     return f"{hits / len(windows):.0%}"
-
-
-def write(readings: Sequence[Reading], path: Path) -> None:
-    """The record as a CSV file."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("block", "case", "side", "at_s", "latency_s"))
-        writer.writerows(
-            (one.block, one.case, one.side, f"{one.at_s:.2f}", f"{one.latency_s:.6g}")
-            for one in readings
-        )

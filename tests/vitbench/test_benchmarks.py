@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,28 +53,44 @@ def test_comparisons_of_a_record() -> None:
     chosen = bench_gate.plan()
     rng = np.random.default_rng(0)
     factors = {"base": 1.0, "same": 1.0, "ten": 1.1}
-    readings = [
-        bench_gate.Reading(
+    taken = [
+        bench_gate.Taken(
             block,
             one.id,
             side,
             block * 10.0,
-            0.01
-            * (factor if one.attention == bench_gate.SLOWED else 1.0)
-            * math.exp(rng.normal(0, 0.01)),
+            tuple(
+                0.01
+                * (factors[side] if one.attention == bench_gate.SLOWED else 1.0)
+                * np.exp(shift + rng.normal(0, 0.02, 2))
+            ),
         )
-        for block in range(48)
+        for block in range(40)
+        for shift in rng.normal(0, 0.01, 1)
         for one in chosen.cases
-        for side, factor in (*factors.items(), *reversed(factors.items()))
+        for side in bench_gate.order_of_trees(list(factors), block)
     ]
-    same = bench_gate.comparisons(readings, ("base", "same"), chosen, 20, 0)
-    slow = bench_gate.comparisons(readings, ("base", "ten"), chosen, 20, 0)
+    same = bench_gate.comparisons(taken, ("base", "same"), chosen, 20, "apart")
+    slow = bench_gate.comparisons(taken, ("base", "ten"), chosen, 20, "apart")
     assert len(same) >= 3
     assert {word for one in same for word in one.words.values()} <= {"same", "undecided"}
-    assert all(one.words[bench_gate.SLOWED] == "slower" and one.status == 3 for one in slow)
+    assert all(one.alarms == {bench_gate.SLOWED} and one.status == 3 for one in slow)
     for found in (same, slow):
         for one, following in itertools.pairwise(found):
             assert following.first == one.first + one.blocks
+    assert bench_gate.block_seconds(taken) == pytest.approx(10.0 * 10 / 11)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 5])
+def test_the_order_of_trees(block: int) -> None:
+    """In every two passes each tree has two turns, and each two trees stand A B B A or B A A B."""
+    trees = ["base", "same", "five", "ten"]
+    order = bench_gate.order_of_trees(trees, block)
+    for begin in range(0, len(order), 8):
+        for pair in itertools.combinations(trees, 2):
+            of_pair = [name for name in order[begin : begin + 8] if name in pair]
+            assert of_pair == of_pair[::-1]
+            assert set(of_pair) == set(pair)
 
 
 def test_the_page(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from vitbench.interleaved import Comparison
 
 _TIME = "Precision"
-# A reading is short: its neighbours on the other side are what it is compared with. Warm-up does
-# not wait for two blocks of calls to agree, which on a noisy machine takes longer than the reading.
-_RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "min_samples": 5}
+# Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
+# the turns that follow; their neighbours on the other side are what they are compared with.
+_RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "sample_s": 0.002}
 
 
 def ab(
@@ -50,8 +51,9 @@ def ab(
     policy: judge.PolicyFile = None,
     strict: judge.Strict = False,
     reading: Annotated[
-        float, typer.Option(help="Sampling of one reading, seconds.", rich_help_panel=_TIME)
-    ] = 0.1,
+        float,
+        typer.Option(help="Sampling of each side in a block, seconds.", rich_help_panel=_TIME),
+    ] = 0.5,
     max_blocks: Annotated[
         int, typer.Option(help="Most blocks of A B B A in fresh processes.", rich_help_panel=_TIME)
     ] = 40,
@@ -61,7 +63,7 @@ def ab(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; all usable by default.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one reading.")] = 300.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one answer of a worker.")] = 300.0,
     seed: Annotated[int, typer.Option(help="Of the order of the cases.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The folder of the result; reports/DATE-ab-... by default.")
@@ -97,6 +99,7 @@ def ab(
     from vitbench import interleaved, session, side, store
 
     limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
+    limits = dataclasses.replace(limits, turn_s=reading / (2 * limits.fours))
     signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job cleans up as after Ctrl-C
     with side.opened(base, head) as sides:
         plugins = tuple(plugin or ())
@@ -109,7 +112,7 @@ def ab(
             params=parse.params(param or []),
             plugins=plugins,
             effort="quick",
-            rule=_RULE | {"warmup_s": reading / 3, "min_s": reading, "cap_s": 2.5 * reading},
+            rule=_RULE | {"warmup_s": reading / 5},
             threads=threads,
             registry=sides[1].registry(),
             seed=seed,

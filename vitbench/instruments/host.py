@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,20 @@ def between(start: HostReading, end: HostReading, threads: int) -> dict[str, Any
     if start.throttled_s is not None and end.throttled_s is not None:
         state["cgroup_throttled_s"] = end.throttled_s - start.throttled_s
     return state
+
+
+def apart(spans: Sequence[tuple[HostReading, HostReading]]) -> tuple[HostReading, HostReading]:
+    """Several spans as one: what happened in them, without what happened between them."""
+
+    def total(name: str) -> Any:
+        ends = [(getattr(start, name), getattr(end, name)) for start, end in spans]
+        if any(value is None for pair in ends for value in pair):
+            return None, None
+        return 0, sum(end - start for start, end in ends)
+
+    names = [one.name for one in dataclasses.fields(HostReading)]
+    first, last = zip(*(total(name) for name in names), strict=True)
+    return HostReading(*first), HostReading(*last)
 
 
 def _machine_seconds() -> tuple[float | None, float | None, float | None]:

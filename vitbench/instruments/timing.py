@@ -203,12 +203,8 @@ def measure(
     is suspect after that is kept, for the reading tells of it. `max_calls` limits the calls of one
     sample (1 where every call must be cold).
     """
-    first_call_s = clock.read_wall(call, 1)
-    per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
-    calls = max(1, round(rule.sample_s / per_call_s + 0.5)) if per_call_s > 0 else 1
-    if max_calls is not None:
-        calls = min(calls, max_calls)
-    timing = Timing([], [], calls, first_call_s, warm_calls, warm_s, "cap")
+    timing = warmed(call, clock, rule, max_calls=max_calls)
+    calls = timing.calls_per_sample
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
@@ -234,6 +230,34 @@ def measure(
             return timing
         if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
             return timing
+
+
+def warmed(call: Call, clock: Clock, rule: TimingRule, *, max_calls: int | None = None) -> Timing:
+    """Warmed up, no sample taken yet."""
+    first_call_s = clock.read_wall(call, 1)
+    per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
+    calls = max(1, round(rule.sample_s / per_call_s + 0.5)) if per_call_s > 0 else 1
+    if max_calls is not None:
+        calls = min(calls, max_calls)
+    return Timing([], [], calls, first_call_s, warm_calls, warm_s, "cap")
+
+
+def turn(call: Call, clock: Clock, timing: Timing, seconds: float) -> list[float]:
+    """Samples for so long, at least one; they are kept in `timing` too.
+
+    A first sample is thrown away: another process ran meanwhile, and threads and caches are cold.
+    """
+    calls = timing.calls_per_sample
+    clock.read(call, calls)
+    begun, start = len(timing.samples), clock.now()
+    while True:
+        reading = clock.read(call, calls)
+        timing.samples.append(reading.device_s)
+        wall_s = reading.wall_s if reading.wall_s is not None else clock.read_wall(call, calls)
+        timing.wall_samples.append(wall_s)
+        if clock.now() - start >= seconds:
+            break
+    return timing.samples[begun:]
 
 
 def _warm_up(call: Call, clock: Clock, rule: TimingRule) -> tuple[float, int, float]:
