@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -492,8 +493,25 @@ def real(trees: Mapping[str, Path], head: str, folder: Path) -> Real:
     return Real(head, done.returncode, seconds, blocks, (done.stdout + done.stderr).strip())
 
 
+def _told(trees: Mapping[str, Path], head: str, folder: Path) -> dict[str, Any]:
+    return asdict(real(trees, head, folder))
+
+
 # Lines of a table are not folded.
 WIDE = {"COLUMNS": "160"}
+
+
+def kept(name: str, make: Callable[[], Any]) -> Any:
+    """What a stage found, as JSON has it; kept in the folder VITBENCH_GATE_KEEP, if set, so that a
+    run that was cut off goes on there."""
+    folder = os.environ.get("VITBENCH_GATE_KEEP")
+    if folder is None:
+        return make()
+    path = Path(folder) / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(make()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run(*, quick: bool) -> Section:
@@ -503,20 +521,26 @@ def run(*, quick: bool) -> Section:
     threads = int(runner.probe("cpu")["environment"]["torch"]["threads"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        repeated = planted(threads, chosen)
+        repeated = kept("planted", lambda: planted(threads, chosen))
         trees = {
             "base": tree(folder / "base"),
             "same": tree(folder / "same"),
             **{side: tree(folder / side, tokens) for side, tokens in repeated.items()},
         }
-        taken = list(record(trees, chosen, minutes * 60))
-        heads = ("same", "five", "ten") if not quick else ()
+        seconds = minutes * 60
+        told = kept("record", lambda: [asdict(one) for one in record(trees, chosen, seconds)])
+        taken = [Taken(**one | {"samples_s": tuple(one["samples_s"])}) for one in told]
+        heads = [(k, head) for k in range(REAL) for head in ("same", "five", "ten")]
         runs = [
-            real(trees, head, folder / f"{head}-{k}")
-            for k in range(REAL)
-            for head in (heads if k == 0 else heads[:2])
+            Real(**kept(f"{head}-{k}", partial(_told, trees, head, folder / f"{head}-{k}")))
+            for k, head in heads
+            if not quick and (k == 0 or head != "ten")
         ]
-        others = {} if quick else {tool.name: _judge(tool, trees, threads) for tool in TOOLS}
+        others = {
+            tool.name: kept(tool.name.split()[0].strip(","), partial(_judge, tool, trees, threads))
+            for tool in TOOLS
+            if not quick
+        }
     return section(taken, chosen, repeated, runs, others, str(folder))
 
 

@@ -15,7 +15,7 @@ import pytest
 from vitbench.record import MEASURED
 
 _LAYER = "--resolution 32 --dim 32 --heads 2 --batch-size 1 --impl eager"
-_TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --timeout 10"
+_TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --timeout 40"
 _MARK = "VITBENCH_TEST_MARK"
 
 _PLUGIN = """
@@ -68,7 +68,7 @@ FAULTS = {
         forward="y = y + torch.rand_like(y)", status="wrong_output", message="eager"
     ),
     "loops_forever": Fault(
-        forward="while True: time.sleep(0.01)", status="timeout", message="no answer within 10 s"
+        forward="while True: time.sleep(0.01)", status="timeout", message="no answer within 40 s"
     ),
     "exits": Fault(forward="os._exit(139)", status="crashed", message="exit status 139"),
     "ends_itself": Fault(
