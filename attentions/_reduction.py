@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
 from attentions._spec import Grid
 
 
@@ -26,9 +27,16 @@ class ReducedAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 4 * x.shape[3])
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
         q = split_heads(self.q(x).flatten(1, 2), self.num_heads)
         k, v = (split_heads(part, self.num_heads) for part in self.kv(self.reduce(x)).chunk(2, -1))
-        return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view_as(x)
+        return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view(x.shape)
 
     def reduce(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch keys dim"]:
         """The tokens that keys and values come from."""

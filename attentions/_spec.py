@@ -85,9 +85,12 @@ class AttentionSpec:
     impls       implementations; "eager" is the paper's equations op by op, "fused" the same
                 function through the fastest kernels
     kernels     what the fused implementation runs on
+    finish      what is done to a fused module when it is built; it returns the module
     macs        closed form, `macs(dim, num_heads, grid, **params)`: MACs of one image
     computed    `computed(grid, **params)`: the grid after padding, where the mechanism pads
     unsupported `unsupported(dim, num_heads, grid, **params)`: a reason in words, or None
+    fallback    `fallback(dim, num_heads, grid, dtype, **params)`: why the fused implementation runs
+                the equations in this dtype ("float16") on this map, or None where it does not
     checked_with  hyper-parameters under which an output is compared with the definition, where the
                 mechanism chooses: a choice near a tie turns on rounding, so that two right outputs
                 may differ by more than rounding
@@ -102,9 +105,11 @@ class AttentionSpec:
     settings: Mapping[int, Mapping[str, Any]] = field(default_factory=_no_settings)
     impls: tuple[str, ...] = ("eager",)
     kernels: str = ""
+    finish: Callable[[nn.Module], nn.Module] | None = None
     macs: Callable[..., int] | None = None
     computed: Callable[..., Grid] | None = None
     unsupported: Callable[..., str | None] | None = None
+    fallback: Callable[..., str | None] | None = None
     checked_with: Mapping[str, Any] = field(default_factory=dict)
     traps: tuple[str, ...] = ()
 
@@ -124,7 +129,8 @@ class AttentionSpec:
             raise ValueError(reason)
         if "impl" in inspect.signature(self.module).parameters:
             params = {**params, "impl": impl}
-        return self.module(dim, num_heads, grid, **params)
+        built = self.module(dim, num_heads, grid, **params)
+        return self.finish(built) if impl == "fused" and self.finish is not None else built
 
     def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
         """Why this mechanism cannot run here, in words; None where it can."""

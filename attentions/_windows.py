@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
 from attentions._spec import Grid
 
 
@@ -126,6 +127,16 @@ class WindowAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        bias = self._bias(Grid(x.shape[1], x.shape[2]).padded_to(*self.window))
+        if self.impl == "eager":
+            return self._mix(x, bias)
+        return in_groups(lambda part: self._mix(part, bias), x, 6 * x.shape[3])
+
+    def _mix(
+        self,
+        x: Float[Tensor, "batch height width dim"],
+        bias: Float[Tensor, "*windows heads tokens tokens"] | None,
+    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.window)
         padded = Grid(x.shape[1], x.shape[2])
@@ -133,17 +144,17 @@ class WindowAttention(nn.Module):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
         windows = partition(x, *self.window)
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
-        mixed = attend(q, k, v, impl=self.impl, bias=self._bias(padded))
+        mixed = attend(q, k, v, impl=self.impl, bias=bias)
         x = merge(self.proj(merge_heads(mixed)), *self.window, padded)
         if any(self.shift):
             x = torch.roll(x, self.shift, dims=(1, 2))
         return x[:, :height, :width]
 
-    def _bias(self, padded: Grid) -> Float[Tensor, "windows heads tokens tokens"] | None:
+    def _bias(self, padded: Grid) -> Float[Tensor, "*windows heads tokens tokens"] | None:
         bias = None
         if self.has_bias:
             table = self.relative_position_bias_table[self.relative_position_index]
-            bias = table.permute(2, 0, 1)
+            bias = table.permute(2, 0, 1).contiguous()
         if any(self.shift):
             mask = self.shift_mask
             if mask is None or padded != self._mask_grid:

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, partition
 
@@ -55,6 +57,12 @@ class CrossWindow(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        impl = self.attns[0].impl
+        return self._mix(x) if impl == "eager" else in_groups(self._mix, x, 8 * x.shape[3])
+
+    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x).unflatten(-1, (3, len(self.attns), -1))
@@ -174,6 +182,7 @@ ATTENTION = AttentionSpec(
         32: {"split_size": 7, "branches": 1},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

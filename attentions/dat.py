@@ -15,9 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups, is_grouped
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 PositionBias = Literal["table", "conv", "none"]
+
+
+_IMAGES = 4
 
 
 class DAT(nn.Module):
@@ -81,6 +86,13 @@ class DAT(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 8 * x.shape[3])
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
         x = x.permute(0, 3, 1, 2)
         query = self.proj_q(x)
         points = self.points(query)
@@ -90,12 +102,39 @@ class DAT(nn.Module):
             for part in (query, self.proj_k(sampled), self.proj_v(sampled))
         )
         table = self.rpe_table
-        bias = self.bias(table, query, points) if isinstance(table, nn.Parameter) else None
-        mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
+        if isinstance(table, nn.Parameter) and self.impl == "fused" and is_grouped(x):
+            # The biases of an image, one for each pair of a token and a point, are the largest
+            # tensor of all: they are made for a few images at a time, enough for all threads.
+            few, of_groups = _IMAGES, _IMAGES * self.groups
+            heads = zip(q.split(few), k.split(few), v.split(few), strict=True)
+            places = zip(query.split(few), points.split(of_groups), strict=True)
+            mixed = torch.cat(
+                [
+                    self._attended(*own, *there, table)
+                    for own, there in zip(heads, places, strict=True)
+                ]
+            )
+        elif isinstance(table, nn.Parameter):
+            mixed = self._attended(q, k, v, query, points, table)
+        else:
+            mixed = attend(q, k, v, impl=self.impl)
+        mixed = merge_heads(mixed)
         mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
         if isinstance(table, nn.Conv2d):
             mixed = mixed + table(query)
         return self.proj_out(mixed).permute(0, 2, 3, 1)
+
+    def _attended(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch heads points head_dim"],
+        v: Float[Tensor, "batch heads points head_dim"],
+        query: Float[Tensor, "batch dim height width"],
+        points: Float[Tensor, "batch_groups rows columns 2"],
+        table: Float[Tensor, "heads twice_height twice_width"],
+    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+        """Attention with the table's biases."""
+        return attend(q, k, v, impl=self.impl, bias=self.bias(table, query, points))
 
     def points(
         self, query: Float[Tensor, "batch dim height width"]
@@ -235,6 +274,7 @@ ATTENTION = AttentionSpec(
         32: {"groups": 6, "stride": 1, "kernel_size": 3, "offset_range": 2},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention, grid_sample",
     macs=macs,
     unsupported=unsupported,

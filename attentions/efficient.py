@@ -10,6 +10,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attentions._attend import Impl, merge_heads, pointwise, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -30,8 +33,10 @@ class Efficient(nn.Module):
         *,
         key_channels: int | None = None,
         value_channels: int | None = None,
+        impl: Impl = "fused",
     ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.num_heads = num_heads
         key_width, value_width = widths_of(dim, key_channels, value_channels)
         self.keys = nn.Conv2d(dim, key_width, 1)
@@ -42,6 +47,8 @@ class Efficient(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "fused":
+            return in_groups(self._fused, x, 6 * x.shape[3])
         image = x.permute(0, 3, 1, 2)
         key = self._heads(self.keys(image)).softmax(dim=-1)
         query = self._heads(self.queries(image)).softmax(dim=-2)
@@ -49,6 +56,18 @@ class Efficient(nn.Module):
         context = value @ key.transpose(-2, -1)
         mixed = (context @ query).flatten(1, 2).unflatten(-1, x.shape[1:3])
         return self.reprojection(mixed).permute(0, 2, 3, 1) + x
+
+    def _fused(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        """Channels last throughout: no map is transposed."""
+        tokens = x.flatten(1, 2)
+        key = pointwise(tokens, self.keys).softmax(dim=1)
+        query = pointwise(tokens, self.queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        value = pointwise(tokens, self.values)
+        k, v = split_heads(key, self.num_heads), split_heads(value, self.num_heads)
+        mixed = merge_heads(query.transpose(1, 2) @ (k.transpose(-2, -1) @ v))
+        return pointwise(mixed, self.reprojection).view(x.shape) + x
 
     def _heads(
         self, image: Float[Tensor, "batch channels height width"]
@@ -106,7 +125,9 @@ ATTENTION = AttentionSpec(
     cost="4NC^2 + 2NCd, d = C / heads",
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="matmul on channels-last maps",
     macs=macs,
     unsupported=unsupported,
     traps=(

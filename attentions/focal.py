@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import linear, through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -114,18 +116,33 @@ class Focal(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        padded = Grid(x.shape[1], x.shape[2]).padded_to(self.window, self.window)
+        index = self.key_index if padded == self._grid else self.keys_on(padded)
+        pooled = sum(4**level for level in range(self.pooled_levels))
+        outside = padded.tokens + padded.tokens // self.window**2 * pooled
+        bias = self.bias(index, outside)
+        if self.impl == "eager":
+            return self._mix(x, index, bias)
+        channels = (5 + 2 * index.numel() / padded.tokens) * x.shape[3]
+        return in_groups(lambda part: self._mix(part, index, bias), x, channels)
+
+    def _mix(
+        self,
+        x: Float[Tensor, "batch height width dim"],
+        index: Int[Tensor, "windows keys"],
+        bias: Float[Tensor, "*windows heads window_tokens keys"],
+    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window, self.window)
         padded = Grid(x.shape[1], x.shape[2])
         pooled = [self.pooled(x, level) for level in range(self.pooled_levels)]
         tokens = torch.cat((x.flatten(1, 2), *pooled), dim=1)
         q, kv = self.project(tokens, padded)
-        index = self.key_index if padded == self._grid else self.keys_on(padded)
         kv = F.pad(kv, (0, 0, 0, 1))  # a row of zeros, for the windows outside the map
         gathered = kv.index_select(1, index.flatten()).unflatten(1, index.shape)
         k, v = gathered.chunk(2, dim=-1)
         heads = (split_heads(part, self.num_heads) for part in (q, k, v))
-        mixed = attend(*heads, impl=self.impl, bias=self.bias(index, tokens.shape[1]))
+        mixed = attend(*heads, impl=self.impl, bias=bias)
         merged = merge(merge_heads(mixed), self.window, self.window, padded)
         return self.proj(merged)[:, :height, :width]
 
@@ -165,8 +182,8 @@ class Focal(nn.Module):
             weights = self.qkv.weight.split((dim, 2 * dim))
             bias = self.qkv.bias
             biases = (None, None) if bias is None else bias.split((dim, 2 * dim))
-            q = F.linear(tokens[:, : padded.tokens], weights[0], biases[0])
-            kv = F.linear(tokens, weights[1], biases[1])
+            q = linear(tokens[:, : padded.tokens], weights[0], biases[0])
+            kv = linear(tokens, weights[1], biases[1])
         queries = q.unflatten(1, (padded.height, padded.width))
         return partition(queries, self.window, self.window), kv
 
@@ -356,6 +373,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 1},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

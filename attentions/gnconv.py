@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attentions._attend import Impl, pointwise
+from attentions._groups import in_groups
+from attentions._linear import linear, through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -27,9 +31,17 @@ class GnConv(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, grid: Grid, *, order: int = 5, s: float = 1.0
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        order: int = 5,
+        s: float = 1.0,
+        impl: Impl = "fused",
     ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.widths = widths_of(dim, order)
         self.s = s
         gates = sum(self.widths)
@@ -43,6 +55,8 @@ class GnConv(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "fused":
+            return in_groups(self._fused, x, 5 * x.shape[3])
         projected = self.proj_in(x.permute(0, 3, 1, 2))
         mixed, gates = projected.split((self.widths[0], sum(self.widths)), dim=1)
         first, *rest = (self.dwconv(gates) * self.s).split(self.widths, dim=1)
@@ -50,6 +64,27 @@ class GnConv(nn.Module):
         for widen, gate in zip(self.pws, rest, strict=True):
             mixed = widen(mixed) * gate
         return self.proj_out(mixed).permute(0, 2, 3, 1)
+
+    def _fused(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        """Channels last; the scale is the weights', and the split is of the projection's weights,
+        so that nothing is copied for the convolution."""
+        first, gates = self.widths[0], sum(self.widths)
+        weight, bias = self.proj_in.weight.flatten(1), self.proj_in.bias
+        assert bias is not None
+        assert self.dwconv.bias is not None
+        mixed = linear(x, weight[:first], bias[:first])
+        gated = linear(x, weight[first:], bias[first:]).permute(0, 3, 1, 2)
+        gated = F.conv2d(
+            gated, self.dwconv.weight * self.s, self.dwconv.bias * self.s, padding=3, groups=gates
+        )
+        first_gate, *rest = gated.permute(0, 2, 3, 1).split(self.widths, dim=-1)
+        mixed = mixed * first_gate
+        for widen, gate in zip(self.pws, rest, strict=True):
+            assert isinstance(widen, nn.Conv2d)
+            mixed = pointwise(mixed, widen) * gate
+        return pointwise(mixed, self.proj_out)
 
 
 def widths_of(dim: int, order: int) -> list[int]:
@@ -93,7 +128,9 @@ ATTENTION = AttentionSpec(
         16: {"order": 4, "s": 0.3333333333333333},
         32: {"order": 5, "s": 0.3333333333333333},
     },
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,
     traps=(

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     merge,
@@ -79,6 +81,16 @@ class GridAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        bias = None if self.rel_pos is None else self.rel_pos()
+        if self.impl == "eager":
+            return self._mix(x, bias)
+        return in_groups(lambda part: self._mix(part, bias), x, 5 * x.shape[3])
+
+    def _mix(
+        self,
+        x: Float[Tensor, "batch height width dim"],
+        bias: Float[Tensor, "heads tokens tokens"] | None,
+    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.grid_size)
         padded = Grid(x.shape[1], x.shape[2])
@@ -87,7 +99,6 @@ class GridAttention(nn.Module):
         cell = padded.height // self.grid_size[0], padded.width // self.grid_size[1]
         grids = partition(x, *cell).transpose(1, 2)
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(grids).chunk(3, dim=-1))
-        bias = None if self.rel_pos is None else self.rel_pos()
         mixed = self.proj(merge_heads(attend(q, k, v, impl=self.impl, bias=bias)))
         return merge(mixed.transpose(1, 2), *cell, padded)[:, :height, :width]
 
@@ -144,6 +155,7 @@ ATTENTION = AttentionSpec(
     size_rule="pad",
     settings={4: {"grid_size": 7}, 8: {"grid_size": 7}, 16: {"grid_size": 7}, 32: {"grid_size": 7}},
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import linear, through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -55,17 +57,36 @@ class Linformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 5 * x.shape[3])
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
         tokens = x.flatten(1, 2)
         q = split_heads(self.to_q(tokens), self.num_heads)
-        key = self._combine(self.to_k(tokens), self.proj_k)
-        value = key if self.share_kv else self._combine(self.to_v(tokens), self.proj_v)
-        return self.to_out(merge_heads(attend(q, key, value, impl=self.impl))).view_as(x)
+        key = self._combine(tokens, self.to_k, self.proj_k)
+        value = key if self.share_kv else self._combine(tokens, self.to_v, self.proj_v)
+        return self.to_out(merge_heads(attend(q, key, value, impl=self.impl))).view(x.shape)
 
     def _combine(
-        self, tokens: Float[Tensor, "batch tokens kv_dim"], projection: Float[Tensor, "tokens k"]
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        layer: nn.Linear,
+        projection: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "batch heads k head_dim"]:
-        combined = split_heads(projection.T @ tokens, self.kv_heads)
-        return combined.expand(-1, self.num_heads, -1, -1)
+        """E (X W + 1 b), or with fewer products where k is less than the tokens, (E X) W + E 1 b.
+
+        Each matrix product is of one image's tokens with weights that all images share.
+        """
+        if self.impl == "eager" or projection.shape[1] >= projection.shape[0]:
+            combined = projection.T @ layer(tokens)
+        else:
+            combined = linear(projection.T @ tokens, layer.weight)
+            if layer.bias is not None:
+                combined = combined + projection.sum(dim=0)[:, None] * layer.bias
+        return split_heads(combined, self.kv_heads).expand(-1, self.num_heads, -1, -1)
 
 
 def _projection(tokens: int, k: int) -> nn.Parameter:
@@ -115,6 +136,7 @@ ATTENTION = AttentionSpec(
     size_rule="fixed",
     settings={4: {"k": 256}, 8: {"k": 256}, 16: {"k": 256}, 32: {"k": 256}},
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

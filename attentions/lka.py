@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attentions._attend import Impl, pointwise
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -58,8 +61,10 @@ class LKA(nn.Module):
         local_kernel: int = 5,
         dilated_kernel: int = 7,
         dilation: int = 3,
+        impl: Impl = "fused",
     ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.proj_1 = nn.Conv2d(dim, dim, 1)
         self.spatial_gating_unit = SpatialGate(
             dim, local_kernel=local_kernel, dilated_kernel=dilated_kernel, dilation=dilation
@@ -69,8 +74,19 @@ class LKA(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "fused":
+            return in_groups(self._fused, x, 4 * x.shape[3])
         gated = self.spatial_gating_unit(F.gelu(self.proj_1(x.permute(0, 3, 1, 2))))
         return x + self.proj_2(gated).permute(0, 2, 3, 1)
+
+    def _fused(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        """Channels last; pointwise convolutions are matrix products."""
+        gate = self.spatial_gating_unit
+        u = F.gelu(pointwise(x, self.proj_1))
+        local = gate.conv_spatial(gate.conv0(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return x + pointwise(u * pointwise(local, gate.conv1), self.proj_2)
 
 
 def macs(
@@ -119,7 +135,9 @@ ATTENTION = AttentionSpec(
         16: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
         32: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
     },
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,
     traps=(

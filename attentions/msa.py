@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -34,9 +36,16 @@ class MSA(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 5 * x.shape[3])
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv)
-        return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view_as(x)
+        return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view(x.shape)
 
 
 def macs(dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> int:
@@ -57,6 +66,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     traps=(

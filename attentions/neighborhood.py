@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -64,9 +66,22 @@ class Neighborhood(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        height, width = x.shape[1:3]
+        rows, row_offsets = blocks(height, self.kernel_size, self.tile, x.device)
+        columns, column_offsets = blocks(width, self.kernel_size, self.tile, x.device)
+        bias = self._bias(row_offsets, column_offsets, like=x)
+        if self.impl == "eager":
+            return self._mix(x, rows, columns, bias)
+        return in_groups(lambda part: self._mix(part, rows, columns, bias), x, 12 * x.shape[3])
+
+    def _mix(
+        self,
+        x: Float[Tensor, "batch height width dim"],
+        rows: Int[Tensor, "tile_rows block"],
+        columns: Int[Tensor, "tile_columns block"],
+        bias: Float[Tensor, "*tiles #heads queries keys"] | None,
+    ) -> Float[Tensor, "batch height width dim"]:
         (height, width), tile = x.shape[1:3], self.tile
-        rows, row_offsets = blocks(height, self.kernel_size, tile, x.device)
-        columns, column_offsets = blocks(width, self.kernel_size, tile, x.device)
         q, kv = self.qkv(x).split((x.shape[3], 2 * x.shape[3]), dim=-1)
         q = pad_to_multiple(q, tile, tile)
         grid = Grid(q.shape[1], q.shape[2])
@@ -74,7 +89,6 @@ class Neighborhood(nn.Module):
         kv = kv[:, rows[:, None, :, None], columns[None, :, None, :]]
         kv = kv.flatten(3, 4).flatten(1, 2).chunk(2, dim=-1)
         k, v = (split_heads(part, self.num_heads) for part in kv)
-        bias = self._bias(row_offsets, column_offsets, like=x)
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
         return self.proj(merge(mixed, tile, tile, grid)[:, :height, :width])
 
@@ -163,6 +177,7 @@ ATTENTION = AttentionSpec(
         32: {"kernel_size": 7},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention over tiles of 7 x 7 queries",
     macs=macs,
     unsupported=unsupported,

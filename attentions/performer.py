@@ -7,13 +7,17 @@ keys and values are summed once, and every query reads that sum. Linear in token
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import merge_heads, split_heads
+from attentions._attend import Impl, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import linear, through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 KeyMax = Literal["head", "batch"]
@@ -43,6 +47,35 @@ class FastAttention(nn.Module):
         k = self.features(k, largest_over=(-2, -1) if self.key_max == "head" else (0, 1, 2, 3))
         normaliser = q @ k.sum(dim=-2).unsqueeze(-1)
         return q @ (k.transpose(-2, -1) @ v) / normaliser
+
+    def fused(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch heads tokens head_dim"],
+        v: Float[Tensor, "batch heads tokens head_dim"],
+    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+        """The same function with fewer passes over the features.
+
+        EPS is multiplied out, (phi + EPS) A = phi A + EPS 1 A, and the normaliser is a column of
+        ones beside the values.
+        """
+        q = self.exponentials(q, largest_over=(-1,))
+        k = self.exponentials(k, largest_over=(-2, -1) if self.key_max == "head" else (0, 1, 2, 3))
+        v = F.pad(v, (0, 1), value=1.0)
+        context = k.transpose(-2, -1) @ v + EPS * v.sum(dim=-2, keepdim=True)
+        mixed = q @ context + EPS * context.sum(dim=-2, keepdim=True)
+        return mixed[..., :-1] / mixed[..., -1:]
+
+    def exponentials(
+        self, x: Float[Tensor, "batch heads tokens head_dim"], *, largest_over: tuple[int, ...]
+    ) -> Float[Tensor, "batch heads tokens features"]:
+        """The features without EPS."""
+        head_dim = x.shape[-1]
+        x = x.contiguous()
+        along = linear(x, self.projection_matrix * head_dim**-0.25)
+        length = x.square().sum(dim=-1, keepdim=True) / (2 * head_dim**0.5)
+        shift = length + along.amax(dim=largest_over, keepdim=True)
+        return (along - shift).exp() if torch.is_grad_enabled() else along.sub_(shift).exp_()
 
     def features(
         self, x: Float[Tensor, "batch heads tokens head_dim"], *, largest_over: tuple[int, ...]
@@ -82,9 +115,11 @@ class Performer(nn.Module):
         nb_features: int | None = None,
         key_max: KeyMax = "head",
         qkv_bias: bool = True,
+        impl: Impl = "fused",
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.impl: Impl = impl
         self.fast_attention = FastAttention(
             dim // num_heads, features_of(dim // num_heads, nb_features), key_max
         )
@@ -96,10 +131,22 @@ class Performer(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        # fp16 holds neither a product of two small features nor the sum of many.
+        if self.impl == "eager" or x.dtype == torch.float16:
+            return self._mix(x, self.fast_attention)
+        features = self.fast_attention.projection_matrix.shape[0]
+        if self.fast_attention.key_max == "batch":  # the images of a batch meet
+            return self._mix(x, self.fast_attention.fused)
+        channels = 4 * x.shape[3] + 2 * features * self.num_heads
+        return in_groups(lambda part: self._mix(part, self.fast_attention.fused), x, channels)
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"], attention: Callable[..., Tensor]
+    ) -> Float[Tensor, "batch height width dim"]:
         tokens = x.flatten(1, 2)
         parts = (self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         q, k, v = (split_heads(part, self.num_heads) for part in parts)
-        return self.to_out(merge_heads(self.fast_attention(q, k, v))).view_as(x)
+        return self.to_out(merge_heads(attention(q, k, v))).view(x.shape)
 
 
 def orthogonal_directions(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
@@ -158,6 +205,22 @@ def unsupported(
     return None
 
 
+def fallback(
+    dim: int,
+    num_heads: int,
+    grid: Grid,
+    dtype: str,
+    *,
+    nb_features: int | None = None,
+    key_max: KeyMax = "head",
+    qkv_bias: bool = True,
+) -> str | None:
+    """Where the sums of features leave the range."""
+    if dtype == "float16":
+        return "fp16 does not hold the sums of features that the fused form leaves unscaled"
+    return None
+
+
 ATTENTION = AttentionSpec(
     module=Performer,
     paper=Paper(
@@ -175,9 +238,12 @@ ATTENTION = AttentionSpec(
         16: {"nb_features": 256},
         32: {"nb_features": 256},
     },
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="batched matmul",
     macs=macs,
     unsupported=unsupported,
+    fallback=fallback,
     traps=(
         "the random directions are a buffer: weights without it give another function",
         "keys are scaled by their largest exponential. The reference takes it for each image and "

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attentions._attend import Impl
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -22,11 +25,25 @@ class Pooling(nn.Module):
     pool_size  side of the neighbourhood in tokens
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        pool_size: int = 3,
+        impl: Impl = "fused",
+    ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.pool_size = pool_size
 
     def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        return self._pool(x) if self.impl == "eager" else in_groups(self._pool, x, x.shape[3])
+
+    def _pool(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         pooled = F.avg_pool2d(
@@ -68,7 +85,9 @@ ATTENTION = AttentionSpec(
         16: {"pool_size": 3},
         32: {"pool_size": 3},
     },
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="average pooling on channels-last maps",
     macs=macs,
     unsupported=unsupported,
     traps=(

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -51,6 +53,12 @@ class QuadTree(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        impl = self.py_att.impl
+        return self._mix(x) if impl == "eager" else in_groups(self._mix, x, 10 * x.shape[3])
+
+    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         x = x.permute(0, 3, 1, 2)
@@ -258,6 +266,7 @@ ATTENTION = AttentionSpec(
         32: {"levels": 1, "topk": 8},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,
     unsupported=unsupported,

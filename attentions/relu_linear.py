@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attentions._attend import Impl, merge_heads, pointwise
+from attentions._groups import in_groups
+from attentions._linear import linear, through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 EPS = 1e-15  # where every weight is zero the result is zero
@@ -40,8 +43,11 @@ class ReLULinear(nn.Module):
     scale  side of the aggregating depthwise convolution
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, *, scale: int = 5) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, grid: Grid, *, scale: int = 5, impl: Impl = "fused"
+    ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.head_dim = dim // num_heads
         self.qkv = ConvNorm(dim, 3 * dim, norm=False)
         neighbours = nn.Conv2d(
@@ -54,12 +60,53 @@ class ReLULinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        linear = is_linear(self.head_dim, x.shape[1] * x.shape[2])
+        # A batch norm in training needs the statistics of the whole batch, and its own kernel.
+        if self.impl == "fused" and linear and not self.training and x.dtype != torch.float16:
+            return in_groups(self._fused, x, 12 * x.shape[3])
         qkv = self.qkv(x.permute(0, 3, 1, 2))
         both = torch.cat((qkv, self.aggreg[0](qkv)), dim=1).flatten(2)
         q, k, v = both.unflatten(1, (-1, 3, self.head_dim)).unbind(dim=2)
-        attend = linear_form if is_linear(self.head_dim, q.shape[-1]) else quadratic_form
+        attend = linear_form if linear else quadratic_form
         mixed = attend(q.relu(), k.relu(), v).to(x.dtype)
         return self.proj(mixed.flatten(1, 2).unflatten(2, x.shape[1:3])).permute(0, 2, 3, 1)
+
+    def _fused(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        """Channels last; the two scales are never joined, and the batch norm is in the weights."""
+        scale = self.aggreg[0]
+        assert isinstance(scale, nn.Sequential)
+        neighbours, mixing = scale
+        qkv = pointwise(x, self.qkv.conv)
+        local = mixing(neighbours(qkv.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        weight, bias = self._folded()
+        dim = x.shape[3]
+        own = linear(self._attend(qkv), weight[:, :dim], bias)
+        return own.add_(linear(self._attend(local), weight[:, dim:])).view(x.shape)
+
+    def _attend(
+        self, qkv: Float[Tensor, "batch height width three_dim"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """ReLU attention of one scale."""
+        heads = qkv.flatten(1, 2).unflatten(-1, (-1, 3, self.head_dim))
+        q, k, v = (heads[..., part, :].transpose(1, 2) for part in range(3))
+        context = k.relu().transpose(-2, -1) @ F.pad(v, (0, 1), value=1.0)
+        mixed = q.relu() @ context
+        if mixed.dtype == torch.bfloat16:
+            mixed = mixed.float()
+        mixed = mixed[..., :-1] / (mixed[..., -1:] + EPS)
+        return merge_heads(mixed).to(qkv.dtype)
+
+    def _folded(self) -> tuple[Float[Tensor, "dim two_dim"], Float[Tensor, " dim"]]:
+        """Weight and bias of proj with its batch norm, in eval mode."""
+        norm = self.proj.norm
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = self.proj.conv.weight.flatten(1) * scale[:, None]
+        return weight, norm.bias - norm.running_mean * scale
 
 
 def is_linear(head_dim: int, tokens: int) -> bool:
@@ -116,6 +163,15 @@ def unsupported(dim: int, num_heads: int, grid: Grid, *, scale: int = 5) -> str 
     return None
 
 
+def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, *, scale: int = 5) -> str | None:
+    """Where the sums over tokens leave the range, and where the quadratic form is cheaper."""
+    if dtype == "float16":
+        return "fp16 does not hold the sums over tokens"
+    if not is_linear(dim // num_heads, grid.tokens):
+        return f"{grid.tokens} tokens are no more than head_dim: the quadratic form is cheaper"
+    return None
+
+
 ATTENTION = AttentionSpec(
     module=ReLULinear,
     paper=Paper(
@@ -129,9 +185,12 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # The authors use no attention at strides 4 and 8.
     settings={16: {"scale": 5}, 32: {"scale": 5}},
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,
+    fallback=fallback,
     traps=(
         "the quadratic form is cheaper with no more tokens than head_dim, and is taken there",
         "the authors use a head_dim of 16 or 32, whatever dim; here it is dim / num_heads",

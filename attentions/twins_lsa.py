@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -43,6 +45,13 @@ class TwinsLSA(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 5 * x.shape[3])
+
+    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
@@ -98,6 +107,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7},
     },
     impls=("eager", "fused"),
+    finish=through_convolutions,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import merge_heads, split_heads
+from attentions._attend import Impl, merge_heads, split_heads
+from attentions._groups import in_groups
+from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -22,8 +24,17 @@ class XCA(nn.Module):
     is a layer of its own in the authors' block, and is out.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        qkv_bias: bool = True,
+        impl: Impl = "fused",
+    ) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.num_heads = num_heads
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -32,10 +43,19 @@ class XCA(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
+        if self.impl == "eager":
+            return self._mix(x)
+        return in_groups(self._mix, x, 5 * x.shape[3])
+
+    def _mix(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv)
-        mixing = self.channel_mixing(q, k)
-        return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view_as(x)
+        # Products of unscaled fp16 leave its range.
+        scaled_first = self.impl == "eager" or x.dtype == torch.float16
+        mixing = self.channel_mixing(q, k) if scaled_first else self.scaled_after(q, k)
+        return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view(x.shape)
 
     def channel_mixing(
         self,
@@ -46,10 +66,29 @@ class XCA(nn.Module):
         q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
         return (q.transpose(-2, -1) @ k * self.temperature).softmax(dim=-1)
 
+    def scaled_after(
+        self,
+        q: Float[Tensor, "batch heads tokens head_dim"],
+        k: Float[Tensor, "batch heads tokens head_dim"],
+    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
+        """The same, with the d x d products divided by the lengths in place of q and k."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        lengths = (part.norm(dim=-2, dtype=wide).clamp_min(1e-12) for part in (q, k))
+        of_q, of_k = lengths
+        products = (q.transpose(-2, -1) @ k).to(wide) / of_q[..., :, None] / of_k[..., None, :]
+        return (products * self.temperature).softmax(dim=-1).to(q.dtype)
+
 
 def macs(dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> int:
     """4 N C^2 + 2 N C d, d = C / heads."""
     return 4 * grid.tokens * dim**2 + 2 * grid.tokens * dim * (dim // num_heads)
+
+
+def fallback(
+    dim: int, num_heads: int, grid: Grid, dtype: str, *, qkv_bias: bool = True
+) -> str | None:
+    """Where the lengths cannot be divided by after the product."""
+    return "products of unscaled tokens leave the range of fp16" if dtype == "float16" else None
 
 
 ATTENTION = AttentionSpec(
@@ -64,8 +103,11 @@ ATTENTION = AttentionSpec(
     cost="4NC^2 + 2NCd, d = C / heads",
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
-    impls=("eager",),
+    impls=("eager", "fused"),
+    finish=through_convolutions,
+    kernels="batched matmul, lengths divided after the product",
     macs=macs,
+    fallback=fallback,
     traps=(
         "the cost depends on the width of a head: fewer heads cost more",
         "channels are mixed by the same weights at every token: no token sees where another is, "

@@ -6,6 +6,7 @@ without that test file, or without PARAMS in it, fails here.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import attentions
-from attentions import Grid
+from attentions import Grid, _groups
 from tests.attentions.budget import assert_within, rms
 from tests.attentions.draws import Draw, draws, draws_on, is_sentence, params_of, shake
+from vitbench.instruments import operators
 
 NAMES = attentions.names()
 # Read without importing torch's mechanisms, so that one broken file fails its own tests only.
@@ -231,6 +233,58 @@ def test_images_of_a_batch_do_not_meet(name: str, impl: str) -> None:
     assert same == (name not in MIXES_IMAGES), MIXES_IMAGES.get(name)
 
 
+@pytest.mark.parametrize("name", FUSED)
+def test_groups_of_images_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images taken one at a time, as they are where they fill the cache, give what a batch gives,
+    in one map that is contiguous; with gradients the batch is taken whole."""
+    draw = first_draw(name, OBLONG, SQUARE)
+    module, x = shake(draw.build("fused")).double(), draw.input(batch=3).double()
+    with torch.inference_mode():
+        together = module(x)
+        monkeypatch.setattr(_groups, "GROUP_BYTES", 1)
+        monkeypatch.setattr(_groups, "GROUP_TOKENS", 1)
+        apart = module(x)
+    torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-11)
+    assert apart.is_contiguous()
+    assert module(x).requires_grad == any_parameter(module)
+
+
+@pytest.mark.parametrize("head_dim", [5, 257])
+@pytest.mark.parametrize("name", FUSED)
+def test_widths_that_no_kernel_likes(name: str, head_dim: int) -> None:
+    """Odd and very wide heads: the equations' result, or a reason in words."""
+    settings = attentions.load(name).settings_at(16)
+    draw = Draw(name, 6 * head_dim, 6, Grid(8, 8), settings)
+    if draw.reason is not None:
+        assert is_sentence(draw.reason)
+        return
+    module, x = shake(draw.build("fused")), draw.input(batch=1)
+    with torch.inference_mode():
+        assert_within(module(x), reference(draw, module)(x.double()), what=str(draw))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", FUSED)
+def test_fallbacks_are_told(name: str, dtype: str) -> None:
+    """Where a reason is given the fused implementation dispatches what eager does, else not.
+
+    Two differ from eager in taking a large batch in groups of images, and in nothing else.
+    """
+    spec = attentions.load(name)
+    draw = narrow(name, Grid(14, 14))
+    reason = None
+    if spec.fallback is not None:
+        reason = spec.fallback(draw.dim, draw.num_heads, draw.grid, dtype, **draw.params)
+    x = draw.input(batch=2).to(getattr(torch, dtype))
+    with torch.inference_mode():
+        eager, fused = (
+            operators.trace(functools.partial(shake(draw.build(impl)).to(x.dtype).eval(), x)).names
+            for impl in ("eager", "fused")
+        )
+    assert (eager == fused) == (reason is not None or name in ("pooling", "quadtree")), reason
+    assert reason is None or is_sentence(reason)
+
+
 @pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
 def test_layout_of_the_input_does_not_matter(name: str, impl: str) -> None:
     """A channels-first map seen as channels-last, and a slice, give what a copy of them gives."""
@@ -289,7 +343,7 @@ def test_outline_says_what_load_says(name: str) -> None:
 def keywords_of(callable_: Callable[..., Any]) -> dict[str, Any]:
     """Hyper-parameters of a module or of a function of its spec, with their defaults."""
     parameters = inspect.signature(callable_).parameters
-    positional = ("dim", "num_heads", "grid", "impl")
+    positional = ("dim", "num_heads", "grid", "impl", "dtype")
     return {key: value.default for key, value in parameters.items() if key not in positional}
 
 
@@ -298,7 +352,7 @@ def test_functions_of_the_spec_take_the_hyper_parameters_of_the_module(name: str
     """macs, computed and unsupported have the module's keywords with the module's defaults."""
     spec = attentions.load(name)
     expected = keywords_of(spec.module)
-    for function in (spec.macs, spec.computed, spec.unsupported):
+    for function in (spec.macs, spec.computed, spec.unsupported, spec.fallback):
         if function is not None:
             assert keywords_of(function) == expected, function
     for settings in spec.settings.values():

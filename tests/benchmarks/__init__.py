@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ class Section:
     text     Markdown: what was done, the figures, the goal, and whether it is met
     rows     every figure, for the CSV file
     figures  the few that others quote, by name
+    draw     saves its chart as PNG; None where it has none
     """
 
     title: str
     text: str
     rows: Sequence[Mapping[str, Any]]
     figures: Mapping[str, float] = field(default_factory=dict)
+    draw: Callable[[Path], None] | None = None
 
 
 def vitbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

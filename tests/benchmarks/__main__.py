@@ -50,6 +50,8 @@ def page(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
         parts += ["", f"## {told['title']}", "", f"On {told['machine']}.", "", told["text"]]
+        if path.with_suffix(".png").exists():
+            parts += ["", f"![{told['title']}]({path.stem}.png)"]
         parts += ["", f"Figures: [{path.stem}.csv]({path.stem}.csv)"]
     return "\n".join([*head, *parts]) + "\n"
 
@@ -59,6 +61,8 @@ def write(folder: Path, name: str, section: Section, where: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = pd.DataFrame(section.rows)
     rows.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    if section.draw is not None:
+        section.draw(folder / f"{name}.png")
     told = {"title": section.title, "machine": where, "text": section.text, **section.figures}
     text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
     (folder / f"{name}.json").write_text(text, encoding="utf-8")

@@ -52,7 +52,7 @@ RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "warmup_s": 0.1, "sample_s": 0.0
 RULES = Rules()
 # Comparisons of blocks that are drawn from the record at random.
 DRAWN = 100
-CALIBRATIONS, CALIBRATION_S = 2, 80.0
+CALIBRATION_S = 200.0
 # Runs of the real command on each head.
 REAL = 2
 
@@ -129,22 +129,30 @@ def planted(threads: int, chosen: Plan) -> dict[str, int]:
         cwd=ROOT,
     )
     tokens = dict(zip(PLANTED, map(int, done.stdout.split()), strict=True))
-    only = dataclasses.replace(
-        chosen, cases=tuple(case for case in chosen.cases if case.attention == SLOWED)
-    )
-    for _ in range(CALIBRATIONS):
-        with tempfile.TemporaryDirectory() as name:
-            trees = {"base": tree(Path(name) / "base")}
-            trees |= {side: tree(Path(name) / side, count) for side, count in tokens.items()}
-            taken = list(record(trees, only, CALIBRATION_S))
-        found = {side: stats.ratio_of_blocks(shifts(taken, only, side)).value for side in PLANTED}
-        five, ten = PLANTED
-        slope = (found[ten] - found[five]) / (tokens[ten] - tokens[five])
-        tokens = {
-            side: max(1, round(count + (PLANTED[side] - found[side]) / slope))
-            for side, count in tokens.items()
-        }
-    return tokens
+    only = slowed(chosen)
+    with tempfile.TemporaryDirectory() as name:
+        trees = {"base": tree(Path(name) / "base")}
+        trees |= {side: tree(Path(name) / side, count) for side, count in tokens.items()}
+        taken = list(record(trees, only, CALIBRATION_S))
+    found = {side: stats.ratio_of_blocks(shifts(taken, only, side)).value for side in PLANTED}
+    five, ten = PLANTED
+    slope = (found[ten] - found[five]) / (tokens[ten] - tokens[five])
+    return {
+        side: max(1, round(count + (PLANTED[side] - found[side]) / slope))
+        for side, count in tokens.items()
+    }
+
+
+def slowed(chosen: Plan) -> Plan:
+    """The cases of the mechanism that is made slower."""
+    cases = tuple(case for case in chosen.cases if case.attention == SLOWED)
+    return dataclasses.replace(chosen, cases=cases)
+
+
+def others(chosen: Plan) -> Plan:
+    """Those that are the same code in every tree."""
+    cases = tuple(case for case in chosen.cases if case.attention != SLOWED)
+    return dataclasses.replace(chosen, cases=cases)
 
 
 def tree(folder: Path, tokens: int = 0) -> Path:
@@ -191,8 +199,7 @@ def order_of_trees(trees: Sequence[str], block: int) -> list[str]:
 
 
 def record(trees: Mapping[str, Path], chosen: Plan, seconds: float) -> Iterator[Taken]:
-    """Blocks of fresh workers of every tree. What is not slowed is the same code in every tree, and
-    is measured in two of them."""
+    """Blocks of fresh workers of every tree."""
     begun, block = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
         workers = {name: Child(Place(root=path)) for name, path in trees.items()}
@@ -200,20 +207,25 @@ def record(trees: Mapping[str, Path], chosen: Plan, seconds: float) -> Iterator[
             for child in workers.values():
                 runner.settle(child, "cpu", chosen.threads)
             for case in chosen.order(block):
-                names = list(trees) if case.attention == SLOWED else ["base", "same"]
                 hold = {"do": "hold", "case": case.to_dict(), "with_facts": False}
-                for name in names:
-                    workers[name].ask(hold | {"rule": asdict(chosen.rule)}, 300.0)
-                for name in order_of_trees(names, block):
+                for child in workers.values():
+                    child.ask(hold | {"rule": asdict(chosen.rule)}, 300.0)
+                for name in order_of_trees(list(trees), block):
                     reply = workers[name].ask({"do": "turn", "seconds": RULES.turn_s}, 300.0)
                     at = time.monotonic() - begun
                     yield Taken(block, case.id, name, at, tuple(reply["samples_s"]))
-                for name in names:
-                    workers[name].ask({"do": "release"}, 300.0)
+                for child in workers.values():
+                    child.ask({"do": "release"}, 300.0)
         finally:
             for child in workers.values():
                 child.close()
         block += 1
+
+
+def joined(*records: Sequence[Taken]) -> list[Taken]:
+    """Records of different cases as one, of as many blocks as the shortest has whole."""
+    whole = min(max(one.block for one in taken) for taken in records)
+    return [one for taken in records for one in taken if one.block < whole]
 
 
 class Replay:
@@ -410,8 +422,9 @@ def _script(folder: Path, text: str, name: str, root: Path, threads: int) -> Pat
     return path
 
 
-def pytest_benchmark(base: Path, head: Path, threads: int) -> bool:
-    """Whether `--benchmark-compare-fail=median:5%` fails the head."""
+def pytest_benchmark(base: Path, heads: Sequence[Path], threads: int) -> list[bool]:
+    """Whether `--benchmark-compare-fail=median:5%` fails each head."""
+    failed = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [
@@ -430,27 +443,32 @@ def pytest_benchmark(base: Path, head: Path, threads: int) -> bool:
         subprocess.run(
             [*command, str(one), "--benchmark-save=base"], capture_output=True, check=True
         )
-        _script(folder, _PYTEST, "test_speed.py", head, threads)
-        words = ["--benchmark-compare", "--benchmark-compare-fail=median:5%"]
-        done = subprocess.run(
-            [*command, str(one), *words], capture_output=True, text=True, check=False
-        )
-    return "Performance has regressed" in done.stdout + done.stderr
+        for head in heads:
+            _script(folder, _PYTEST, "test_speed.py", head, threads)
+            words = ["--benchmark-compare", "--benchmark-compare-fail=median:5%"]
+            done = subprocess.run(
+                [*command, str(one), *words], capture_output=True, text=True, check=False
+            )
+            failed.append("Performance has regressed" in done.stdout + done.stderr)
+    return failed
 
 
-def pyperf_compare(base: Path, head: Path, threads: int) -> bool:
-    """Whether `pyperf compare_to` calls a benchmark significantly slower by 5% or more."""
+def pyperf_compare(base: Path, heads: Sequence[Path], threads: int) -> list[bool]:
+    """Whether `pyperf compare_to` calls a benchmark of each head slower by 5% or more."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kept = []
-        for side, root in (("base", base), ("head", head)):
-            path = _script(folder, _PYPERF, f"{side}.py", root, threads)
-            kept.append(folder / f"{side}.json")
+        for number, root in enumerate((base, *heads)):
+            path = _script(folder, _PYPERF, f"side{number}.py", root, threads)
+            kept.append(folder / f"side{number}.json")
             words = ["--processes=3", "--values=3", "--quiet", "-o", str(kept[-1])]
             subprocess.run([sys.executable, str(path), *words], capture_output=True, check=True)
-        command = [sys.executable, "-m", "pyperf", "compare_to", *map(str, kept), "--min-speed=5"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return "slower" in done.stdout
+        compare = [sys.executable, "-m", "pyperf", "compare_to", "--min-speed=5", str(kept[0])]
+        told = [
+            subprocess.run([*compare, str(one)], capture_output=True, text=True, check=True).stdout
+            for one in kept[1:]
+        ]
+    return ["slower" in text for text in told]
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,13 +476,13 @@ class Tool:
     """Another tool, and how many comparisons of each kind it makes."""
 
     name: str
-    fails: Callable[[Path, Path, int], bool]
+    fails: Callable[[Path, Sequence[Path], int], list[bool]]
     comparisons: int
 
 
 TOOLS = (
     Tool("pytest-benchmark, median:5%", pytest_benchmark, 8),
-    Tool("pyperf compare_to --min-speed 5, 3 processes", pyperf_compare, 3),
+    Tool("pyperf compare_to --min-speed 5, 3 processes", pyperf_compare, 2),
 )
 
 
@@ -514,6 +532,11 @@ def kept(name: str, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _kept_record(name: str, trees: Mapping[str, Path], chosen: Plan, seconds: float) -> list[Taken]:
+    told = kept(name, lambda: [asdict(one) for one in record(trees, chosen, seconds)])
+    return [Taken(**one | {"samples_s": tuple(one["samples_s"])}) for one in told]
+
+
 def run(*, quick: bool) -> Section:
     """A record of VITBENCH_GATE_MINUTES, 30 by default, then the command and the other tools."""
     minutes = 1.0 if quick else float(os.environ.get("VITBENCH_GATE_MINUTES", "30"))
@@ -528,27 +551,30 @@ def run(*, quick: bool) -> Section:
             **{side: tree(folder / side, tokens) for side, tokens in repeated.items()},
         }
         seconds = minutes * 60
-        told = kept("record", lambda: [asdict(one) for one in record(trees, chosen, seconds)])
-        taken = [Taken(**one | {"samples_s": tuple(one["samples_s"])}) for one in told]
+        both = {name: trees[name] for name in ("base", "same")}
+        taken = joined(
+            _kept_record("record", both, others(chosen), 0.6 * seconds),
+            _kept_record("record-slowed", trees, slowed(chosen), 0.4 * seconds),
+        )
         heads = [(k, head) for k in range(REAL) for head in ("same", "five", "ten")]
         runs = [
             Real(**kept(f"{head}-{k}", partial(_told, trees, head, folder / f"{head}-{k}")))
             for k, head in heads
             if not quick and (k == 0 or head != "ten")
         ]
-        others = {
+        beside = {
             tool.name: kept(tool.name.split()[0].strip(","), partial(_judge, tool, trees, threads))
             for tool in TOOLS
             if not quick
         }
-    return section(taken, chosen, repeated, runs, others, str(folder))
+    return section(taken, chosen, repeated, runs, beside, str(folder))
 
 
 def _judge(tool: Tool, trees: Mapping[str, Path], threads: int) -> tuple[int, int, int]:
     """Comparisons of each kind, alarms on identical code, and slowdowns of 5% found."""
-    pair = trees["base"], trees["same"], trees["five"]
-    alarms = sum(tool.fails(pair[0], pair[1], threads) for _ in range(tool.comparisons))
-    found = sum(tool.fails(pair[0], pair[2], threads) for _ in range(tool.comparisons))
+    heads = trees["same"], trees["five"]
+    told = [tool.fails(trees["base"], heads, threads) for _ in range(tool.comparisons)]
+    alarms, found = (sum(side) for side in zip(*told, strict=True))
     return tool.comparisons, alarms, found
 
 
@@ -557,7 +583,7 @@ def section(
     chosen: Plan,
     repeated: Mapping[str, int],
     runs: Sequence[Real],
-    others: Mapping[str, tuple[int, int, int]],
+    beside: Mapping[str, tuple[int, int, int]],
     folder: str,
 ) -> Section:
     """The rates, the curve against time, the command itself, and the other tools."""
@@ -570,7 +596,7 @@ def section(
     most = max(8, int(MOST_S / block_s))
     told = ", ".join(f"{one.value:.3f} ({side})" for side, one in ratios.items())
     text = [
-        f"{figures['blocks']} blocks of four trees: the code as it is, twice, and {SLOWED} with "
+        f"{figures['blocks']} blocks of the code as it is, twice, and of {SLOWED} with "
         f"its first projection repeated on {repeated['five']} and {repeated['ten']} of "
         f"{BATCH * 196} tokens. Over the whole record its latency is {told} times the base's. The "
         f"limit is {LIMIT:.0%}; a comparison of five mechanisms ends when all are settled, or "
@@ -643,17 +669,17 @@ def section(
             figures |= {f"command_{head}_n": float(len(of))}
             figures |= {f"command_{head}_3": float(sum(one.status == 3 for one in of))}
             figures |= {f"command_{head}_s": stats.median([one.seconds for one in of])}
-    if others:
+    if beside:
         text += ["", "Other tools on the same layers and trees:", ""]
         text.append(
             tables.markdown(
                 ("tool", "comparisons of each kind", "alarms on identical code", "5% found"),
-                [(name, str(n), str(a), str(f)) for name, (n, a, f) in others.items()],
+                [(name, str(n), str(a), str(f)) for name, (n, a, f) in beside.items()],
             )
         )
         figures |= {
             f"{name.split()[0].strip(',')}_{key}": float(value)
-            for name, found in others.items()
+            for name, found in beside.items()
             for key, value in zip(("n", "alarms", "found"), found, strict=True)
         }
     return Section("The gate", "\n".join(text), rows, figures)
@@ -661,7 +687,7 @@ def section(
 
 def block_seconds(taken: Sequence[Taken], runs: Sequence[Real] = ()) -> float:
     """Of a block of two sides: as the command took, of identical code; without it, from one block
-    of the record to the next, less what the other trees took.
+    of the record to the next.
     """
     spent = [one.seconds / one.blocks for one in runs if one.head == "same"]
     if spent:
@@ -669,11 +695,7 @@ def block_seconds(taken: Sequence[Taken], runs: Sequence[Real] = ()) -> float:
     starts: dict[int, float] = {}
     for one in taken:
         starts.setdefault(one.block, one.at_s)
-    spans = np.diff(list(starts.values()))
-    sides = len({one.side for one in taken})
-    cases = len(NAMES) - 1
-    share = 2 * (cases + 1) / (2 * cases + sides)
-    return float(np.median(spans)) * share
+    return float(np.median(np.diff(list(starts.values()))))
 
 
 def shifts(taken: Sequence[Taken], chosen: Plan, side: str) -> list[float]:

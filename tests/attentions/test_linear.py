@@ -1,0 +1,130 @@
+"""Linear layers through the convolution's kernel, and attention by products in parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import attentions
+from attentions import Grid, _attend
+from attentions._attend import attend, by_products
+from attentions._linear import ThroughConvolution, linear, through_convolutions
+from vitbench.instruments import operators
+
+SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
+
+
+@given(SHAPES, st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_it_is_a_linear_layer(shape: list[int], wide: int, out: int, biased: bool) -> None:
+    """Any leading dimensions, with bias or without, in fp32 and bf16."""
+    torch.manual_seed(wide * 41 + out)
+    x, weight = torch.randn(*shape, wide), torch.randn(out, wide)
+    bias = torch.randn(out) if biased else None
+    with torch.inference_mode():
+        expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        found = linear(x, weight, bias)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+        halves = (None if one is None else one.bfloat16() for one in (x, weight, bias))
+        narrow = linear(*halves)  # type: ignore[arg-type] # of the three only the bias can be None
+        assert narrow.dtype == torch.bfloat16
+        scale = expected.abs().max().item() + 1
+        assert (narrow.double() - expected).abs().max().item() < 0.03 * scale
+
+
+def test_a_slice_is_taken_as_it_is() -> None:
+    """Views that are not contiguous, channels first among them."""
+    x = torch.randn(2, 5, 6, 8)
+    weight, bias = torch.randn(3, 5), torch.randn(3)
+    first = x.permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(first, weight, bias), F.linear(first, weight, bias))
+        part = x[..., 1:6]
+        torch.testing.assert_close(linear(part, weight, bias), F.linear(part, weight, bias))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_which_kernel_runs(recorded: bool) -> None:
+    """The convolution's where nothing is recorded for a backward pass, else the layer's own."""
+    layer = through_convolutions(nn.Sequential(nn.Linear(4, 4)))
+    with torch.set_grad_enabled(recorded):
+        found = operators.trace(lambda: layer(torch.randn(2, 4)))
+    assert any("convolution" in name for name in found.names) == (not recorded)
+
+
+def test_a_module_keeps_its_parameters() -> None:
+    """Names, values and types; what is no plain linear layer is left alone."""
+
+    class Own(nn.Linear):
+        pass
+
+    module = nn.ModuleDict({"a": nn.Linear(2, 3), "b": Own(2, 3), "c": nn.LayerNorm(3)})
+    before = {name: one.clone() for name, one in module.state_dict().items()}
+    assert through_convolutions(module) is module
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    kinds = [type(one) for one in module.values()]
+    assert kinds == [ThroughConvolution, Own, nn.LayerNorm]
+
+
+@pytest.mark.parametrize("name", attentions.names())
+def test_ours_are_built_so(name: str) -> None:
+    """Fused ones only: the eager one is what the paper says."""
+    spec = attentions.load(name)
+    for impl in spec.impls:
+        module = spec.build(48, 6, Grid(16, 16), impl=impl, **spec.settings_at(16))
+        kinds = {type(part) for part in module.modules() if isinstance(part, nn.Linear)}
+        assert kinds <= {ThroughConvolution if impl == "fused" else nn.Linear}
+
+
+def drawn(*shape: int) -> Tensor:
+    """Random numbers in fp64."""
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@given(
+    st.integers(1, 3),
+    st.sampled_from([(), (2,)]),
+    st.integers(1, 3),
+    st.integers(1, 90),
+    st.integers(1, 12),
+    st.sampled_from(["none", "one", "heads", "windows", "all"]),
+    st.sampled_from([1, 2000, 2**22]),
+)
+def test_products_in_parts(
+    images: int,
+    windows: tuple[int, ...],
+    heads: int,
+    queries: int,
+    keys: int,
+    kind: str,
+    limit: int,
+) -> None:
+    """Whatever part is taken at a time, and however a bias broadcasts: the equation's result."""
+    torch.manual_seed(queries)
+    batch = (images, *windows)
+    q, k, v = (drawn(*batch, heads, count, width) for count, width in _sizes(queries, keys))
+    shapes = {
+        "one": (1, queries, keys),
+        "heads": (heads, queries, keys),
+        "windows": (*windows, heads, queries, keys),
+        "all": (*batch, heads, queries, keys),
+    }
+    bias = None if kind == "none" else drawn(*shapes[kind])
+    expected = attend(q, k, v, impl="eager", bias=bias, scale=0.3)
+    before = _attend._SCORES_BYTES
+    _attend._SCORES_BYTES = limit
+    try:
+        found = by_products(q, k, v, bias, 0.3)
+    finally:
+        _attend._SCORES_BYTES = before
+    torch.testing.assert_close(found, expected)
+
+
+def _sizes(queries: int, keys: int) -> tuple[tuple[int, int], ...]:
+    return (queries, 4), (keys, 4), (keys, 5)

@@ -1,0 +1,347 @@
+"""What the fused implementations gain over the equations, how they scale, and HiLo's roofline.
+
+Both implementations of a mechanism are held ready in one process and timed in turns, A B B A, so
+that the machine's minutes cancel. Mechanisms have processes of their own.
+
+    python -m tests.benchmarks.bench_fused NAME           a mechanism's figures, as JSON lines
+    python -m tests.benchmarks.bench_fused growth NAME    its cost against the number of tokens
+    python -m tests.benchmarks.bench_fused roofline       HiLo against a matrix product
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import attentions
+from tests.benchmarks import ROOT, Section
+from vitbench import interleaved, session, stats
+from vitbench.case import Case, Resolution
+from vitbench.instruments import allocator, environment, memory, timing
+from vitbench.render import tables
+
+SIZES = (Resolution(224, 224), Resolution(448, 448), Resolution(800, 1280))
+DTYPES = ("float32", "bfloat16")
+# Images in a call. At 50 x 80 tokens the scores of MSA by equations take 0.8 GB an image in fp32.
+BATCH = {224: 16, 448: 16, 800: 2}
+LINEAR = (
+    "window", "shifted_window", "grid", "twins_lsa", "neighborhood", "focal", "linear_sra",
+    "linformer", "performer", "efficient", "xca", "relu_linear", "lka", "gnconv", "pooling",
+)  # fmt: skip
+RULE = timing.TimingRule(warmup_calls=2, warmup_s=0.1, warmup_agree=1.0, sample_s=0.01)
+TURN_S = 0.08
+FOURS = 2
+
+
+def cases(name: str, dtype: str, sizes: Sequence[Resolution], impl: str) -> list[Case]:
+    """The mechanism at LITv2-S's stage 3 on these images."""
+    found: list[Case] = []
+    for size in sizes:
+        plan = session.make_plan(
+            "quick",
+            device="cpu",
+            axes={
+                "attention": (name,),
+                "resolution": (size,),
+                "batch_size": (BATCH[size.height],),
+                "dtype": (dtype,),
+                "impl": (impl,),
+            },
+        )
+        found += plan.cases
+    return found
+
+
+@dataclasses.dataclass
+class Ready:
+    """An implementation that was built and warmed up."""
+
+    case: Case
+    peak_bytes: int
+    call: Any
+    timing: timing.Timing
+
+    def turn(self) -> list[float]:
+        """Samples of one turn."""
+        return timing.turn(self.call, timing.CpuClock(), self.timing, TURN_S)
+
+
+def ready(case: Case) -> Ready | None:
+    """Built, measured for memory and warmed up; None where the mechanism refuses the map."""
+    from vitbench import subjects
+
+    try:
+        subject = subjects.build(case, {})
+    except subjects.Unsupported:
+        return None
+    peak = memory.measure(subject.call, subject.module, (subject.x,)).peak
+    return Ready(case, peak, subject.call, timing.warmed(subject.call, timing.CpuClock(), RULE))
+
+
+def ratio(pair: Sequence[Ready]) -> tuple[float, float, float]:
+    """(latency of the first over the second, and of each), seconds a call."""
+    logs, of = [], ([], [])  # type: tuple[list[float], tuple[list[float], list[float]]]
+    for four in range(FOURS):
+        taken: tuple[list[float], list[float]] = ([], [])
+        for which in interleaved.order_of_turns(1, four % 2):
+            side = int(which == "head")
+            taken[side].extend(pair[side].turn())
+        first, second = (stats.lower_quartile(samples) for samples in taken)
+        logs.append(math.log(first / second))
+        of[0].append(first)
+        of[1].append(second)
+    return math.exp(stats.median(logs)), stats.median(of[0]), stats.median(of[1])
+
+
+def rows_of(name: str) -> Iterator[dict[str, Any]]:
+    """Fused and eager in turns, at each size and dtype."""
+    spec = attentions.load(name)
+    for dtype in DTYPES:
+        eager = cases(name, dtype, SIZES, spec.impls[0])
+        fused = cases(name, dtype, SIZES, spec.impls[-1])
+        for slow, fast in zip(eager, fused, strict=True):
+            gc.collect()
+            pair = [ready(slow), ready(fast)]
+            if pair[0] is None or pair[1] is None:
+                continue
+            speed, eager_s, fused_s = ratio([one for one in pair if one is not None])
+            yield {
+                "attention": name,
+                "dtype": dtype,
+                "grid": str(slow.grid),
+                "batch_size": slow.batch_size,
+                "eager_img_s": slow.batch_size / eager_s,
+                "fused_img_s": slow.batch_size / fused_s,
+                "fused_over_eager": speed,
+                "eager_peak_bytes": pair[0].peak_bytes,
+                "fused_peak_bytes": pair[1].peak_bytes,
+                "peak_ratio": pair[1].peak_bytes / pair[0].peak_bytes,
+            }
+            del pair
+
+
+def growth_of(name: str) -> dict[str, Any]:
+    """Fused at 56 x 56 over 14 x 14 tokens, for each token, in turns; MACs say 1."""
+    params = {"hilo": {"alpha": (0.0,)}}.get(name, {})
+    sides = (Resolution(224, 224), Resolution(896, 896))
+    found: list[Case] = []
+    for side in sides:
+        plan = session.make_plan(
+            "quick",
+            device="cpu",
+            axes={"attention": (name,), "resolution": (side,), "batch_size": (16,)},
+            params={name: params} if params else {},
+        )
+        found += plan.cases
+    small, large = (ready(case) for case in found)
+    assert small is not None
+    assert large is not None
+    tokens = found[1].grid.tokens / found[0].grid.tokens
+    return {"attention": name, "growth": ratio((large, small))[0] / tokens}
+
+
+def roofline_of(dtype: str) -> dict[str, Any]:
+    """HiLo at the size of the paper's table, as a share of what its MACs take at the rate of a
+    large matrix product, in turns."""
+    plan = session.make_plan(
+        "quick",
+        device="cpu",
+        axes={
+            "attention": ("hilo",),
+            "resolution": (Resolution(224, 224),),
+            "batch_size": (64,),
+            "dim": (768,),
+            "num_heads": (12,),
+            "dtype": (dtype,),
+        },
+    )
+    (case,) = plan.cases
+    hilo = ready(case)
+    assert hilo is not None
+    side = 2048
+    a, b = (torch.randn(side, side, dtype=getattr(torch, dtype)) for _ in range(2))
+    product = Ready(case, 0, lambda: a @ b, timing.warmed(lambda: a @ b, timing.CpuClock(), RULE))
+    macs = attentions.load("hilo").macs
+    assert macs is not None
+    work = case.batch_size * macs(768, 12, case.grid, **dict(case.params)) / side**3
+    over, seconds, product_s = ratio((hilo, product))
+    return {
+        "dtype": dtype,
+        "roofline": work / over,
+        "img_s": case.batch_size / seconds,
+        "gemm_macs_s": side**3 / product_s,
+    }
+
+
+def main() -> None:
+    """The rows of one mechanism, or HiLo's roofline."""
+    environment.configure(os.cpu_count() or 1)
+    allocator.settle("steady")
+    with torch.inference_mode():
+        if sys.argv[1] == "roofline":
+            rows: Iterator[dict[str, Any]] = map(roofline_of, DTYPES)
+        elif sys.argv[1] == "growth":
+            rows = map(growth_of, sys.argv[2:])
+        else:
+            rows = rows_of(sys.argv[1])
+        for row in rows:
+            print(json.dumps(row), flush=True)
+
+
+def asked(*words: str) -> list[dict[str, Any]]:
+    """What a process of its own says to these words."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_fused", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run(*, quick: bool) -> Section:
+    """Every mechanism; quick takes two."""
+    names = ("hilo", "pooling") if quick else attentions.names()
+    rows = [row for name in names for row in asked(name)]
+    growth = [
+        row for name in (names if quick else ("hilo", *LINEAR)) for row in asked("growth", name)
+    ]
+    return section(rows, growth, asked("roofline"))
+
+
+def section(
+    rows: Sequence[Mapping[str, Any]],
+    growth: Sequence[Mapping[str, Any]],
+    roofline: Sequence[Mapping[str, Any]],
+) -> Section:
+    """The table, the means, and whether the goals are met."""
+    figures: dict[str, float] = {}
+    means = []
+    for dtype in DTYPES:
+        of = [row for row in rows if row["dtype"] == dtype]
+        speed = stats.geometric_mean([row["fused_over_eager"] for row in of])
+        memory_ = stats.geometric_mean([row["peak_ratio"] for row in of])
+        least = min(of, key=lambda row: row["fused_over_eager"])
+        most = max(of, key=lambda row: row["peak_ratio"])
+        figures |= {f"speed_{dtype}": speed, f"memory_{dtype}": memory_}
+        figures |= {
+            f"least_{dtype}": least["fused_over_eager"],
+            f"most_{dtype}": most["peak_ratio"],
+        }
+        means.append(
+            (
+                dtype,
+                f"{speed:.2f}",
+                f"{least['fused_over_eager']:.2f} ({least['attention']}, {least['grid']})",
+                f"{memory_:.2f}",
+                f"{most['peak_ratio']:.2f} ({most['attention']}, {most['grid']})",
+            )
+        )
+    for row in roofline:
+        figures[f"roofline_{row['dtype']}"] = row["roofline"]
+    grids = list(dict.fromkeys(row["grid"] for row in rows))
+    held = {(row["attention"], row["dtype"], row["grid"]): row for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["attention"] for row in rows):
+        keys = [(name, dtype, grid) for dtype in DTYPES for grid in grids]
+        cells = [name, *(_cell(held.get(key), "fused_over_eager") for key in keys)]
+        cells += [_cell(held.get(key), "peak_ratio") for key in keys[: len(grids)]]
+        lines.append(cells)
+    header = ["fused / eager"]
+    header += [f"{short}, {grid}" for short in ("fp32", "bf16") for grid in grids]
+    header += [f"memory, {grid}" for grid in grids]
+    batches = ", ".join(
+        f"{held_row['batch_size']} at {held_row['grid']}" for held_row in _sizes(rows)
+    )
+    text = [
+        f"Dim 384, 12 heads, the authors' settings at stride 16; images in a call: {batches} "
+        "tokens. Both implementations in one process, in turns.",
+        "",
+        tables.markdown(
+            ("dtype", "geometric mean", "least", "peak memory, geometric mean", "most"), means
+        ),
+        "",
+        tables.markdown(header, lines, ["---"] + ["---:"] * (len(header) - 1)),
+        "",
+        "HiLo at dim 768, 12 heads, 14 x 14 tokens, 64 images, of what its MACs take at the rate "
+        "of a 2048-sided matrix product: "
+        + ", ".join(f"{row['roofline']:.0%} ({row['dtype']})" for row in roofline)
+        + ".",
+        "",
+        "Time for each token at 56 x 56 over that at 14 x 14 (fp32, 16 images): "
+        + ", ".join(
+            f"{'Hi-Fi' if row['attention'] == 'hilo' else row['attention']} {row['growth']:.2f}"
+            for row in growth
+        )
+        + ".",
+    ]
+    figures |= {f"growth_{row['attention']}": row["growth"] for row in growth}
+    return Section(
+        "Fused over eager",
+        "\n".join(text),
+        rows,
+        figures,
+        draw=lambda path: draw(rows, path),
+    )
+
+
+def _cell(row: Mapping[str, Any] | None, column: str) -> str:
+    return "" if row is None else f"{row[column]:.2f}"
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row of each size."""
+    return list({row["grid"]: row for row in rows}.values())
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A dot for each mechanism, dtype and size."""
+    from matplotlib import pyplot as plt
+
+    means: dict[str, list[float]] = {}
+    for row in rows:
+        means.setdefault(row["attention"], []).append(row["fused_over_eager"])
+    names = sorted(means, key=lambda name: stats.geometric_mean(means[name]))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.3 * len(names) + 1.4), sharey=True)
+    grids = [row["grid"] for row in _sizes(rows)]
+    colours = {grid: f"C{index}" for index, grid in enumerate(grids)}
+    columns = (("fused_over_eager", "throughput, fused / eager"), ("peak_ratio", "peak memory"))
+    for axis, (column, title) in zip(axes, columns, strict=True):
+        for row in rows:
+            filled = row["dtype"] == DTYPES[0]
+            colour = colours[row["grid"]]
+            axis.plot(
+                row[column],
+                names.index(row["attention"]) + (0.15 if filled else -0.15),
+                "o",
+                markersize=5,
+                color=colour,
+                markerfacecolor=colour if filled else "white",
+            )
+        axis.axvline(1, color="grey", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_title(title)
+        axis.grid(axis="x", which="both", linewidth=0.3)
+    axes[0].set_yticks(range(len(names)), names)
+    for grid in grids:
+        axes[1].plot([], [], "o", color=colours[grid], label=f"{grid} tokens, fp32")
+    axes[1].plot([], [], "o", color="grey", markerfacecolor="white", label="bf16")
+    axes[1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
