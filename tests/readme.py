@@ -88,13 +88,65 @@ def columns() -> str:
     return tables.markdown(("column", "unit", "meaning"), rows)
 
 
+def told(name: str) -> dict[str, Any]:
+    """The figures of a benchmark's report."""
+    found: dict[str, Any] = json.loads((BENCHMARKS / f"{name}.json").read_text())
+    return found
+
+
+def gate() -> str:
+    """How often the gate is wrong, beside other tools."""
+    found = told("gate")
+
+    def of(key: str) -> str:
+        return f"{found[key]:.0f}"
+
+    return (
+        f"of {of('same_drawn_n')} comparisons of five layers of identical code on a noisy 2-core "
+        f"machine {of('same_drawn_called')} raised an alarm; a layer made 5% slower was found in "
+        f"{of('five_drawn_called')} of {of('five_drawn_n')} ({of('five_drawn_s')} s at the "
+        "median), "
+        f"10% in {of('ten_drawn_called')} of {of('ten_drawn_n')} ({of('ten_drawn_s')} s). On the "
+        "same layers pytest-benchmark's `median:5%` raised an alarm on identical code in "
+        f"{of('pytest-benchmark_alarms')} of {of('pytest-benchmark_n')} and found the 5% in "
+        f"{of('pytest-benchmark_found')}; pyperf's `compare_to --min-speed 5` alarmed in "
+        f"{of('pyperf_alarms')} of {of('pyperf_n')} and found {of('pyperf_found')}."
+    )
+
+
+def fused() -> str:
+    """What the fused implementations gain."""
+    found = told("fused")
+    return (
+        f"over 22 mechanisms and three sizes the fused implementation is "
+        f"{found['speed_float32']:.2f} times as fast as the equations in fp32 and "
+        f"{found['speed_bfloat16']:.2f} times in bf16 (geometric means; never less than "
+        f"{min(found['least_float32'], found['least_bfloat16']):.2f}), in "
+        f"{found['memory_float32']:.2f} of the peak memory."
+    )
+
+
+def litv2() -> str:
+    """LITv2-S against itself by equations, and against its rivals."""
+    found = told("backbones")
+
+    def against(name: str, impl: str = "fused") -> str:
+        both = (found[f"{name}_{impl}_{dtype}"] for dtype in ("float32", "bfloat16"))
+        return " and ".join(f"{one:.2f}" for one in both)
+
+    rivals = ", ".join(
+        f"{against(name)} times that of {name}"
+        for name in ("resnet50", "swin_tiny", "pvt_v2_b2", "convnext_tiny")
+    )
+    return (
+        f"On a 2-core machine, 224 x 224, LITv2-S fused is {against('litv2_s', 'eager')} times as "
+        f"fast as by equations (fp32 and bf16), and its throughput is {rivals} "
+        "([side by side](reports/benchmarks/README.md))."
+    )
+
+
 def judged() -> str:
     """What make benchmarks found, in a sentence, from its report."""
-
-    def told(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((BENCHMARKS / f"{name}.json").read_text())
-        return found
-
     clock, overhead, repeat, kill = (told(n) for n in ("clock", "overhead", "repeat", "kill"))
     return (
         f"over five mechanisms our medians are {clock['ratio']:.3f} times those of "
@@ -112,6 +164,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "knobs": knobs,
     "grades": grades,
     "judged": judged,
+    "gate": gate,
+    "fused": fused,
+    "litv2": litv2,
     "columns": columns,
 }
 

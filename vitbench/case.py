@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import attentions
+from vitbench import models
 from vitbench.errors import BadInput, nearest
-
-Scalar = bool | int | float | str
+from vitbench.scalars import Scalar, check, format_scalar
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 MODES = ("forward", "forward_backward")
 IMPLS = ("eager", "fused")
+# Images that a task is measured on, unless others are named.
+TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Case:
 
     attention      mechanism, or "" for a backbone; then stride, grid, dim and num_heads are 0
     backbone       whole model, or "" for an attention layer
-    params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied
+    params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied.
+                   A backbone's `head` is what it carries, `weights` the checkpoint in it
     impl           "eager" or "fused"
     compiled       through torch.compile
     cuda_graph     replayed from a CUDA graph
@@ -92,6 +94,11 @@ class Case:
         return self.attention or self.backbone
 
     @property
+    def head(self) -> str:
+        """What a backbone carries: "retinanet", "mask_rcnn", "semantic_fpn", or "" for its own."""
+        return str(dict(self.params).get("head", "")) if self.backbone else ""
+
+    @property
     def grid(self) -> attentions.Grid:
         return attentions.Grid(self.grid_height, self.grid_width)
 
@@ -124,32 +131,18 @@ class Case:
         return cls(**{**data, "params": tuple(sorted(data["params"].items()))})
 
 
-def format_scalar(value: Scalar) -> str:
-    """A hyper-parameter as one writes it on the command line."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def parse_scalar(text: str) -> Scalar:
-    """`2`, `0.9`, `true` or a word."""
-    text = text.strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """Axes; their product is the list of cases.
 
-    params   by mechanism, then by hyper-parameter: the values to sweep; what is not named here
-             is the authors' setting at the stride
-    plugins  mechanisms of the user's own: name -> file
-    registry the mechanisms that there are besides: name -> file
+    backbone    `litv2_s`, `litv2_s[attention=sra]`, `timm:resnet50`, `module:factory`
+    task        of the backbones; "detect" is both detectors
+    resolution  empty: each task's own
+    params      by mechanism or backbone, then by hyper-parameter: the values to sweep; what is not
+                named here is the authors' setting at the stride
+    plugins     mechanisms and backbones of the user's own: name -> file
+    registry    the mechanisms that there are besides: name -> file
+    weights     the checkpoint in every backbone, by the name of its file in the plan; "": none
     """
 
     attention: tuple[str, ...] = ()
@@ -165,24 +158,26 @@ class Sweep:
     cuda_graph: tuple[bool, ...] = (False,)
     cold: tuple[bool, ...] = (False,)
     mode: tuple[str, ...] = ("forward",)
+    task: tuple[str, ...] = ("classify",)
     device: str = "cpu"
     params: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
     plugins: Mapping[str, Path] = field(default_factory=dict)
     registry: Mapping[str, Path] = field(default_factory=attentions.files)
+    weights: str = ""
 
     def check(self) -> None:
         """Raises BadInput, with one sentence, for the first thing that cannot be right."""
         if not self.attention and not self.backbone:
             raise BadInput("the sweep names neither an attention nor a backbone")
-        for axis in _POINT:
-            if not getattr(self, axis):
+        for axis in (*_POINT, "task"):
+            if not getattr(self, axis) and not (axis == "resolution" and not self.attention):
                 raise BadInput(f"{axis} needs at least one value")
         for name in self.attention:
             self._source(name)
-        for name in self.backbone:
-            if name not in self.plugins:
-                raise BadInput(f"no backbone is called {name!r}; give it as a --plugin file")
         self._check_words()
+        for text in self.backbone:
+            models.check_name(models.parse(text)[0], self.plugins)
+            list(self._models(text))
         self._check_sizes()
         for name, values in self.params.items():
             self._check_params(name, values)
@@ -190,7 +185,8 @@ class Sweep:
             raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
 
     def _check_words(self) -> None:
-        for axis, known in (("dtype", DTYPES), ("impl", IMPLS), ("mode", MODES)):
+        words = (("dtype", DTYPES), ("impl", IMPLS), ("mode", MODES), ("task", models.TASKS))
+        for axis, known in words:
             for word in getattr(self, axis):
                 if word not in known:
                     raise BadInput(f"no {axis} is called {word!r}; {nearest(word, known)}")
@@ -210,6 +206,8 @@ class Sweep:
                 )
 
     def _check_params(self, name: str, values: Mapping[str, tuple[Scalar, ...]]) -> None:
+        if name in {models.parse(text)[0] for text in self.backbone}:
+            return  # they are checked together, since one decides which others there are
         source = self._source(name)
         if name not in self.attention:
             raise BadInput(
@@ -220,15 +218,13 @@ class Sweep:
             if keywords is not None and key not in keywords:
                 hint = nearest(key, keywords) if keywords else "it has none"
                 raise BadInput(f"{name} has no parameter {key!r}; {hint}")
-            default = None if keywords is None else keywords[key]
             for choice in choices:
-                if isinstance(choice, float) and not math.isfinite(choice):
-                    raise BadInput(f"{name}.{key} must be finite, got {choice}")
-                if default is not None and not _same_kind(choice, default):
-                    raise BadInput(
-                        f"{name}.{key} is {_kind(default)} like {format_scalar(default)}, "
-                        f"got {format_scalar(choice)!r}"
-                    )
+                check(name, key, choice, None if keywords is None else keywords[key])
+
+    @property
+    def _mechanisms(self) -> dict[str, Path]:
+        """All that can stand in a backbone."""
+        return {**self.registry, **self.plugins}
 
     def _source(self, name: str) -> Path:
         if name in self.plugins:
@@ -248,15 +244,30 @@ class Sweep:
             for params in self._params_at(name, point["stride"])
         ]
         cases += [
-            self._backbone_case(name, point)
-            for name in self.backbone
-            for point in self._points(_BACKBONE_POINT)
+            self._backbone_case(name, params, point)
+            for text in self.backbone
+            for name, head, params in self._models(text)
+            for point in self._points(_BACKBONE_POINT, head)
         ]
         return list(dict.fromkeys(cases))
 
-    def _points(self, axes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        for values in itertools.product(*(getattr(self, axis) for axis in axes)):
+    def _points(self, axes: tuple[str, ...], head: str = "") -> Iterator[dict[str, Any]]:
+        own = (Resolution(*TASK_SIZES[models.task_of(head)]),)
+        chosen = [getattr(self, axis) or own for axis in axes]  # only the resolution can be empty
+        for values in itertools.product(*chosen):
             yield dict(zip(axes, values, strict=True))
+
+    def _models(self, text: str) -> Iterator[tuple[str, str, dict[str, Scalar]]]:
+        """Name, head and all hyper-parameters of what one word asks for."""
+        name, given = models.parse(text)
+        heads = [str(given["head"])] if "head" in given else models.heads_of(self.task)
+        swept = self.params.get(name, {})
+        for head in heads:
+            for values in itertools.product(*swept.values()):
+                own = dict(zip(swept, values, strict=True)) | given
+                own |= {"head": head} if head else {}
+                own |= {"weights": self.weights} if self.weights else {}
+                yield name, head, models.settings(name, own, self._mechanisms)
 
     def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
         outline = attentions.outline(self._source(name))
@@ -284,13 +295,15 @@ class Sweep:
             grid_width=size.width // point["stride"],
         )
 
-    def _backbone_case(self, name: str, point: Mapping[str, Any]) -> Case:
+    def _backbone_case(
+        self, name: str, params: Mapping[str, Scalar], point: Mapping[str, Any]
+    ) -> Case:
         size: Resolution = point["resolution"]
         return Case(
             **{axis: point[axis] for axis in _BACKBONE_POINT if axis != "resolution"},
             attention="",
             backbone=name,
-            params=(),
+            params=tuple(sorted(params.items())),
             device=self.device,
             image_height=size.height,
             image_width=size.width,
@@ -313,17 +326,4 @@ _BACKBONE_POINT = (
     "mode",
 )
 _POINT = (*_BACKBONE_POINT[:1], "stride", "dim", "num_heads", *_BACKBONE_POINT[1:])
-AXES = ("attention", "backbone", *_POINT)
-
-
-def _same_kind(value: Scalar, default: Scalar) -> bool:
-    if isinstance(value, bool) or isinstance(default, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
-
-
-def _kind(default: Scalar) -> str:
-    kinds = {bool: "true or false,", int: "a whole number", float: "a number", str: "a word"}
-    return kinds[type(default)]
+AXES = ("attention", "backbone", *_POINT, "task")

@@ -25,6 +25,8 @@ _WORDS = {
     "stopped_by",
     "macs_source",
     "uncounted_ops",
+    "sdpa_kernels",
+    "fallback",
     "checked_against",
     "throttle_reasons",
     "trust",

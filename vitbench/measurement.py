@@ -17,7 +17,16 @@ import torch
 
 from vitbench import subjects
 from vitbench.case import Case
-from vitbench.instruments import correctness, environment, gpu, host, macs, memory, timing
+from vitbench.instruments import (
+    correctness,
+    environment,
+    gpu,
+    host,
+    macs,
+    memory,
+    operators,
+    timing,
+)
 from vitbench.record import Counted, Facts, Failed, FailureKind, Measured, Outcome
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
@@ -119,6 +128,7 @@ def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: b
         with _stopwatch(spent, "compile"):
             subject.call()
             _synchronize(case)
+        subject.graph_breaks = graph_breaks()
         if compiled_graphs() == graphs_before:
             raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
     with _stopwatch(spent, "first_call"):
@@ -182,7 +192,8 @@ def _check(
         return Checked("eager float64", _against_eager(case, subject, output, plugins))
     other = _checkable(case, plugins, chosen, limit)
     found = _on_its_own(other, plugins)
-    words = [f"at {other.grid} tokens", *(f"with {name}={value}" for name, value in chosen.items())]
+    words = [] if case.backbone else [f"at {other.grid} tokens"]
+    words += [f"with {name}={value}" for name, value in chosen.items()]
     if chosen:
         # That the right things are chosen is seen in fp64, where a tie is too rare to meet.
         double = dataclasses.replace(case, dtype="float64")
@@ -203,6 +214,14 @@ def _checkable(
     """The case on a map of at most `limit` tokens that the mechanism supports, as large and as
     oblong as the case's as can be. Raises Unsupported where there is none.
     """
+    if case.backbone:  # it has the size that it has
+        merged = dict(case.params) | dict(params)
+        return dataclasses.replace(
+            case,
+            params=tuple(sorted(merged.items())),
+            batch_size=min(case.batch_size, 2),
+            compiled=False,
+        )
     asked = case.grid
     shape = math.log(asked.height / asked.width)
 
@@ -266,8 +285,7 @@ def _facts(
     timed: bool,
 ) -> Facts:
     with _stopwatch(spent, "macs"):
-        eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
-        counted = macs.count(eager, subjects.input_shape(case, 1))
+        counted, head_macs = subjects.count_macs(case, plugins, subject.module)
     closed_form = subjects.closed_form_macs(case, plugins)
     with _stopwatch(spent, "memory"):
         held = memory.measure(subject.call, subject.module, (subject.x,))
@@ -275,6 +293,8 @@ def _facts(
     if timed:
         with _stopwatch(spent, "energy"):
             energy = _energy_j_img(case, subject)
+    with _stopwatch(spent, "operators"):
+        traced = None if case.compiled else operators.trace(subject.call)
     weight_bytes = sum(p.nbytes for p in subject.module.parameters())
     return Facts(
         params=macs.params(subject.module),
@@ -292,6 +312,12 @@ def _facts(
         error_rms=checked.errors.rms,
         error_worst=checked.errors.worst,
         energy_j_img=energy,
+        operator_calls=None if traced is None else traced.calls,
+        sdpa_kernels={} if traced is None else traced.kernels,
+        graph_breaks=subject.graph_breaks,
+        fallback=subjects.fallback(case, plugins),
+        macs_head=head_macs,
+        macs_formula=subjects.formula_macs(case, plugins),
     )
 
 
@@ -431,6 +457,12 @@ def compiled_graphs() -> int:
     """Graphs that torch.compile has made so far in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
+
+
+def graph_breaks() -> int:
+    """Times that torch.compile had to stop and begin anew, since its last reset."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return sum(dynamo.counters["graph_break"].values()) if dynamo is not None else 0
 
 
 def _first_line(error: BaseException) -> str:

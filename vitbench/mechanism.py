@@ -9,8 +9,9 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
-from vitbench.case import Resolution, Scalar
+from vitbench.case import Resolution
 from vitbench.errors import BadInput
+from vitbench.scalars import Scalar
 
 
 def describe(

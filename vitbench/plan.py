@@ -48,7 +48,8 @@ class Plan:
     allocator           of the workers: "steady" keeps freed memory, "system" is the C library's own
     timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
-    plugins             mechanisms of the user's own: name -> file
+    anchor              what throughputs stand over beside it; None: the table's first subject
+    plugins             mechanisms and backbones of the user's own, and weights: name -> file
     """
 
     title: str
@@ -65,6 +66,7 @@ class Plan:
     allocator: Allocator = "steady"
     timed: bool = True
     published: str | None = None
+    anchor: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

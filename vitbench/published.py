@@ -33,8 +33,9 @@ _SCALES = {"1": 1.0, "M": 1e6, "G": 1e9, "images/s": 1.0}
 _COLUMNS: Mapping[str, str] = {
     "params": "params",
     "macs": "macs",
-    "macs_formula": "macs",
+    "macs_formula": "macs_formula",
     "throughput": "throughput_img_s",
+    "frames": "throughput_img_s",
 }
 
 
@@ -75,7 +76,9 @@ class Figure(BaseModel):
         """Whether a row of ours has the mechanism and the settings of this figure."""
         if self.key not in (record["attention"], record["backbone"]):
             return False
-        return record["mode"] == "forward" and set(self.settings.split()) <= _words(record)
+        own, wanted = _words(record), set(self.settings.split())
+        heads = {word for word in own if word.startswith("head=")}
+        return record["mode"] == "forward" and heads <= wanted <= own
 
 
 def _words(record: Record) -> set[str]:
@@ -145,6 +148,7 @@ class Beside:
 
 
 _DEPENDS_ON_DEVICE = {"throughput", "frames", "training_memory", "test_memory"}
+RATES = ("throughput", "frames")
 
 
 def beside(records: Sequence[Record], figures: Sequence[Figure]) -> list[Beside]:
@@ -192,12 +196,22 @@ def relative_ours(records: Sequence[Record], anchor: str) -> dict[str, float]:
     anchors = [record for record in timed if anchor in (record["attention"], record["backbone"])]
     found = {}
     for record in timed:
-        peers = [a for a in anchors if all(a[name] == record[name] for name in _CONDITIONS)]
+        peers = [
+            a
+            for a in anchors
+            if _head(a) == _head(record) and all(a[name] == record[name] for name in _CONDITIONS)
+        ]
         # A mechanism with one implementation only takes the anchor that there is.
         alike = [peer for peer in peers if peer["impl"] == record["impl"]] or peers
         if alike:
             found[str(record["case"])] = _throughput(record) / _throughput(alike[0])
     return found
+
+
+def _head(record: Record) -> str:
+    """What a backbone carries."""
+    words = str(record["settings"]).split()
+    return next((word for word in words if word.startswith("head=")), "")
 
 
 def _throughput(record: Record) -> float:
@@ -206,6 +220,6 @@ def _throughput(record: Record) -> float:
 
 def relative_published(figures: Sequence[Figure], anchor: str) -> dict[Figure, float]:
     """Each published throughput over the anchor's on the same device."""
-    times = [figure for figure in figures if figure.quantity == "throughput"]
+    times = [figure for figure in figures if figure.quantity in RATES]
     bases = {figure.device: figure.value for figure in reversed(times) if figure.key == anchor}
     return {f: float(f.value / bases[f.device]) for f in times if f.device in bases}

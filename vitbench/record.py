@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitbench import stats, trust
-from vitbench.case import Case, parse_scalar
+from vitbench.case import Case
+from vitbench.scalars import parse_scalar
 
 FailureKind = Literal["unsupported", "out_of_memory", "timeout", "crashed", "wrong_output", "error"]
 FAILURE_KINDS: tuple[FailureKind, ...] = (
@@ -31,6 +32,12 @@ class Facts:
     """What one look at a case tells: counts, memory, correctness. Taken in the first round.
 
     compulsory_bytes  weights, input and output, once each: what any implementation must move
+    operator_calls    operators that one call dispatches; None for a compiled call
+    sdpa_kernels      how often scaled_dot_product_attention ran on which kernel
+    graph_breaks      of torch.compile; None where it was not compiled
+    fallback          why the fused implementation runs the equations here; empty: it does not
+    macs_head         of one image, in the head that a backbone carries; None where it carries none
+    macs_formula      of one image, by the formula that a backbone's authors publish figures by
     """
 
     params: int
@@ -48,6 +55,12 @@ class Facts:
     error_rms: float
     error_worst: float
     energy_j_img: float | None = None
+    operator_calls: int | None = None
+    sdpa_kernels: Mapping[str, int] = field(default_factory=dict)
+    graph_breaks: int | None = None
+    fallback: str = ""
+    macs_head: int | None = None
+    macs_formula: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +189,18 @@ COLUMNS: tuple[Column, ...] = (
     Column("macs", "MACs", "multiply-accumulates of one image", exact=True),
     Column("flops", "FLOPs", "2 x macs", exact=True),
     Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", exact=True),
+    Column(
+        "macs_head",
+        "MACs",
+        "of `macs`, what a detection or segmentation head takes, its feature pyramid included",
+        exact=True,
+    ),
+    Column(
+        "macs_formula",
+        "MACs",
+        "of one image by the formula that a backbone's authors publish by, where we have it",
+        exact=True,
+    ),
     Column("macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", exact=True),
     Column(
         "uncounted_ops",
@@ -184,6 +209,20 @@ COLUMNS: tuple[Column, ...] = (
         exact=True,
     ),
     Column("params", "", "trainable parameters", exact=True),
+    Column(
+        "operator_calls",
+        "calls",
+        "operators that one call dispatches, views included; empty for a compiled call",
+    ),
+    Column(
+        "sdpa_kernels",
+        "",
+        "kernels that scaled_dot_product_attention ran on, with how often; `math` is not fused",
+    ),
+    Column("graph_breaks", "", "of torch.compile; empty where it was not compiled"),
+    Column(
+        "fallback", "", "why the fused implementation runs the equations here; empty: it does not"
+    ),
     Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
     Column(
         "peak_memory_bytes",
@@ -305,8 +344,14 @@ def _fact_columns(case: Case, facts: Facts) -> Record:
         "flops": 2 * macs,
         "macs_source": "fvcore" if facts.macs_closed_form is None else "closed form",
         "macs_fvcore": facts.macs_fvcore * steps,
+        "macs_head": None if facts.macs_head is None else facts.macs_head * steps,
+        "macs_formula": facts.macs_formula,
         "uncounted_ops": " ".join(f"{name}:{n}" for name, n in facts.uncounted_ops.items()),
         "params": facts.params,
+        "operator_calls": facts.operator_calls,
+        "sdpa_kernels": " ".join(f"{name}:{n}" for name, n in facts.sdpa_kernels.items()),
+        "graph_breaks": facts.graph_breaks,
+        "fallback": facts.fallback,
         "wasted_token_fraction": facts.wasted_token_fraction,
         "peak_memory_bytes": facts.peak_memory_bytes,
         "activation_memory_bytes": facts.activation_memory_bytes,

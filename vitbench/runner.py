@@ -50,6 +50,17 @@ def probe(device: str, threads: int | None = None) -> dict[str, Any]:
         raise BadInput(f"no worker process could be started: {error}") from None
 
 
+def check_weights(plan: Plan) -> None:
+    """Raises BadInput where a checkpoint of the plan does not fit its backbones."""
+    unlike = {(case.backbone, case.params): case for case in plan.cases if case.backbone}
+    with Child() as child:
+        settle(child, "cpu", plan.threads, plugins=plan.plugins)
+        for case in unlike.values():
+            reply = child.ask({"do": "fill", "case": case.to_dict()}, _START_TIMEOUT_S)
+            if "refused" in reply:
+                raise BadInput(reply["refused"])
+
+
 def settle(
     child: Child,
     device: str,

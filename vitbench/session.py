@@ -9,6 +9,7 @@ What the command line does, from Python:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attentions
-from vitbench import published
+from vitbench import models, published
 from vitbench import suite as suites
-from vitbench.case import Resolution, Scalar, Sweep
+from vitbench.case import Resolution, Sweep
 from vitbench.errors import BadInput, nearest
+from vitbench.scalars import Scalar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +70,20 @@ def is_backbone(path: Path) -> bool:
     return re.search(r"^BACKBONE\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
+def backbone_name(text: str) -> str:
+    """`litv2_s` of `litv2_s[attention=sra]`. Raises BadInput."""
+    return models.parse(text)[0]
+
+
+def weights_name(path: Path) -> str:
+    """What a checkpoint is called in a plan: by its content. Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            return f"weights_{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    except OSError as error:
+        raise BadInput(f"weights {path} cannot be read: {error.strerror}") from None
+
+
 def make_sweep(
     suite: suites.Suite,
     device: str,
@@ -75,11 +91,13 @@ def make_sweep(
     params: Params,
     plugins: Mapping[str, Path],
     registry: Mapping[str, Path] | None = None,
+    weights: str = "",
 ) -> Sweep:
     """The suite's axes on a device with the user's on top. Raises BadInput.
 
-    A plugin is measured beside what the suite names, unless the user names what to measure; the
-    suite's hyper-parameters hold for the mechanisms that are left.
+    A task that the user names is measured on its own images, unless they name others. A plugin is
+    measured beside what the suite names, unless the user names what to measure; the suite's
+    hyper-parameters hold for the mechanisms and backbones that are left.
     """
     merged = suite.axes_on(device) | dict(axes)
     if "attention" not in axes and "backbone" not in axes:
@@ -91,11 +109,18 @@ def make_sweep(
         merged["attention"] = ()
     elif "backbone" not in axes:
         merged["backbone"] = ()
-    kept = {name: dict(v) for name, v in suite.params.items() if name in merged["attention"]}
+    if "task" in axes and not merged.get("backbone"):
+        raise BadInput("--task is of backbones, and none is measured: name one with --backbone")
+    if "task" in axes and "resolution" not in axes and not merged.get("attention"):
+        merged["resolution"] = ()
+    named = {*merged.get("attention", ()), *map(backbone_name, merged.get("backbone", ()))}
+    kept = {name: dict(v) for name, v in suite.params.items() if name in named}
     for name, values in params.items():
         kept[name] = kept.get(name, {}) | dict(values)
     there = attentions.files() if registry is None else registry
-    sweep = Sweep(**merged, device=device, params=kept, plugins=plugins, registry=there)
+    sweep = Sweep(
+        **merged, device=device, params=kept, plugins=plugins, registry=there, weights=weights
+    )
     sweep.check()
     return sweep
 
@@ -150,13 +175,15 @@ def make_plan(
     threads: int | None = None,
     timed: bool = True,
     registry: Mapping[str, Path] | None = None,
+    weights: Path | None = None,
     **settings: Any,
 ) -> Plan:
     """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
 
     axes      by name of a field of Sweep, each a tuple
     params    by mechanism, then hyper-parameter, each a tuple of values
-    plugins   files that define ATTENTION
+    plugins   files that define ATTENTION or BACKBONE
+    weights   a checkpoint for every backbone, read as tensors only
     effort    "quick", "default", "thorough"; the suite's own where None
     rule      fields of TimingRule that differ from the effort's
     registry  the mechanisms that there are: name -> file; ours where None
@@ -172,7 +199,11 @@ def make_plan(
     named = plugin_names(plugins)
     # What can be wrong whatever the device is answered before a process is asked for the device.
     placeholder = "cuda" if device.startswith("cuda") else "cpu"
-    make_sweep(chosen, placeholder, axes or {}, params or {}, named, registry)
+    kept = "" if weights is None else weights_name(weights)
+    files = named if weights is None else named | {kept: weights.resolve()}
+    first = make_sweep(chosen, placeholder, axes or {}, params or {}, named, registry, kept)
+    if weights is not None and not first.backbone:
+        raise BadInput("--weights are for backbones, and none is measured")
     if chosen.published is not None:
         published.read(chosen.published)
 
@@ -182,7 +213,7 @@ def make_plan(
     name = effort or chosen.effort
 
     def plan_on(device: str) -> Plan:
-        sweep = make_sweep(chosen, device, axes or {}, params or {}, named, registry)
+        sweep = make_sweep(chosen, device, axes or {}, params or {}, named, registry, kept)
         cases, timing = tuple(sweep.expand()), plans.rule_of(name, device, rule or {})
         return plans.Plan(
             title=chosen.title,
@@ -196,11 +227,14 @@ def make_plan(
             timed=timed,
             threads=threads,
             published=chosen.published,
-            plugins={name: str(path) for name, path in named.items()},
+            anchor=chosen.anchor,
+            plugins={name: str(path) for name, path in files.items()},
             **(_default_memory_limit(device) | settings),
         )
 
     plan = plan_on(placeholder)
+    if weights is not None:
+        runner.check_weights(plan)
     return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ import attentions
 from attentions import AttentionSpec
 from vitbench import backbones
 from vitbench.backbones import BackboneSpec
+from vitbench.backbones.weights import BadWeights, load_into
 from vitbench.case import Case
+from vitbench.instruments import macs
 
 Plugins = Mapping[str, Path]
 
@@ -33,11 +35,13 @@ class Subject:
     module  on the device, in the dtype, eval() unless trained
     x       attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
     call    one forward pass, or one training step
+    graph_breaks  of torch.compile, once it ran; None where it was not asked for
     """
 
     module: nn.Module
     x: Tensor
     call: Callable[[], Any]
+    graph_breaks: int | None = None
 
 
 def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
@@ -46,14 +50,15 @@ def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
     return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
 
 
-@functools.cache
-def _backbone_file(path: Path) -> BackboneSpec:
-    return backbones.load_file(path)
+_SPECS: dict[tuple[str, tuple[tuple[str, Path], ...]], BackboneSpec] = {}
 
 
 def backbone_of(case: Case, plugins: Plugins) -> BackboneSpec:
-    """The spec of a case's backbone."""
-    return _backbone_file(plugins[case.backbone])
+    """The spec of a case's backbone. Raises attentions.BrokenAttention."""
+    key = case.backbone, tuple(sorted(plugins.items()))
+    if key not in _SPECS:
+        _SPECS[key] = backbones.load(case.backbone, plugins)
+    return _SPECS[key]
 
 
 def seed_of(case: Case) -> int:
@@ -63,17 +68,47 @@ def seed_of(case: Case) -> int:
 
 
 def build_module(case: Case, plugins: Plugins, impl: str) -> nn.Module:
-    """The module in fp32 on the CPU, its weights drawn from the case's seed. Raises Unsupported."""
+    """The module in fp32 on the CPU, its weights drawn from the case's seed, a backbone's from its
+    checkpoint where it has one. Raises Unsupported, BadWeights."""
     torch.manual_seed(seed_of(case))
     if case.backbone:
-        spec = backbone_of(case, plugins)
-        return spec.make(case.image_height, case.image_width, impl=impl)
+        try:
+            return _backbone(case, plugins, impl)
+        except backbones.Unsuitable as reason:
+            raise Unsupported(str(reason)) from None
     params = dict(case.params)
     mechanism = attention_of(case, plugins)
-    reason = mechanism.reason_against(case.dim, case.num_heads, case.grid, **params)
-    if reason is not None:
-        raise Unsupported(reason)
+    why_not = mechanism.reason_against(case.dim, case.num_heads, case.grid, **params)
+    if why_not is not None:
+        raise Unsupported(why_not)
     return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
+
+
+def _backbone(case: Case, plugins: Plugins, impl: str) -> nn.Module:
+    """The backbone, under its head where it has one to carry."""
+    spec = backbone_of(case, plugins)
+    params: dict[str, Any] = dict(case.params)
+    for name in ("head", "weights"):
+        params.pop(name, None)
+    size = case.image_height, case.image_width
+    if not case.head:
+        module = spec.make(*size, impl=impl, **params)
+        _fill(module, case, plugins)
+        return module
+    from vitbench.backbones import dense
+
+    body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
+    _fill(body, case, plugins)
+    return dense.build(body, case.head, *size)
+
+
+def _fill(module: nn.Module, case: Case, plugins: Plugins) -> None:
+    name = dict(case.params).get("weights")
+    if name is None:
+        return
+    if name not in plugins:
+        raise BadWeights(f"the checkpoint {name} is not there: give it with --weights")
+    load_into(module, plugins[str(name)])
 
 
 def reference_impl(case: Case, plugins: Plugins) -> str:
@@ -106,9 +141,43 @@ def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
     return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
 
 
+def formula_macs(case: Case, plugins: Plugins) -> int | None:
+    """MACs of one image by the formula that the backbone's authors publish figures by; None where
+    there is none, or it is not for this task or attention."""
+    if not case.backbone or case.head:
+        return None
+    formula = backbone_of(case, plugins).formula
+    params = {key: value for key, value in case.params if key != "weights"}
+    return None if formula is None else formula(case.image_height, case.image_width, **params)
+
+
+def count_macs(case: Case, plugins: Plugins, module: nn.Module) -> tuple[macs.Macs, int | None]:
+    """MACs of one image, by the definition, and of them those of the head that a backbone carries.
+
+    module  of the case, which has run: it knows the maps that the head gets
+    """
+    eager = build_module(case, plugins, reference_impl(case, plugins))
+    if not case.head:
+        return macs.count(eager, input_shape(case, 1)), None
+    from vitbench.backbones import dense
+
+    assert isinstance(eager, dense.Detector | dense.Segmenter)
+    assert isinstance(module, dense.Detector | dense.Segmenter)
+    image = dense.padded(case.head, case.image_height, case.image_width)
+    parts = dense.parts(eager, module.pyramid.shapes, image)
+    counted = {part.name: macs.count(part.module, part.shape) for part in parts}
+    return macs.joined(counted.values()), counted["head"].total
+
+
 def checked_with(case: Case, plugins: Plugins) -> Mapping[str, Any]:
     """Hyper-parameters under which the output is compared with the definition."""
-    return {} if case.backbone else attention_of(case, plugins).checked_with
+    if case.attention:
+        return attention_of(case, plugins).checked_with
+    found: dict[str, Any] = {}
+    inside = str(dict(case.params).get("attention", ""))
+    for name in inside.split("+") if case.backbone in backbones.LITV2 else ():
+        found |= attention_of(dataclasses.replace(case, attention=name), plugins).checked_with
+    return found
 
 
 def is_supported(case: Case, plugins: Plugins) -> bool:
@@ -116,6 +185,17 @@ def is_supported(case: Case, plugins: Plugins) -> bool:
     spec = attention_of(case, plugins)
     reason = spec.reason_against(case.dim, case.num_heads, case.grid, **dict(case.params))
     return reason is None
+
+
+def fallback(case: Case, plugins: Plugins) -> str:
+    """Why the fused implementation runs the equations here; empty where it does not."""
+    if case.backbone or case.impl != "fused":
+        return ""
+    spec = attention_of(case, plugins)
+    if spec.fallback is None:
+        return ""
+    params = dict(case.params)
+    return spec.fallback(case.dim, case.num_heads, case.grid, case.dtype, **params) or ""
 
 
 def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
@@ -138,6 +218,7 @@ def build(case: Case, plugins: Plugins) -> Subject:
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
         # give up and run the ninth as it is.
         torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
         runnable = torch.compile(module, dynamic=False)
     call = training_step(module, runnable, x) if trained else inference(runnable, x)
     return Subject(module, x, call)
@@ -162,6 +243,11 @@ def training_step(
         x.grad = None
         module.zero_grad(set_to_none=True)
         output = runnable(x)
+        loss = getattr(module, "loss", None)
+        if isinstance(loss, Tensor):  # a head with a loss of its own
+            torch.autograd.backward(loss)
+            setattr(module, "loss", None)  # noqa: B010 - it is no parameter, as types have it
+            return pytree.tree_map_only(Tensor, Tensor.detach, output)
         outputs = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
         if not arriving:
             arriving.extend(torch.randn_like(tensor) for tensor in outputs)

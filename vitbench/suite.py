@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, ValidationError
 
-from vitbench.case import DTYPE_ALIASES, Resolution, Scalar
+from vitbench.case import DTYPE_ALIASES, Resolution
 from vitbench.errors import BadInput, nearest
+from vitbench.scalars import Scalar
 
 _FOLDER = Path(__file__).parent / "suites"
 
@@ -73,6 +74,7 @@ class Axes(BaseModel):
     cuda_graph: Bools | None = None
     cold: Bools | None = None
     mode: Words | None = None
+    task: Words | None = None
 
     def given(self) -> dict[str, Any]:
         """Only the axes that are written down."""
@@ -85,9 +87,10 @@ class Suite(BaseModel):
     title      one line for a chart's caption
     effort     "quick", "default" or "thorough"
     published  the table of reports/published/ that the results stand beside
+    anchor     what the throughputs of both stand over; the table's first subject unless named
     axes       what is swept
     cuda       axes that differ on a CUDA device (a GPU wants larger batches than a CPU)
-    params     hyper-parameters by mechanism, where they differ from the authors' settings
+    params     hyper-parameters by mechanism or backbone that differ from the authors' settings
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,6 +98,7 @@ class Suite(BaseModel):
     title: str
     effort: str = "default"
     published: str | None = None
+    anchor: str | None = None
     axes: Axes
     cuda: Axes = Axes()
     params: dict[str, dict[str, Values]] = {}

@@ -5,6 +5,7 @@
 The pipes are not stdin and stdout, so that a mechanism that prints cannot disturb them. A
 request is {"do": "environment" | "measure", ...}; the reply to "measure" is an Outcome. A case can
 also be kept: "hold" it, "turn" after turn gives a latency, "release" replies with the Outcome.
+"fill" says whether a checkpoint fits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitbench import held, measurement
+from vitbench import held, measurement, subjects
+from vitbench.backbones.weights import BadWeights
 from vitbench.case import Case
 from vitbench.instruments import allocator, environment, host
 from vitbench.instruments.timing import TimingRule
@@ -46,6 +48,8 @@ class Worker:
             return self._turn(request["seconds"])
         if request["do"] == "release":
             return self._release()
+        if request["do"] == "fill":
+            return self._fill(Case.from_dict(request["case"]))
         self._drop()  # its rival was lost before it was released
         environment.configure(self._threads)  # a mechanism may have changed it for the next
         case = Case.from_dict(request["case"])
@@ -67,6 +71,14 @@ class Worker:
         self._threads = _threads(request)
         self._idle = environment.idle_state(reply.get("device", "cpu"))
         return reply
+
+    def _fill(self, case: Case) -> dict[str, Any]:
+        """Whether the case's checkpoint fits its backbone."""
+        try:
+            subjects.build_module(case, self._plugins, case.impl)
+        except (BadWeights, subjects.Unsupported) as reason:
+            return {"refused": str(reason)}
+        return {"filled": True}
 
     def _turn(self, seconds: float) -> dict[str, Any]:
         assert self._held is not None

@@ -78,7 +78,17 @@ def test_comparisons_of_a_record() -> None:
     for found in (same, slow):
         for one, following in itertools.pairwise(found):
             assert following.first == one.first + one.blocks
-    assert bench_gate.block_seconds(taken) == pytest.approx(10.0 * 10 / 11)
+    assert bench_gate.block_seconds(taken) == pytest.approx(10.0)
+
+
+def test_records_are_joined() -> None:
+    """Of as many whole blocks as both have."""
+
+    def taken(blocks: int, name: str) -> list[bench_gate.Taken]:
+        return [bench_gate.Taken(k, name, "base", 0.0, (1.0,)) for k in range(blocks)]
+
+    found = bench_gate.joined(taken(3, "a"), taken(5, "b"))
+    assert {(one.block, one.case) for one in found} == {(k, c) for k in (0, 1) for c in "ab"}
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 5])

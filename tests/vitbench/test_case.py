@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import attentions
 from tests.vitbench.examples import PLUGIN, backbone_case, case, plugin
-from vitbench.case import Case, Resolution, Sweep, parse_scalar
+from vitbench.case import Case, Resolution, Sweep
 from vitbench.errors import BadInput, nearest
+from vitbench.scalars import parse_scalar
 
 
 def sweep(**changes: Any) -> Sweep:

@@ -42,6 +42,7 @@ def ab(
     dtype: axes.Dtype = None,
     impl: axes.Impl = None,
     mode: axes.Mode = None,
+    task: axes.Task = None,
     compiled: axes.Compiled = None,
     cuda_graph: axes.CudaGraph = None,
     cold: axes.Cold = None,
@@ -80,6 +81,7 @@ def ab(
     chosen = axes.given(
         attention=attention,
         backbone=backbone,
+        task=task,
         resolution=resolution,
         stride=stride,
         dim=dim,

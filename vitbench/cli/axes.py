@@ -26,7 +26,17 @@ Attention = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str | None, typer.Option(help="Whole models, from --plugin files.", rich_help_panel=_PANEL)
+    str | None,
+    typer.Option(
+        help="Whole models: litv2_s, 'litv2_s[attention=sra]', resnet50, timm:NAME, "
+        "module:factory, or a plugin's.",
+        autocompletion=complete.backbones,
+        rich_help_panel=_PANEL,
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Of the backbones: classify, detect, segment.", rich_help_panel=_PANEL),
 ]
 Resolution = Annotated[
     str | None,
@@ -71,7 +81,8 @@ Plugin = Annotated[
 
 _PARSERS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "attention": parse.mechanisms,
-    "backbone": parse.words,
+    "backbone": parse.backbones,
+    "task": parse.words,
     "resolution": parse.resolutions,
     "stride": parse.wholes("--stride"),
     "dim": parse.wholes("--dim"),

@@ -15,6 +15,16 @@ def mechanisms(incomplete: str) -> Iterator[str]:
             yield f"{before}{comma}{name}"
 
 
+def backbones(incomplete: str) -> Iterator[str]:
+    """Completes the last of a comma-separated list of backbones."""
+    from vitbench.backbones import LITV2, RIVALS
+
+    before, comma, last = incomplete.rpartition(",")
+    for name in (*LITV2, *RIVALS):
+        if name.startswith(last):
+            yield f"{before}{comma}{name}"
+
+
 def mechanism(incomplete: str) -> Iterator[str]:
     """Completes one mechanism's name."""
     yield from (name for name in attentions.names() if name.startswith(incomplete))

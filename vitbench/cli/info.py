@@ -99,6 +99,6 @@ def _counts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _settings(given: Mapping[str, Any]) -> str:
-    from vitbench.case import format_scalar
+    from vitbench.scalars import format_scalar
 
     return " ".join(f"{key}={format_scalar(value)}" for key, value in given.items())

@@ -68,9 +68,16 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(split(text))
 
 
+def backbones(text: str) -> tuple[str, ...]:
+    """`litv2_s[attention=sra,sr_ratio=2],resnet50`."""
+    from vitbench import models
+
+    return tuple(models.split(text))
+
+
 def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
     """`hilo.alpha=0.5,0.9` -> {hilo: {alpha: (0.5, 0.9)}}."""
-    from vitbench.case import parse_scalar
+    from vitbench.scalars import parse_scalar
 
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for item in items:
@@ -84,7 +91,7 @@ def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
 
 def own_params(items: list[str]) -> dict[str, Any]:
     """`alpha=0.5` of one mechanism -> {alpha: 0.5}."""
-    from vitbench.case import parse_scalar
+    from vitbench.scalars import parse_scalar
 
     found = {}
     for item in items:

@@ -34,11 +34,16 @@ def run(
     dtype: axes.Dtype = None,
     impl: axes.Impl = None,
     mode: axes.Mode = None,
+    task: axes.Task = None,
     compiled: axes.Compiled = None,
     cuda_graph: axes.CudaGraph = None,
     cold: axes.Cold = None,
     param: axes.Param = None,
     plugin: axes.Plugin = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint for every backbone, read as tensors only."),
+    ] = None,
     effort: Annotated[
         str | None, typer.Option(help="quick, default, thorough.", rich_help_panel=_TIME)
     ] = None,
@@ -136,6 +141,7 @@ def run(
         dtype=dtype,
         impl=impl,
         mode=mode,
+        task=task,
         compiled=compiled,
         cuda_graph=cuda_graph,
         cold=cold,
@@ -173,6 +179,7 @@ def run(
         rule=rule,
         threads=threads,
         timed=not untimed,
+        weights=weights,
         **settings,
     )
     if dry_run:
@@ -255,7 +262,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     from vitbench import session, store, trust
     from vitbench.record import COUNTED, MEASURED
-    from vitbench.render import tables, units
+    from vitbench.render import choice, tables, units
 
     records = done.records()
     console.print(tables.results(records))
@@ -263,8 +270,12 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     if figures:
         from vitbench.render import published
 
-        beside, notes = published.table(records, figures, str(figures[0].key))
+        anchor = done.plan.anchor or str(figures[0].key)
+        beside, notes = published.table(records, figures, anchor)
         console.print("\nbeside the published figures:", beside, notes, sep="\n", markup=False)
+    advice = choice.table(records)
+    if advice is not None:
+        console.print("\nwhich implementation to use:", advice, sep="\n")
     plots = session.draw(folder)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])

@@ -15,10 +15,25 @@ from vitbench.errors import BadInput
 
 def list_(
     suites: Annotated[bool, typer.Option("--suites", help="List the suites instead.")] = False,
+    backbones: Annotated[
+        bool, typer.Option("--backbones", help="List the whole models instead.")
+    ] = False,
 ) -> None:
-    """List the mechanisms, or the suites."""
+    """List the mechanisms, the suites or the whole models."""
     from vitbench import suite
+    from vitbench.backbones import LITV2, RIVALS
     from vitbench.render import tables
+
+    if suites and backbones:
+        raise BadInput("--suites and --backbones are two lists: ask for one")
+    if backbones:
+        models = [(name, "vitbench") for name in LITV2]
+        models += [(name, f"timm:{theirs}") for name, theirs in RIVALS.items()]
+        terminal.console().print(tables.listing(("backbone", "whose"), models))
+        typer.echo(
+            "\nand timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"
+        )
+        return
 
     if suites:
         sweeps = list(suite.describe().items())

@@ -64,6 +64,16 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     )
 
 
+def joined(parts: Iterable[Macs]) -> Macs:
+    """The counts of a model's parts together."""
+    counted: Counter[str] = Counter()
+    uncounted: Counter[str] = Counter()
+    for part in parts:
+        counted.update(part.counted)
+        uncounted.update(part.uncounted)
+    return Macs(counted.total(), dict(counted), dict(sorted(uncounted.items())))
+
+
 def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> FlopCountAnalysis:
     with torch.inference_mode(False):  # inference tensors cannot be traced
         bare = copy.deepcopy(module).to(device, torch.float32).eval()
@@ -73,6 +83,7 @@ def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> F
         analysis.set_op_handle("aten::baddbmm", _baddbmm)
         analysis.set_op_handle("vitbench::convolution", _count_convolution)
         analysis.set_op_handle("aten::_convolution_mode", _count_mode)
+        analysis.set_op_handle("torchvision::deform_conv2d", _count_mode)
         with _ConvolutionsAsOperators() if device == "meta" else contextlib.nullcontext():
             analysis.total()  # traces; what follows reads the result
     return analysis
@@ -183,7 +194,7 @@ _CONVOLUTIONS: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
 
 
 def _count_mode(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A convolution whose padding is a word, which fvcore does not know."""
+    """A convolution that fvcore does not know: its padding is a word, or its taps are moved."""
     batch, _, *laid_on = get_shape(outputs[0])
     return Counter({"conv": batch * math.prod(get_shape(inputs[1])) * math.prod(laid_on)})
 

@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from vitbench.published import Beside, Figure, beside, relative_ours, relative_published
+from vitbench.published import (
+    RATES,
+    Beside,
+    Figure,
+    beside,
+    relative_ours,
+    relative_published,
+)
 from vitbench.record import Record
+from vitbench.render import tables, units
+
+_COUNTED = (("params", "params"), ("macs", "MACs"), ("macs_formula", "by formula"))
 
 
 def table(records: Sequence[Record], figures: Sequence[Figure], anchor: str) -> tuple[Table, str]:
@@ -16,11 +26,11 @@ def table(records: Sequence[Record], figures: Sequence[Figure], anchor: str) -> 
 
     Throughput stands as it is and over the anchor's: other machines' figures compare in that only.
     """
-    rows = _Rows(beside(records, figures), relative_ours(records, anchor))
+    rows = _Rows(beside(records, figures), relative_ours(records, anchor), records)
     rows.theirs = relative_published(figures, anchor)
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("subject")
-    for title in _titles(figures, anchor, rows.devices):
+    for title in rows.titles(figures, anchor):
         drawn.add_column(title, justify="right")
     for record in records:
         if any(pair.case == record["case"] for pair in rows.pairs):
@@ -29,39 +39,48 @@ def table(records: Sequence[Record], figures: Sequence[Figure], anchor: str) -> 
     return drawn, "\n".join(lines)
 
 
-def _titles(figures: Sequence[Figure], anchor: str, devices: Sequence[str]) -> list[str]:
-    units = {figure.quantity: figure.unit.replace("1", "") for figure in reversed(figures)}
-    macs = units.get("macs") or units.get("macs_formula", "")
-    titles = [f"params {units.get('params', '')}".strip(), "published", f"MACs {macs}".strip()]
-    titles += ["published", "images/s", f"/ {anchor}"]
-    for device in devices:
-        titles += [device.rpartition(" ")[2] + " images/s", f"/ {anchor}"]
-    return titles
-
-
 @dataclass(slots=True)
 class _Rows:
     """Cells of the table, and the notes that they refer to."""
 
     pairs: Sequence[Beside]
     ours: dict[str, float]
+    records: Sequence[Record]
     theirs: dict[Figure, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def devices(self) -> list[str]:
         """Those whose times stand beside a row of ours."""
-        timed = [pair.figure for pair in self.pairs if pair.figure.quantity == "throughput"]
+        timed = [pair.figure for pair in self.pairs if pair.figure.quantity in RATES]
         return list(dict.fromkeys(figure.device for figure in timed))
 
+    @property
+    def counted(self) -> list[tuple[str, str]]:
+        """(quantity, title) of what is counted in any of them."""
+        found = {pair.figure.quantity for pair in self.pairs}
+        return [(name, title) for name, title in _COUNTED if name in found]
+
+    def titles(self, figures: Sequence[Figure], anchor: str) -> list[str]:
+        """Of all columns but the first."""
+        named = {str(f.quantity): f.unit.replace("1", "") for f in reversed(figures)}
+        titles = []
+        for name, title in self.counted:
+            titles += [f"{title} {named[name]}".strip(), "published"]
+        titles += ["images/s", f"/ {anchor}"]
+        for device in self.devices:
+            titles += [device.rpartition(" ")[2] + " images/s", f"/ {anchor}"]
+        return titles
+
     def cells(self, record: Record) -> list[str]:
+        """A row."""
         case = str(record["case"])
         throughput = record["throughput_img_s"]
+        own = tables.own_setting(record, "settings", self.records)
         return [
-            str(record["attention"] or record["backbone"]),
-            *self._counts(self._of(case, "params")),
-            *self._counts(self._of(case, "macs") or self._of(case, "macs_formula")),
-            "-" if throughput is None else f"{float(throughput):.0f}",
+            f"{record['attention'] or record['backbone']} {own}".strip(),
+            *(cell for name, _ in self.counted for cell in self._counts(self._of(case, name))),
+            "-" if throughput is None else units.significant(float(throughput)),
             _ratio(self.ours.get(case)),
             *(cell for device in self.devices for cell in self._times(case, device)),
         ]
@@ -69,8 +88,11 @@ class _Rows:
     def _of(self, case: str, quantity: str) -> list[Beside]:
         return [p for p in self.pairs if p.case == case and p.figure.quantity == quantity]
 
+    def _rates(self, case: str) -> list[Beside]:
+        return [p for p in self.pairs if p.case == case and p.figure.quantity in RATES]
+
     def _times(self, case: str, device: str) -> list[str]:
-        here = [p.figure for p in self._of(case, "throughput") if p.figure.device == device]
+        here = [p.figure for p in self._rates(case) if p.figure.device == device]
         return [str(here[0].value), _ratio(self.theirs.get(here[0]))] if here else ["", ""]
 
     def _counts(self, pairs: Sequence[Beside]) -> list[str]:

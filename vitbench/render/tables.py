@@ -57,12 +57,12 @@ def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text
     shown = [
         (name, title)
         for name, title in _SETTING_COLUMNS
-        if len({_own_setting(record, name, records) for record in records}) > 1
+        if len({own_setting(record, name, records) for record in records}) > 1
     ]
     rows: list[list[str | Text]] = [
         [
             str(record["attention"] or record["backbone"]),
-            *(_own_setting(record, name, records) for name, _ in shown),
+            *(own_setting(record, name, records) for name, _ in shown),
             _resolution(record),
             *_figures(record),
         ]
@@ -71,7 +71,7 @@ def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text
     return ["subject", *(title for _, title in shown), *_FIGURES], rows
 
 
-def _own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]) -> str:
+def own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]) -> str:
     """A setting as text; of the hyper-parameters those that differ inside one mechanism."""
     if name != "settings":
         return str(record[name]).lower() if isinstance(record[name], bool) else str(record[name])

@@ -1,0 +1,51 @@
+"""Hyper-parameters as text and as values. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from vitbench.errors import BadInput
+
+Scalar = bool | int | float | str
+
+
+def format_scalar(value: Scalar) -> str:
+    """A hyper-parameter as one writes it on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_scalar(text: str) -> Scalar:
+    """`2`, `0.9`, `true` or a word."""
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def check(owner: str, key: str, value: Scalar, default: Scalar | None) -> None:
+    """Raises BadInput for a value that cannot be the owner's parameter `key`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{owner}.{key} must be finite, got {value}")
+    if default is not None and not _same_kind(value, default):
+        raise BadInput(
+            f"{owner}.{key} is {_kind(default)} like {format_scalar(default)}, "
+            f"got {format_scalar(value)!r}"
+        )
+
+
+def _same_kind(value: Scalar, default: Scalar) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
+
+
+def _kind(default: Scalar) -> str:
+    kinds = {bool: "true or false,", int: "a whole number", float: "a number", str: "a word"}
+    return kinds[type(default)]
