@@ -80,10 +80,15 @@ def by_products(
     *batch, heads, queries, _ = q.shape
     row = k.shape[-2] * q.element_size()
     of_image = math.prod(batch[1:]) * heads * queries * row
-    # As merge_heads wants it: the channels of all heads side by side.
-    out = q.new_empty(*batch, queries, heads, v.shape[-1]).transpose(-3, -2)
     images = max(1, _SCORES_BYTES // of_image)
     whole = len(batch) > 1 or of_image <= _SCORES_BYTES
+    if whole and images >= batch[0]:
+        scores = (q * scale) @ k.transpose(-2, -1)
+        if bias is not None:
+            scores += bias
+        return scores.softmax(dim=-1) @ v
+    # As merge_heads wants it: the channels of all heads side by side.
+    out = q.new_empty(*batch, queries, heads, v.shape[-1]).transpose(-3, -2)
     together = heads if whole else max(1, _SCORES_BYTES // (queries * row))
     rows = queries if whole else min(queries, max(64, _SCORES_BYTES // (together * row)))
     if bias is not None and bias.dim() < q.dim():

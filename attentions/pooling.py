@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl
-from attentions._groups import in_groups
+from attentions._groups import is_grouped
 from attentions._linear import through_convolutions
 from attentions._spec import AttentionSpec, Grid, Paper
 
@@ -41,19 +41,16 @@ class Pooling(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        return self._pool(x) if self.impl == "eager" else in_groups(self._pool, x, x.shape[3])
-
-    def _pool(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
         pooled = F.avg_pool2d(
             x.permute(0, 3, 1, 2),
             self.pool_size,
             stride=1,
             padding=self.pool_size // 2,
             count_include_pad=False,
-        )
-        return pooled.permute(0, 2, 3, 1) - x
+        ).permute(0, 2, 3, 1)
+        if self.impl == "fused" and is_grouped(x):
+            return pooled.sub_(x)  # nothing is kept of it for a backward pass
+        return pooled - x
 
 
 def macs(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> int:

@@ -126,25 +126,6 @@ def fused() -> str:
     )
 
 
-def litv2() -> str:
-    """LITv2-S against itself by equations, and against its rivals."""
-    found = told("backbones")
-
-    def against(name: str, impl: str = "fused") -> str:
-        both = (found[f"{name}_{impl}_{dtype}"] for dtype in ("float32", "bfloat16"))
-        return " and ".join(f"{one:.2f}" for one in both)
-
-    rivals = ", ".join(
-        f"{against(name)} times that of {name}"
-        for name in ("resnet50", "swin_tiny", "pvt_v2_b2", "convnext_tiny")
-    )
-    return (
-        f"On a 2-core machine, 224 x 224, LITv2-S fused is {against('litv2_s', 'eager')} times as "
-        f"fast as by equations (fp32 and bf16), and its throughput is {rivals} "
-        "([side by side](reports/benchmarks/README.md))."
-    )
-
-
 def judged() -> str:
     """What make benchmarks found, in a sentence, from its report."""
     clock, overhead, repeat, kill = (told(n) for n in ("clock", "overhead", "repeat", "kill"))
@@ -166,7 +147,6 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "judged": judged,
     "gate": gate,
     "fused": fused,
-    "litv2": litv2,
     "columns": columns,
 }
 

@@ -331,8 +331,10 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             )
         axis.axvline(1, color="grey", linewidth=0.8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_title(title)
         axis.grid(axis="x", which="both", linewidth=0.3)
+    axes[0].xaxis.set_minor_formatter("{x:g}")
     axes[0].set_yticks(range(len(names)), names)
     for grid in grids:
         axes[1].plot([], [], "o", color=colours[grid], label=f"{grid} tokens, fp32")

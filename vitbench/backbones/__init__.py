@@ -76,17 +76,24 @@ class BackboneSpec:
 
         Raises Unsuitable, and whatever `build` raises.
         """
-        given: dict[str, Any] = {
-            "image_height": image_height,
-            "image_width": image_width,
-            "impl": impl,
-        }
+        given: dict[str, Any] = {"impl": impl}
         if features_only:
             given["features_only"] = True
             if not self.is_dense():
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")
         accepted = {key: value for key, value in given.items() if self._takes(key)}
-        return self.build(**accepted, **params)
+        return self.build(*self._size(image_height, image_width), **accepted, **params)
+
+    def _size(self, *size: int) -> tuple[int, ...]:
+        """Height and width, where `build` takes them, whatever it calls them."""
+        known = inspect.signature(self.build).parameters.values()
+        places = [
+            one
+            for one in known
+            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+            and (one.default is one.empty or one.name in ("image_height", "image_width"))
+        ]
+        return size if len(places) == len(size) else ()
 
     def is_dense(self) -> bool:
         """Whether it can give a pyramid of maps."""

@@ -9,7 +9,7 @@ post-processing gets what it gets at most of a trained model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +83,10 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _widened(x: Tensor) -> Tensor:
+    return x.to(_wide(x.dtype))
+
+
 class Narrow(nn.Module):
     """A head in the model's dtype between boxes in fp32."""
 
@@ -93,8 +97,7 @@ class Narrow(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         dtype = next(self.module.parameters()).dtype
         narrow = pytree.tree_map_only(Tensor, lambda one: one.to(dtype), inputs)
-        wide: Callable[[Tensor], Tensor] = lambda one: one.to(_wide(one.dtype))  # noqa: E731
-        return pytree.tree_map_only(Tensor, wide, self.module(*narrow))
+        return pytree.tree_map_only(Tensor, _widened, self.module(*narrow))
 
 
 class NarrowRetinaHead(Narrow):

@@ -385,9 +385,9 @@ def test_a_classifiers_pyramid_is_its_own() -> None:
 def test_any_mechanism_inside(attention: str) -> None:
     """It stands in stage 3; stage 4 keeps its full attention."""
     model = LITv2(configured(TINY, {"attention": attention}, {}), 64, 64, num_classes=3).eval()
-    kinds = {type(block.attn).__module__ for block in model.layers[2].blocks}  # type: ignore[union-attr]
+    kinds = {type(block.attn).__module__ for block in model.layers[2].blocks}  # type: ignore[union-attr] # a Stage of Blocks
     assert kinds == {attentions.load(name).module.__module__ for name in attention.split("+")}
-    assert type(model.layers[3].blocks[0].attn).__module__ == "attentions.hilo"  # type: ignore[union-attr, index]
+    assert type(model.layers[3].blocks[0].attn).__module__ == "attentions.hilo"  # type: ignore[union-attr, index] # a Stage of Blocks
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
 
 
@@ -414,9 +414,9 @@ def test_initial_weights_are_the_authors() -> None:
     model = LITv2(TINY, 64, 64)
     model.requires_grad_(False)
     block = model.layers[3].blocks[0]  # type: ignore[index] # a Stage
-    assert block.mlp.fc1.weight.std() == pytest.approx(0.02, rel=0.05)  # type: ignore[union-attr]
-    assert block.mlp.dwconv.dwconv.weight.std() == pytest.approx(math.sqrt(2 / 9), rel=0.1)  # type: ignore[union-attr]
-    merging = model.layers[0].downsample.dconv  # type: ignore[union-attr]
+    assert block.mlp.fc1.weight.std() == pytest.approx(0.02, rel=0.05)  # type: ignore[union-attr] # a Stage of Blocks
+    assert block.mlp.dwconv.dwconv.weight.std() == pytest.approx(math.sqrt(2 / 9), rel=0.1)  # type: ignore[union-attr] # a Stage of Blocks
+    merging = model.layers[0].downsample.dconv  # type: ignore[union-attr] # a Stage of Blocks
     assert isinstance(merging, DeformableConv)
     assert not merging.conv_offset.weight.any()
     bound = 1 / math.sqrt(4 * 24)  # kaiming_uniform with a = sqrt(5)
