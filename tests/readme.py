@@ -108,7 +108,7 @@ def gate() -> str:
         "median), "
         f"10% in {of('ten_drawn_called')} of {of('ten_drawn_n')} ({of('ten_drawn_s')} s). On the "
         "same layers pytest-benchmark's `median:5%` raised an alarm on identical code in "
-        f"{of('pytest-benchmark_alarms')} of {of('pytest-benchmark_n')} and found the 5% in "
+        f"{of('pytest-benchmark_alarms')} of {of('pytest-benchmark_n')} and found a slowdown in "
         f"{of('pytest-benchmark_found')}; pyperf's `compare_to --min-speed 5` alarmed in "
         f"{of('pyperf_alarms')} of {of('pyperf_n')} and found {of('pyperf_found')}."
     )
