@@ -11,7 +11,7 @@ from torch import Tensor
 # Tokens that a group has at least. Matrix products want many: with 1024 in place of all 12544 a
 # layer of HiLo, window attention or MSA took 4% to 20% longer (28 x 28 tokens, 16 images).
 GROUP_TOKENS = 8192
-# What its intermediate results take at most, where that is more tokens.
+# More tokens than that are taken together only while their intermediate results are this small.
 GROUP_BYTES = 2**20
 
 

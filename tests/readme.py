@@ -103,7 +103,8 @@ def gate() -> str:
 
     return (
         f"of {of('same_drawn_n')} comparisons of five layers of identical code on a noisy 2-core "
-        f"machine {of('same_drawn_called')} raised an alarm; a layer made 5% slower was found in "
+        f"machine {of('same_drawn_called')} raised an alarm; a layer slowed by 5% (repeated work, "
+        "its samples scaled to the percent) was found in "
         f"{of('five_drawn_called')} of {of('five_drawn_n')} ({of('five_drawn_s')} s at the "
         "median), "
         f"10% in {of('ten_drawn_called')} of {of('ten_drawn_n')} ({of('ten_drawn_s')} s). On the "

@@ -676,10 +676,13 @@ def section(
             figures |= {f"command_{head}_3": float(sum(one.status == 3 for one in of))}
             figures |= {f"command_{head}_s": stats.median([one.seconds for one in of])}
     if beside:
-        text += ["", "Other tools on the same layers and trees as the command:", ""]
+        words = (
+            "Other tools on the same layers and the same trees as the command, base against five:"
+        )
+        text += ["", words, ""]
         text.append(
             tables.markdown(
-                ("tool", "comparisons of each kind", "alarms on identical code", "5% found"),
+                ("tool", "comparisons of each kind", "alarms on identical code", "slowdown found"),
                 [(name, str(n), str(a), str(f)) for name, (n, a, f) in beside.items()],
             )
         )
