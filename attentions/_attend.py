@@ -53,15 +53,18 @@ def attend(
 
 # Up to so many queries or keys, as in windows, batched products are faster than the fused kernel.
 _FEW = 64
-# Scores that are made at a time: they stay in the cache from product to softmax to product.
-_SCORES_BYTES = 4 * 2**20
+# Images are taken together while their scores stay in the cache from product to softmax to product.
+# An image's own are cut only where they are larger by far, into a few heads of many queries:
+# products of few rows are slow, in bf16 above all, which packs its operands anew for each.
+_CACHED_BYTES, _SCORES_BYTES = 4 * 2**20, 32 * 2**20
+_HEADS, _QUERIES = 2, 1024
 
 
 def _is_for_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether batched products take less time than the fused kernel does, on a CPU.
 
     That one works in tiles, and multiplies by itself: for windows products take 0.75 of its time,
-    in bf16, where they run on AMX, 0.65 to 0.9 at any size. And it wants the channels of a head
+    in bf16, where they are oneDNN's, 0.65 to 0.9 at any size. And it wants the channels of a head
     side by side, without which torch runs the equations on the whole batch.
     """
     few = min(q.shape[-2], k.shape[-2]) <= _FEW
@@ -80,7 +83,7 @@ def by_products(
     *batch, heads, queries, _ = q.shape
     row = k.shape[-2] * q.element_size()
     of_image = math.prod(batch[1:]) * heads * queries * row
-    images = max(1, _SCORES_BYTES // of_image)
+    images = max(1, _CACHED_BYTES // of_image)
     whole = len(batch) > 1 or of_image <= _SCORES_BYTES
     if whole and images >= batch[0]:
         scores = (q * scale) @ k.transpose(-2, -1)
@@ -89,8 +92,9 @@ def by_products(
         return scores.softmax(dim=-1) @ v
     # As merge_heads wants it: the channels of all heads side by side.
     out = q.new_empty(*batch, queries, heads, v.shape[-1]).transpose(-3, -2)
-    together = heads if whole else max(1, _SCORES_BYTES // (queries * row))
-    rows = queries if whole else min(queries, max(64, _SCORES_BYTES // (together * row)))
+    together = heads if whole else _HEADS
+    rows = queries if whole else min(_QUERIES, max(64, _SCORES_BYTES // (together * row)))
+    images = math.ceil(batch[0] / math.ceil(batch[0] / images))  # as many each time
     if bias is not None and bias.dim() < q.dim():
         bias = bias[(None,) * (q.dim() - bias.dim())]
     for image in range(0, batch[0], images):
@@ -98,7 +102,10 @@ def by_products(
             part = slice(image, image + images), ..., slice(head, head + together)
             keys = (slice(None), slice(None))
             q_part = q[(*part, *keys)] * scale
-            k_part, v_part = k[(*part, *keys)].transpose(-2, -1), v[(*part, *keys)]
+            k_part, v_part = k[(*part, *keys)], v[(*part, *keys)]
+            if not whole:  # or each product copies them
+                q_part, k_part, v_part = (one.contiguous() for one in (q_part, k_part, v_part))
+            k_part = k_part.transpose(-2, -1)
             for first in range(0, queries, rows):
                 here = (slice(first, first + rows), slice(None))
                 scores = q_part[(..., *here)] @ k_part

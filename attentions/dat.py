@@ -180,9 +180,10 @@ class DAT(nn.Module):
         batch, _, height, width = query.shape
         if (height, width) != (self.grid.height, self.grid.width):
             raise ValueError(f"the bias table is for {self.grid}, got {height} x {width}")
-        y, x = centres(height, points), centres(width, points)
+        y, x = centres(height, points) / 2, centres(width, points) / 2
         queries = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-        apart = (queries.flatten(0, 1)[:, None] - points.flatten(1, 2)[:, None]) / 2
+        # Halved before they are subtracted: there are far fewer of them than pairs.
+        apart = queries.flatten(0, 1)[:, None] - points.flatten(1, 2)[:, None] / 2
         tables = table.unflatten(0, (self.groups, -1)).repeat(batch, 1, 1, 1).to(points.dtype)
         bias = F.grid_sample(tables, apart, align_corners=True)
         return bias.unflatten(0, (batch, self.groups)).flatten(1, 2).to(query.dtype)

@@ -57,39 +57,36 @@ class HiLo(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "eager":
             return self._mix(x)
-        size = self.window_size
-        across = span(size, x.shape[2] + -x.shape[2] % size)
-        bias = same_window(size, across, x) if across > size else None
-        return in_groups(lambda part: self._mix(part, across, bias), x, 4 * x.shape[3])
+        across = span(self.window_size, x.shape[2] + -x.shape[2] % self.window_size)
+        return in_groups(lambda part: self._mix(part, across), x, 4 * x.shape[3])
 
     def _mix(
         self,
         x: Float[Tensor, "batch height width dim"],
         across: int | None = None,
-        bias: Float[Tensor, "1 tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window_size, self.window_size)
         if not self.l_heads:
-            out = self.hifi(x, across, bias)
+            out = self.hifi(x, across)
         elif not self.h_heads:
             out = self.lofi(x)
         else:
-            out = torch.cat((self.hifi(x, across, bias), self.lofi(x)), dim=-1)
+            out = torch.cat((self.hifi(x, across), self.lofi(x)), dim=-1)
         return out[:, :height, :width]
 
     def hifi(
         self,
         x: Float[Tensor, "batch height width dim"],
         across: int | None = None,
-        bias: Float[Tensor, "1 tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch height width h_dim"]:
         """Self-attention inside each window; height and width are multiples of the window.
 
-        across  columns that are attended over at a time, with `bias` between the windows in them
+        across  columns that are attended over at a time, their windows kept apart by a mask
         """
         size, grid = self.window_size, Grid(x.shape[1], x.shape[2])
         across = across or size
+        bias = same_window(size, across, x) if across > size else None
         windows = partition(self.h_qkv(x), size, across)
         q, k, v = (split_heads(part, self.h_heads) for part in windows.chunk(3, dim=-1))
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))

@@ -85,8 +85,35 @@ class LKA(nn.Module):
         """Channels last; pointwise convolutions are matrix products."""
         gate = self.spatial_gating_unit
         u = F.gelu(pointwise(x, self.proj_1))
-        local = gate.conv_spatial(gate.conv0(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        return x + pointwise(u * pointwise(local, gate.conv1), self.proj_2)
+        local = pointwise(
+            # Its argument is not held here, so that its memory is free as soon as it is cut.
+            dilated(gate.conv0(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), gate.conv_spatial),
+            gate.conv1,
+        )
+        return x + pointwise(u * local, self.proj_2)
+
+
+def dilated(
+    x: Float[Tensor, "batch height width dim"], convolution: nn.Conv2d
+) -> Float[Tensor, "batch height width dim"]:
+    """A dilated depthwise convolution that keeps the size of a channels-last map.
+
+    Tokens whose distance is no multiple of the dilation never meet. On a CPU the phases of the map
+    are images of their own, convolved without dilation: oneDNN has no fast kernel with it, and
+    takes 4 times as long in fp32 and 10 times in bf16 (28 x 28 x 384, 7 x 7 taps 3 apart).
+    """
+    apart = convolution.dilation[0]
+    if x.device.type != "cpu" or apart == 1:
+        return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    _, height, width, dim = x.shape
+    if height % apart or width % apart:
+        x = F.pad(x, (0, 0, 0, -width % apart, 0, -height % apart))
+    x = x.unflatten(2, (-1, apart)).unflatten(1, (-1, apart))
+    x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+    side = convolution.kernel_size[0]
+    x = F.conv2d(x, convolution.weight, convolution.bias, padding=side // 2, groups=dim)
+    x = x.permute(0, 2, 3, 1).unflatten(0, (-1, apart, apart)).permute(0, 3, 1, 4, 2, 5)
+    return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
 def macs(

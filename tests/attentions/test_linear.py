@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import attentions
-from attentions import Grid, _attend
+from attentions import Grid, _attend, _linear
 from attentions._attend import attend, by_products
 from attentions._linear import ThroughConvolution, linear, through_convolutions
 from vitbench.instruments import operators
@@ -48,12 +50,16 @@ def test_a_slice_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_which_kernel_runs(recorded: bool) -> None:
-    """The convolution's where nothing is recorded for a backward pass, else the layer's own."""
+@pytest.mark.parametrize("tokens", [99, 100])
+def test_which_kernel_runs(recorded: bool, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution's for many tokens, where nothing is recorded for a backward pass, else the
+    layer's own."""
+    monkeypatch.setattr(_linear, "MANY_TOKENS", 100)
     layer = through_convolutions(nn.Sequential(nn.Linear(4, 4)))
     with torch.set_grad_enabled(recorded):
-        found = operators.trace(lambda: layer(torch.randn(2, 4)))
-    assert any("convolution" in name for name in found.names) == (not recorded)
+        found = operators.trace(lambda: layer(torch.randn(tokens, 4)))
+    convolved = any("convolution" in name for name in found.names)
+    assert convolved == (not recorded and tokens == 100)
 
 
 def test_a_module_keeps_its_parameters() -> None:
@@ -117,12 +123,8 @@ def test_products_in_parts(
     }
     bias = None if kind == "none" else drawn(*shapes[kind])
     expected = attend(q, k, v, impl="eager", bias=bias, scale=0.3)
-    before = _attend._SCORES_BYTES
-    _attend._SCORES_BYTES = limit
-    try:
+    with mock.patch.multiple(_attend, _CACHED_BYTES=limit, _SCORES_BYTES=limit, _QUERIES=3):
         found = by_products(q, k, v, bias, 0.3)
-    finally:
-        _attend._SCORES_BYTES = before
     torch.testing.assert_close(found, expected)
 
 

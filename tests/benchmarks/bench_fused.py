@@ -4,6 +4,8 @@ Both implementations of a mechanism are held ready in one process and timed in t
 that the machine's minutes cancel. Mechanisms have processes of their own.
 
     python -m tests.benchmarks.bench_fused NAME           a mechanism's figures, as JSON lines
+    python -m tests.benchmarks.bench_fused system NAME    its speed with the C library's allocator
+                                                          as it is, which gives freed memory back
     python -m tests.benchmarks.bench_fused growth NAME    its cost against the number of tokens
     python -m tests.benchmarks.bench_fused roofline       HiLo against a matrix product
 """
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 
 import attentions
+from attentions._linear import linear
 from tests.benchmarks import ROOT, Section
 from vitbench import interleaved, session, stats
 from vitbench.case import Case, Resolution
@@ -41,6 +44,7 @@ LINEAR = (
 RULE = timing.TimingRule(warmup_calls=2, warmup_s=0.1, warmup_agree=1.0, sample_s=0.01)
 TURN_S = 0.08
 FOURS = 2
+SYSTEM = "fused_over_eager_system"
 
 
 def cases(name: str, dtype: str, sizes: Sequence[Resolution], impl: str) -> list[Case]:
@@ -76,22 +80,23 @@ class Ready:
         return timing.turn(self.call, timing.CpuClock(), self.timing, TURN_S)
 
 
-def ready(case: Case) -> Ready | None:
-    """Built, measured for memory and warmed up; None where the mechanism refuses the map."""
+def ready(case: Case, *, weighed: bool = True) -> Ready | None:
+    """Built, warmed up and, if `weighed`, measured for memory; None where the mechanism refuses the
+    map."""
     from vitbench import subjects
 
     try:
         subject = subjects.build(case, {})
     except subjects.Unsupported:
         return None
-    peak = memory.measure(subject.call, subject.module, (subject.x,)).peak
+    peak = memory.measure(subject.call, subject.module, (subject.x,)).peak if weighed else 0
     return Ready(case, peak, subject.call, timing.warmed(subject.call, timing.CpuClock(), RULE))
 
 
-def ratio(pair: Sequence[Ready]) -> tuple[float, float, float]:
+def ratio(pair: Sequence[Ready], fours: int = FOURS) -> tuple[float, float, float]:
     """(latency of the first over the second, and of each), seconds a call."""
     logs, of = [], ([], [])  # type: tuple[list[float], tuple[list[float], list[float]]]
-    for four in range(FOURS):
+    for four in range(fours):
         taken: tuple[list[float], list[float]] = ([], [])
         for which in interleaved.order_of_turns(1, four % 2):
             side = int(which == "head")
@@ -115,6 +120,8 @@ def rows_of(name: str) -> Iterator[dict[str, Any]]:
             if pair[0] is None or pair[1] is None:
                 continue
             speed, eager_s, fused_s = ratio([one for one in pair if one is not None])
+            assert spec.macs is not None
+            macs = spec.macs(slow.dim, slow.num_heads, slow.grid, **dict(slow.params))
             yield {
                 "attention": name,
                 "dtype": dtype,
@@ -123,10 +130,29 @@ def rows_of(name: str) -> Iterator[dict[str, Any]]:
                 "eager_img_s": slow.batch_size / eager_s,
                 "fused_img_s": slow.batch_size / fused_s,
                 "fused_over_eager": speed,
+                "macs": macs * slow.batch_size,
                 "eager_peak_bytes": pair[0].peak_bytes,
                 "fused_peak_bytes": pair[1].peak_bytes,
                 "peak_ratio": pair[1].peak_bytes / pair[0].peak_bytes,
             }
+            del pair
+
+
+def system_rows_of(name: str) -> Iterator[dict[str, Any]]:
+    """The same ratios where freed memory goes back to the kernel, to be paged in by the next call.
+
+    It is how torch comes, and what a script of one's own would find.
+    """
+    impls = attentions.load(name).impls
+    for dtype in DTYPES:
+        both = (cases(name, dtype, SIZES, impl) for impl in (impls[0], impls[-1]))
+        for pair_of in zip(*both, strict=True):
+            gc.collect()
+            pair = [one for case in pair_of if (one := ready(case, weighed=False)) is not None]
+            if len(pair) < len(pair_of):
+                continue
+            grid = str(pair_of[0].grid)
+            yield {"attention": name, "dtype": dtype, "grid": grid, SYSTEM: ratio(pair)[0]}
             del pair
 
 
@@ -170,28 +196,34 @@ def roofline_of(dtype: str) -> dict[str, Any]:
     assert hilo is not None
     side = 2048
     a, b = (torch.randn(side, side, dtype=getattr(torch, dtype)) for _ in range(2))
-    product = Ready(case, 0, lambda: a @ b, timing.warmed(lambda: a @ b, timing.CpuClock(), RULE))
+    product, layer = (
+        Ready(case, 0, call, timing.warmed(call, timing.CpuClock(), RULE))
+        for call in (lambda: a @ b, lambda: linear(a, b))
+    )
     macs = attentions.load("hilo").macs
     assert macs is not None
     work = case.batch_size * macs(768, 12, case.grid, **dict(case.params)) / side**3
     over, seconds, product_s = ratio((hilo, product))
+    layer_s = ratio((layer, product))[1]
     return {
         "dtype": dtype,
         "roofline": work / over,
         "img_s": case.batch_size / seconds,
-        "gemm_macs_s": side**3 / product_s,
+        "gemm_macs_s": side**3 / min(product_s, layer_s),
     }
 
 
 def main() -> None:
     """The rows of one mechanism, or HiLo's roofline."""
     environment.configure(os.cpu_count() or 1)
-    allocator.settle("steady")
+    allocator.settle("system" if sys.argv[1] == "system" else "steady")
     with torch.inference_mode():
         if sys.argv[1] == "roofline":
             rows: Iterator[dict[str, Any]] = map(roofline_of, DTYPES)
         elif sys.argv[1] == "growth":
             rows = map(growth_of, sys.argv[2:])
+        elif sys.argv[1] == "system":
+            rows = system_rows_of(sys.argv[2])
         else:
             rows = rows_of(sys.argv[1])
         for row in rows:
@@ -213,7 +245,9 @@ def asked(*words: str) -> list[dict[str, Any]]:
 def run(*, quick: bool) -> Section:
     """Every mechanism; quick takes two."""
     names = ("hilo", "pooling") if quick else attentions.names()
-    rows = [row for name in names for row in asked(name)]
+    rows = []
+    for name in names:
+        rows += [one | two for one, two in zip(asked(name), asked("system", name), strict=True)]
     growth = [
         row for name in (names if quick else ("hilo", *LINEAR)) for row in asked("growth", name)
     ]
@@ -231,10 +265,13 @@ def section(
     for dtype in DTYPES:
         of = [row for row in rows if row["dtype"] == dtype]
         speed = stats.geometric_mean([row["fused_over_eager"] for row in of])
+        system = stats.geometric_mean([row[SYSTEM] for row in of])
+        slowest = min(of, key=lambda row: row[SYSTEM])
         memory_ = stats.geometric_mean([row["peak_ratio"] for row in of])
         least = min(of, key=lambda row: row["fused_over_eager"])
         most = max(of, key=lambda row: row["peak_ratio"])
         figures |= {f"speed_{dtype}": speed, f"memory_{dtype}": memory_}
+        figures |= {f"system_{dtype}": system, f"least_system_{dtype}": slowest[SYSTEM]}
         figures |= {
             f"least_{dtype}": least["fused_over_eager"],
             f"most_{dtype}": most["peak_ratio"],
@@ -244,20 +281,35 @@ def section(
                 dtype,
                 f"{speed:.2f}",
                 f"{least['fused_over_eager']:.2f} ({least['attention']}, {least['grid']})",
+                f"{system:.2f}",
+                f"{slowest[SYSTEM]:.2f} ({slowest['attention']}, {slowest['grid']})",
                 f"{memory_:.2f}",
                 f"{most['peak_ratio']:.2f} ({most['attention']}, {most['grid']})",
             )
         )
+    bounds = []
     for row in roofline:
         figures[f"roofline_{row['dtype']}"] = row["roofline"]
+        of = [one for one in rows if one["dtype"] == row["dtype"] and one["macs"]]
+        bound = stats.geometric_mean([_bound(one, row["gemm_macs_s"]) for one in of])
+        figures |= {f"bound_{row['dtype']}": bound, f"gemm_{row['dtype']}": row["gemm_macs_s"]}
+        bounds.append(
+            (
+                row["dtype"],
+                f"{row['gemm_macs_s'] / 1e9:.0f} G",
+                f"{bound:.2f}",
+                f"{stats.geometric_mean([one['fused_over_eager'] for one in of]):.2f}",
+            )
+        )
     grids = list(dict.fromkeys(row["grid"] for row in rows))
     held = {(row["attention"], row["dtype"], row["grid"]): row for row in rows}
-    lines = []
+    lines, system_lines = [], []
     for name in dict.fromkeys(row["attention"] for row in rows):
         keys = [(name, dtype, grid) for dtype in DTYPES for grid in grids]
         cells = [name, *(_cell(held.get(key), "fused_over_eager") for key in keys)]
         cells += [_cell(held.get(key), "peak_ratio") for key in keys[: len(grids)]]
         lines.append(cells)
+        system_lines.append([name, *(_cell(held.get(key), SYSTEM) for key in keys)])
     header = ["fused / eager"]
     header += [f"{short}, {grid}" for short in ("fp32", "bf16") for grid in grids]
     header += [f"memory, {grid}" for grid in grids]
@@ -266,13 +318,38 @@ def section(
     )
     text = [
         f"Dim 384, 12 heads, the authors' settings at stride 16; images in a call: {batches} "
-        "tokens. Both implementations in one process, in turns.",
+        "tokens. Both implementations in one process, in turns. Freed memory stays with the "
+        "process, as vitbench has it; or it goes back to the kernel, as torch comes with glibc, "
+        "and what is large is paged in anew by each call.",
         "",
         tables.markdown(
-            ("dtype", "geometric mean", "least", "peak memory, geometric mean", "most"), means
+            (
+                "dtype",
+                "memory kept: geometric mean",
+                "least",
+                "given back: geometric mean",
+                "least",
+                "peak memory, geometric mean",
+                "most",
+            ),
+            means,
         ),
         "",
+        "Memory kept:",
+        "",
         tables.markdown(header, lines, ["---"] + ["---:"] * (len(header) - 1)),
+        "",
+        "Memory given back:",
+        "",
+        tables.markdown(
+            header[: -len(grids)], system_lines, ["---"] + ["---:"] * (len(header) - 1 - len(grids))
+        ),
+        "",
+        "How much faster than eager these layers would be if nothing but their MACs took time, "
+        "each at the rate of a large matrix product, geometric means (pooling, without any, is "
+        "left out):",
+        "",
+        tables.markdown(("dtype", "MACs/s", "at most", "reached"), bounds),
         "",
         "HiLo at dim 768, 12 heads, 14 x 14 tokens, 64 images, of what its MACs take at the rate "
         "of a 2048-sided matrix product: "
@@ -300,6 +377,11 @@ def _cell(row: Mapping[str, Any] | None, column: str) -> str:
     return "" if row is None else f"{row[column]:.2f}"
 
 
+def _bound(row: Mapping[str, Any], macs_s: float) -> float:
+    """Eager's time over what its MACs alone take."""
+    return float(row["batch_size"] / row["eager_img_s"] * macs_s / row["macs"])
+
+
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """One row of each size."""
     return list({row["grid"]: row for row in rows}.values())
@@ -313,10 +395,14 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for row in rows:
         means.setdefault(row["attention"], []).append(row["fused_over_eager"])
     names = sorted(means, key=lambda name: stats.geometric_mean(means[name]))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.3 * len(names) + 1.4), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 0.3 * len(names) + 1.4), sharey=True)
     grids = [row["grid"] for row in _sizes(rows)]
     colours = {grid: f"C{index}" for index, grid in enumerate(grids)}
-    columns = (("fused_over_eager", "throughput, fused / eager"), ("peak_ratio", "peak memory"))
+    columns = (
+        ("fused_over_eager", "throughput, fused / eager: memory kept"),
+        (SYSTEM, "throughput: memory given back"),
+        ("peak_ratio", "peak memory, fused / eager"),
+    )
     for axis, (column, title) in zip(axes, columns, strict=True):
         for row in rows:
             filled = row["dtype"] == DTYPES[0]
@@ -334,12 +420,13 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_title(title)
         axis.grid(axis="x", which="both", linewidth=0.3)
-    axes[0].xaxis.set_minor_formatter("{x:g}")
+    for axis in axes[:2]:
+        axis.xaxis.set_minor_formatter("{x:g}")
     axes[0].set_yticks(range(len(names)), names)
     for grid in grids:
-        axes[1].plot([], [], "o", color=colours[grid], label=f"{grid} tokens, fp32")
-    axes[1].plot([], [], "o", color="grey", markerfacecolor="white", label="bf16")
-    axes[1].legend(fontsize=8)
+        axes[2].plot([], [], "o", color=colours[grid], label=f"{grid} tokens, fp32")
+    axes[2].plot([], [], "o", color="grey", markerfacecolor="white", label="bf16")
+    axes[2].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -676,9 +676,7 @@ def section(
             figures |= {f"command_{head}_3": float(sum(one.status == 3 for one in of))}
             figures |= {f"command_{head}_s": stats.median([one.seconds for one in of])}
     if beside:
-        words = (
-            "Other tools on the same layers and the same trees as the command, base against five:"
-        )
+        words = "Other tools on the same layers and trees as the command, base against five:"
         text += ["", words, ""]
         text.append(
             tables.markdown(

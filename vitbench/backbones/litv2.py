@@ -25,7 +25,7 @@ from torchvision.ops import StochasticDepth, deform_conv2d
 import attentions
 from attentions import AttentionSpec, Grid
 from attentions._groups import in_groups, is_grouped
-from attentions._linear import through_convolutions
+from attentions._linear import linear, through_convolutions
 from vitbench.backbones import BackboneSpec, Unsuitable
 
 Impl = Literal["eager", "fused"]
@@ -160,6 +160,25 @@ class DepthwiseConv(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
+    def with_gelu(
+        self, x: Float[Tensor, "batch height width dim"]
+    ) -> Float[Tensor, "batch height width dim"]:
+        """GELU of it, on a CPU: the operator that torch's own compiler makes of the two."""
+        conv, ones = self.dwconv, [1, 1]
+        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x.permute(0, 3, 1, 2),
+            conv.weight,
+            conv.bias,
+            ones,
+            ones,
+            ones,
+            conv.groups,
+            "gelu",
+            [],
+            "none",
+        )
+        return made.permute(0, 2, 3, 1)
+
 
 class MLP(nn.Module):
     """Linear, depthwise convolution, GELU, linear. Names: fc1, dwconv, fc2."""
@@ -181,8 +200,12 @@ class MLP(nn.Module):
     def _fused(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        """The activation in place, where nothing is kept for a backward pass."""
-        hidden = self.dwconv(self.fc1(x))
+        """The activation in place, where nothing is kept for a backward pass; on a CPU in fp32 by
+        the convolution itself, as it writes. In bf16 the two take the same."""
+        hidden = self.fc1(x)
+        if x.dtype == torch.float32 and is_grouped(x) and torch.backends.mkldnn.is_available():
+            return self.fc2(self.dwconv.with_gelu(hidden))
+        hidden = self.dwconv(hidden)
         if torch.is_grad_enabled():
             return self.fc2(F.gelu(hidden))
         return self.fc2(torch.ops.aten.gelu_(hidden))
@@ -241,7 +264,7 @@ class DeformableConv(nn.Module):
             per_sample_weights=weight.to(x.dtype).reshape(-1, 4),
         )
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(sampled.view(batch, half_height, half_width, 4 * dim), kernel, self.bias)
+        return linear(sampled.view(batch, half_height, half_width, 4 * dim), kernel, self.bias)
 
 
 def corners(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,28 @@ _ORDER = (
     "relu_linear",
     "pooling",
 )
+# Of whole models in the same way.
+_MODELS = (
+    "resnet50",
+    "litv2_s",
+    "swin_tiny",
+    "pvt_v2_b2",
+    "convnext_tiny",
+    "twins_pcpvt_small",
+    "twins_svt_small",
+    "xcit_small_12_p16",
+    "coatnet_0",
+    "cait_xs24",
+    "tnt_s",
+    "maxvit_tiny",
+    "efficientvit_b1",
+    "poolformer_s24",
+    "vit_small",
+    "litv2_m",
+    "litv2_b",
+)
+# Characters of a line of a label.
+_LABEL_WIDTH = 36
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too
 # light for a line), and three more.
 _PALETTE = (
@@ -96,6 +119,8 @@ def look_of(attention: str) -> Look:
     """The same for a mechanism in every chart; one of the user's own gets one from its name."""
     if attention in _ORDER:
         place = _ORDER.index(attention)
+    elif attention in _MODELS:
+        place = _MODELS.index(attention)
     else:
         digest = hashlib.sha256(attention.encode()).digest()
         place = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
@@ -183,21 +208,25 @@ def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[area == area.min()]
 
 
-def _label(row: pd.Series) -> str:
-    return f"{row['subject']} {row['variant']}".strip()
+def _label(subject: str, variant: str) -> str:
+    """In lines that leave the chart its room."""
+    words = f"{subject} {variant}".strip()
+    return textwrap.fill(words, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def bars(rows: pd.DataFrame, caption: str) -> Figure:
     """Throughput at one resolution: bars from zero, fastest on top, with 95% intervals."""
     rows = rows.sort_values("throughput_img_s")
-    figure = Figure(figsize=(7.2, 1.7 + 0.36 * len(rows)), layout="constrained")
+    labels = [_label(row["subject"], row["variant"]) for _, row in rows.iterrows()]
+    lines = max(label.count("\n") for label in labels) + 1
+    tall = max(0.36, 0.19 * lines) * len(rows)
+    figure = Figure(figsize=(7.2, 1.7 + tall), layout="constrained")
     axes = figure.subplots()
     values = rows["throughput_img_s"].to_numpy(float)
     spread = [
         values - rows["throughput_low_img_s"].to_numpy(float),
         rows["throughput_high_img_s"].to_numpy(float) - values,
     ]
-    labels = [_label(row) for _, row in rows.iterrows()]
     axes.barh(
         labels,
         values,
@@ -272,7 +301,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, quantity: Quantity) -> None:
     for (name, variant), line in rows.groupby(["subject", "variant"], sort=False):
         attention = str(name)
         nth = repeats[attention] = repeats.get(attention, -1) + 1
-        _draw_line(axes, line, quantity, f"{attention} {variant}".strip(), nth)
+        _draw_line(axes, line, quantity, _label(attention, str(variant)), nth)
     axes.set_xscale("log")
     axes.set_yscale("log")
     sides = _sides(rows)

@@ -35,19 +35,22 @@ def table(records: Sequence[Record], figures: Sequence[Figure], anchor: str) -> 
     for record in records:
         if any(pair.case == record["case"] for pair in rows.pairs):
             drawn.add_row(*rows.cells(record))
-    lines = [f"[{number}] {note}" for number, note in enumerate(rows.notes, start=1)]
+    lines = [
+        f"[{number}] {'; '.join(names)}: {reason}"
+        for number, (reason, names) in enumerate(rows.notes.items(), start=1)
+    ]
     return drawn, "\n".join(lines)
 
 
 @dataclass(slots=True)
 class _Rows:
-    """Cells of the table, and the notes that they refer to."""
+    """Cells of the table, and the notes that they refer to: what is said, and of which figures."""
 
     pairs: Sequence[Beside]
     ours: dict[str, float]
     records: Sequence[Record]
     theirs: dict[Figure, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def devices(self) -> list[str]:
@@ -102,10 +105,10 @@ class _Rows:
         pair, mark = pairs[0], ""
         note = pair.figure.note or ("no reason is known" if pair.equal is False else "")
         if note:
-            text = f"{pair.figure.name}: {note}"
-            if text not in self.notes:
-                self.notes.append(text)
-            mark = f" [{self.notes.index(text) + 1}]"
+            names = self.notes.setdefault(note, [])
+            if pair.figure.name not in names:
+                names.append(pair.figure.name)
+            mark = f" [{list(self.notes).index(note) + 1}]"
         return [(pair.ours or "-") + mark, str(pair.figure.value)]
 
 
