@@ -37,6 +37,10 @@ RIVALS: Mapping[str, str] = {
     "xcit_small_12_p16": "xcit_small_12_p16_224",
 }
 
+# Where timm's model is another than the paper's. CoAtNet's convolution blocks halve the map in
+# their first 1 x 1 convolution (arXiv 2106.04803, appendix A.1); timm's do in the next one.
+AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"coatnet_0": {"conv_stride_mode": "1x1"}}
+
 # Strides of the maps that a feature pyramid is built on.
 STRIDES = (4, 8, 16, 32)
 
@@ -115,7 +119,8 @@ def load(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
         return importlib.import_module("vitbench.backbones.litv2").spec(name, plugins)
     if name in RIVALS or name.startswith("timm:"):
         timm_name = RIVALS.get(name) or name.removeprefix("timm:")
-        return importlib.import_module("vitbench.backbones.timm_models").spec(timm_name)
+        params = AS_PUBLISHED.get(name, {})
+        return importlib.import_module("vitbench.backbones.timm_models").spec(timm_name, **params)
     return _factory(name)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from vitbench.backbones import STRIDES, BackboneSpec, Unsuitable
 
 
-def spec(name: str) -> BackboneSpec:
-    """The spec of timm's model `name`: `fused` attends through scaled_dot_product_attention,
-    `eager` by equations, as timm has both.
+def spec(name: str, **params: Any) -> BackboneSpec:
+    """The spec of timm's model `name`, built with `params` unless a case says otherwise: `fused`
+    attends through scaled_dot_product_attention, `eager` by equations, as timm has both.
     """
-    return BackboneSpec(build=partial(_build, name), impls=("eager", "fused"))
+    return BackboneSpec(build=partial(_build, name, **params), impls=("eager", "fused"))
 
 
 def _build(

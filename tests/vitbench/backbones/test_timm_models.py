@@ -12,8 +12,7 @@ from vitbench import backbones
 from vitbench.backbones import RIVALS, Unsuitable
 from vitbench.instruments import macs
 
-# Published GMACs at 224 x 224 (README of LITv2, and the papers), and by how much timm's model may
-# differ. CoAtNet-0 has 4.2 in its paper.
+# Published GMACs at 224 x 224: those of LITv2's table that timm has.
 GIGA = {
     "resnet50": 4.1,
     "convnext_tiny": 4.5,
@@ -21,6 +20,7 @@ GIGA = {
     "pvt_v2_b2": 4.0,
     "twins_pcpvt_small": 3.8,
     "xcit_small_12_p16": 4.8,
+    "coatnet_0": 4.2,
     "tnt_s": 5.2,
     "cait_xs24": 5.4,
 }
@@ -32,6 +32,25 @@ def test_macs_are_the_published(name: str, giga: float) -> None:
     eager = backbones.load(name, {}).make(224, 224, impl="eager")
     counted = macs.count(eager, (1, 3, 224, 224)).total / 1e9
     assert counted == pytest.approx(giga, rel=0.02)
+
+
+def test_coatnet_is_the_papers() -> None:
+    """timm's own has more MACs, all in the first blocks of its convolution stages: they expand
+    before they halve the map. Parameters are the same, so its checkpoints load."""
+    papers, timms = (
+        backbones.load(name, {}).make(224, 224, impl="eager")
+        for name in ("coatnet_0", "timm:coatnet_0_224")
+    )
+    assert {k: v.shape for k, v in papers.state_dict().items()} == {
+        k: v.shape for k, v in timms.state_dict().items()
+    }
+    # An expansion (1 x 1) and its normalisation, two for each element, on four times the tokens.
+    more = sum(
+        3 * (224 // stride) ** 2 * (dim_in + 2) * 4 * dim
+        for stride, dim_in, dim in ((4, 64, 96), (8, 96, 192))
+    )
+    counts = [macs.count(model, (1, 3, 224, 224)).total for model in (timms, papers)]
+    assert counts[0] - counts[1] == more
 
 
 def test_fused_and_eager_are_one_model() -> None:
