@@ -21,8 +21,10 @@ def in_groups(
     ],
     x: Float[Tensor, "batch height width dim"],
     channels: float,
+    *,
+    added: bool = False,
 ) -> Float[Tensor, "batch height width dim"]:
-    """forward(x), a few images at a time where the batch is large.
+    """forward(x), or x + forward(x) if `added`, a few images at a time where the batch is large.
 
     Images do not meet in attention, so the result is the same, and the memory of a group's
     intermediate results is used again by the next. With gradients everything is kept anyway, a GPU
@@ -34,10 +36,13 @@ def in_groups(
     fitting = int(GROUP_BYTES / (tokens * channels * x.element_size()))
     size = max(1, GROUP_TOKENS // tokens, fitting)
     if size >= x.shape[0] or not is_grouped(x):
-        return forward(x)
+        return x + forward(x) if added else forward(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for part, result in zip(x.split(size), out.split(size), strict=True):
-        result.copy_(forward(part))
+        if added:
+            torch.add(part, forward(part), out=result)
+        else:
+            result.copy_(forward(part))
     return out
 
 

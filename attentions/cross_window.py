@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, partition
 
@@ -182,7 +182,7 @@ ATTENTION = AttentionSpec(
         32: {"split_size": 7, "branches": 1},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups, is_grouped
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 PositionBias = Literal["table", "conv", "none"]
@@ -275,7 +275,7 @@ ATTENTION = AttentionSpec(
         32: {"groups": 6, "stride": 1, "kernel_size": 3, "offset_range": 2},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention, grid_sample",
     macs=macs,
     unsupported=unsupported,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -373,7 +373,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 1},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, pointwise
 from attentions._groups import in_groups
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -129,7 +129,7 @@ ATTENTION = AttentionSpec(
         32: {"order": 5, "s": 0.3333333333333333},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

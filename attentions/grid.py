@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     merge,
@@ -155,7 +155,7 @@ ATTENTION = AttentionSpec(
     size_rule="pad",
     settings={4: {"grid_size": 7}, 8: {"grid_size": 7}, 16: {"grid_size": 7}, 32: {"grid_size": 7}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -57,7 +57,8 @@ class HiLo(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "eager":
             return self._mix(x)
-        across = span(self.window_size, x.shape[2] + -x.shape[2] % self.window_size)
+        width = x.shape[2] + -x.shape[2] % self.window_size
+        across = span(self.window_size, width, x.dtype)
         return in_groups(lambda part: self._mix(part, across), x, 4 * x.shape[3])
 
     def _mix(
@@ -112,25 +113,26 @@ def split_of(num_heads: int, window_size: int, alpha: float) -> tuple[int, int]:
     return num_heads - low, low
 
 
-# Tokens that tiny windows are taken together up to, and windows of so many are left alone.
-_TOGETHER, _TINY = 128, 16
+# Windows of so many tokens are taken together, up to so many: with 128 Hi-Fi took 1.4 times as long
+# for a token of a large map as of a small one. In bf16 the products on the way cost more.
+_TINY, _TOGETHER, _TOGETHER_BF16 = 16, 32, 16
 
 
-def span(size: int, width: int) -> int:
+def span(size: int, width: int, dtype: torch.dtype) -> int:
     """The columns that fused Hi-Fi attends over at a time, a multiple of `size` that divides
     `width`.
 
     A kernel call for a window of four tokens costs far more than its arithmetic. So tiny windows in
     a row are taken as one, and what is between them is masked: at 2 x 2 a row of 14 tokens costs
-    seven times the products of its windows, which are 1% of the layer's, and where it is the whole
-    width of the map nothing is copied to cut it.
+    seven times the products of its windows, which are 1% of the layer's.
     """
     if size * size > _TINY:
         return size
+    together = _TOGETHER_BF16 if dtype == torch.bfloat16 else _TOGETHER
     fitting = [
         columns
         for columns in range(size, width + 1, size)
-        if width % columns == 0 and size * columns <= _TOGETHER
+        if width % columns == 0 and size * columns <= together
     ]
     return max(fitting, default=size)
 
@@ -201,7 +203,7 @@ ATTENTION = AttentionSpec(
     # The authors use no attention at strides 4 and 8.
     settings={16: {"window_size": 2, "alpha": 0.9}, 32: {"window_size": 1, "alpha": 0.9}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention; tiny windows of a row together, masked",
     macs=macs,
     computed=computed,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._reduction import ReducedAttention
 from attentions._spec import AttentionSpec, Grid, Paper
 
@@ -76,7 +76,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {"pool_size": 7}, 8: {"pool_size": 7}, 16: {"pool_size": 7}, 32: {"pool_size": 7}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

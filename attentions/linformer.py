@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -136,7 +136,7 @@ ATTENTION = AttentionSpec(
     size_rule="fixed",
     settings={4: {"k": 256}, 8: {"k": 256}, 16: {"k": 256}, 32: {"k": 256}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, pointwise
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -163,7 +163,7 @@ ATTENTION = AttentionSpec(
         32: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -177,7 +177,7 @@ ATTENTION = AttentionSpec(
         32: {"kernel_size": 7},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention over tiles of 7 x 7 queries",
     macs=macs,
     unsupported=unsupported,

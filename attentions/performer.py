@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 KeyMax = Literal["head", "batch"]
@@ -239,7 +239,7 @@ ATTENTION = AttentionSpec(
         32: {"nb_features": 256},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="batched matmul",
     macs=macs,
     unsupported=unsupported,

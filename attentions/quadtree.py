@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -266,7 +266,7 @@ ATTENTION = AttentionSpec(
         32: {"levels": 1, "topk": 8},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,
     unsupported=unsupported,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, pointwise
 from attentions._groups import in_groups
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 EPS = 1e-15  # where every weight is zero the result is zero
@@ -186,7 +186,7 @@ ATTENTION = AttentionSpec(
     # The authors use no attention at strides 4 and 8.
     settings={16: {"scale": 5}, 32: {"scale": 5}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

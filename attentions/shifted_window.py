@@ -7,7 +7,7 @@ keeps apart what only the roll brought together.
 from __future__ import annotations
 
 from attentions._attend import Impl
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import WindowAttention, window_macs, window_on
 
@@ -107,7 +107,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7, "shift_size": 3},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

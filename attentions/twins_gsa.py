@@ -7,7 +7,7 @@ backbone alternates it with Twins LSA, which looks inside windows.
 from __future__ import annotations
 
 from attentions._attend import Impl
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._reduction import StridedReduction, reason_against_ratio, strided_reduction_macs
 from attentions._spec import AttentionSpec, Grid, Paper
 
@@ -60,7 +60,7 @@ ATTENTION = AttentionSpec(
     size_rule="floor",
     settings={4: {"sr_ratio": 8}, 8: {"sr_ratio": 4}, 16: {"sr_ratio": 2}, 32: {"sr_ratio": 1}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

@@ -6,7 +6,7 @@ arXiv 2103.14030 (Swin), W-MSA. Linear in tokens; nothing crosses a window's bor
 from __future__ import annotations
 
 from attentions._attend import Impl
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import WindowAttention, window_macs, window_on
 
@@ -97,7 +97,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7},
     },
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, split_heads
 from attentions._groups import in_groups
-from attentions._linear import through_convolutions
+from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -104,7 +104,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
     impls=("eager", "fused"),
-    finish=through_convolutions,
+    finish=through_onednn,
     kernels="batched matmul, lengths divided after the product",
     macs=macs,
     fallback=fallback,

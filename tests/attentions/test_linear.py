@@ -1,4 +1,4 @@
-"""Linear layers through the convolution's kernel, and attention by products in parts."""
+"""Linear layers through oneDNN, and attention by products in parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import attentions
 from attentions import Grid, _attend, _linear
 from attentions._attend import attend, by_products
-from attentions._linear import ThroughConvolution, linear, through_convolutions
+from attentions._linear import OneDNNLinear, linear, through_onednn
 from vitbench.instruments import operators
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
@@ -50,16 +50,26 @@ def test_a_slice_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-@pytest.mark.parametrize("tokens", [99, 100])
-def test_which_kernel_runs(recorded: bool, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The convolution's for many tokens, where nothing is recorded for a backward pass, else the
-    layer's own."""
+@pytest.mark.parametrize(
+    ("tokens", "channels", "kernel"),
+    [(99, 4, "_linear_pointwise"), (100, 4, "convolution"), (100, 51, "_linear_pointwise")],
+    ids=["few", "many", "not for so many channels"],
+)
+def test_which_kernel_runs(
+    recorded: bool, tokens: int, channels: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN's, the convolution for many tokens; the layer's own where something is recorded for a
+    backward pass."""
     monkeypatch.setattr(_linear, "MANY_TOKENS", 100)
-    layer = through_convolutions(nn.Sequential(nn.Linear(4, 4)))
+    layer = through_onednn(nn.Sequential(nn.Linear(channels, 4)))
     with torch.set_grad_enabled(recorded):
-        found = operators.trace(lambda: layer(torch.randn(tokens, 4)))
-    convolved = any("convolution" in name for name in found.names)
-    assert convolved == (not recorded and tokens == 100)
+        found = operators.trace(lambda: layer(torch.randn(tokens, channels)))
+    ran = {one for one in ("_linear_pointwise", "convolution", "addmm") if _has(found, one)}
+    assert ran == {"addmm" if recorded else kernel}
+
+
+def _has(found: operators.Operators, part: str) -> bool:
+    return any(part in name for name in found.names)
 
 
 def test_a_module_keeps_its_parameters() -> None:
@@ -70,12 +80,12 @@ def test_a_module_keeps_its_parameters() -> None:
 
     module = nn.ModuleDict({"a": nn.Linear(2, 3), "b": Own(2, 3), "c": nn.LayerNorm(3)})
     before = {name: one.clone() for name, one in module.state_dict().items()}
-    assert through_convolutions(module) is module
+    assert through_onednn(module) is module
     after = module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     kinds = [type(one) for one in module.values()]
-    assert kinds == [ThroughConvolution, Own, nn.LayerNorm]
+    assert kinds == [OneDNNLinear, Own, nn.LayerNorm]
 
 
 @pytest.mark.parametrize("name", attentions.names())
@@ -85,7 +95,7 @@ def test_ours_are_built_so(name: str) -> None:
     for impl in spec.impls:
         module = spec.build(48, 6, Grid(16, 16), impl=impl, **spec.settings_at(16))
         kinds = {type(part) for part in module.modules() if isinstance(part, nn.Linear)}
-        assert kinds <= {ThroughConvolution if impl == "fused" else nn.Linear}
+        assert kinds <= {OneDNNLinear if impl == "fused" else nn.Linear}
 
 
 def drawn(*shape: int) -> Tensor:

@@ -25,7 +25,7 @@ from torchvision.ops import StochasticDepth, deform_conv2d
 import attentions
 from attentions import AttentionSpec, Grid
 from attentions._groups import in_groups, is_grouped
-from attentions._linear import linear, through_convolutions
+from attentions._linear import linear, through_onednn
 from vitbench.backbones import BackboneSpec, Unsuitable
 
 Impl = Literal["eager", "fused"]
@@ -186,6 +186,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int, impl: Impl) -> None:
         super().__init__()
         self.impl: Impl = impl
+        self.hidden = hidden
         self.fc1 = nn.Linear(dim, hidden)
         self.dwconv = DepthwiseConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
@@ -194,10 +195,10 @@ class MLP(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self._fused, x, 2 * self.fc1.out_features)
+            return in_groups(self.fused, x, 2 * self.hidden)
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
-    def _fused(
+    def fused(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         """The activation in place, where nothing is kept for a backward pass; on a CPU in fp32 by
@@ -325,6 +326,10 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         if self.attn is not None:
             x = x + self.drop_path(self.attn(self.norm1(x)))
+        if self.mlp.impl == "fused" and is_grouped(x) and not self.training:
+            return in_groups(
+                lambda part: self.mlp.fused(self.norm2(part)), x, 2 * self.mlp.hidden, added=True
+            )
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -382,7 +387,7 @@ class LITv2(nn.Module):
             self.head = nn.Linear(self.channels[-1], num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
         if impl == "fused":
-            through_convolutions(self)
+            through_onednn(self)
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> Any:
         x = self.patch_embed(images)
