@@ -23,7 +23,6 @@ def in_groups(
     channels: float,
     *,
     added: bool = False,
-    tokens_at_most: int = GROUP_TOKENS,
 ) -> Float[Tensor, "batch height width dim"]:
     """forward(x), or x + forward(x) if `added`, a few images at a time where the batch is large.
 
@@ -31,12 +30,11 @@ def in_groups(
     intermediate results is used again by the next. With gradients everything is kept anyway, a GPU
     wants all the work at once, and a compiler fuses by itself: there, the batch is taken whole.
 
-    channels        of the intermediate results that live at a time, for each token
-    tokens_at_most  of a group that has more than one image
+    channels  of the intermediate results that live at a time, for each token
     """
     tokens = x.shape[1] * x.shape[2]
     fitting = int(GROUP_BYTES / (tokens * channels * x.element_size()))
-    size = max(1, min(GROUP_TOKENS, tokens_at_most) // tokens, fitting)
+    size = max(1, GROUP_TOKENS // tokens, fitting)
     if size >= x.shape[0] or not is_grouped(x):
         return x + forward(x) if added else forward(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -38,7 +38,8 @@ RIVALS: Mapping[str, str] = {
 }
 
 # Where timm's model is another than the paper's. CoAtNet's convolution blocks halve the map in
-# their first 1 x 1 convolution (arXiv 2106.04803, appendix A.1); timm's do in the next one.
+# their first convolution, Conv(DepthConv(Conv(Norm(x), stride=2))) (arXiv 2106.04803); timm's do in
+# the next one.
 AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"coatnet_0": {"conv_stride_mode": "1x1"}}
 
 # Strides of the maps that a feature pyramid is built on.
