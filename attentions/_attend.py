@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._groups import is_grouped
+from attentions._halves import is_emulated
 from attentions._linear import linear
 
 Impl = Literal["eager", "fused"]
@@ -69,7 +70,7 @@ def _is_for_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """
     few = min(q.shape[-2], k.shape[-2]) <= _FEW
     apart = any(one.stride(-1) != 1 for one in (q, k, v))
-    return few or apart or q.dtype == torch.bfloat16
+    return few or apart or (q.dtype == torch.bfloat16 and not is_emulated(q.dtype))
 
 
 def by_products(

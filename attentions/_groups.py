@@ -23,6 +23,7 @@ def in_groups(
     channels: float,
     *,
     added: bool = False,
+    tokens: int | None = None,
 ) -> Float[Tensor, "batch height width dim"]:
     """forward(x), or x + forward(x) if `added`, a few images at a time where the batch is large.
 
@@ -31,10 +32,11 @@ def in_groups(
     wants all the work at once, and a compiler fuses by itself: there, the batch is taken whole.
 
     channels  of the intermediate results that live at a time, for each token
+    tokens    that a group has at least, else GROUP_TOKENS
     """
-    tokens = x.shape[1] * x.shape[2]
-    fitting = int(GROUP_BYTES / (tokens * channels * x.element_size()))
-    size = max(1, GROUP_TOKENS // tokens, fitting)
+    of_image = x.shape[1] * x.shape[2]
+    fitting = int(GROUP_BYTES / (of_image * channels * x.element_size()))
+    size = max(1, (tokens or GROUP_TOKENS) // of_image, fitting)
     if size >= x.shape[0] or not is_grouped(x):
         return x + forward(x) if added else forward(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._groups import is_grouped
+from attentions._halves import is_emulated, widened
 
 # oneDNN has two ways. A convolution packs the weights anew for each call, and is the faster one
 # where that does not count: by up to 17% where there are so many tokens, and twice as many as input
@@ -27,8 +28,9 @@ def linear(
     output; oneDNN adds the bias as it writes. On an AMD EPYC that takes 0.80 to 0.98 of the time in
     fp32 (49 to 25088 tokens, 96 to 1536 channels) and 0.82 to 1.00 in bf16.
     """
-    known = x.dtype in (torch.float32, torch.bfloat16)  # fp16 is emulated, fp64 not there
-    if not (known and is_grouped(x) and torch.backends.mkldnn.is_available()):
+    known = x.dtype in (torch.float32, torch.bfloat16)  # fp64 is not there
+    usual = not (known and is_grouped(x) and torch.backends.mkldnn.is_available())
+    if usual or is_emulated(x.dtype):
         return F.linear(x, weight, bias)
     channels = x.shape[-1]
     if x.numel() < max(MANY_TOKENS, 2 * channels) * channels:
@@ -48,9 +50,13 @@ class OneDNNLinear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def through_onednn(module: nn.Module) -> nn.Module:
-    """The module, each of its linear layers by `linear`; parameters and their names stay."""
+def through_onednn(module: nn.Module, *, same_shape: bool = True) -> nn.Module:
+    """The module, each of its linear layers by `linear`, and all of it in fp32 where the CPU would
+    emulate the input's dtype; parameters and their names stay.
+
+    same_shape  the module's output has the shape of its input
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = OneDNNLinear
-    return module
+    return widened(module, same_shape=same_shape)

@@ -35,7 +35,8 @@ class Facts:
     operator_calls    operators that one call dispatches; None for a compiled call
     sdpa_kernels      how often scaled_dot_product_attention ran on which kernel
     graph_breaks      of torch.compile; None where it was not compiled
-    fallback          why the fused implementation runs the equations here; empty: it does not
+    fallback          what the fused implementation does in place of its kernels here, and why: the
+                      equations, or all of it in float32; empty: neither
     macs_head         of one image, in the head that a backbone carries; None where it carries none
     macs_formula      of one image, by the formula that a backbone's authors publish figures by
     """
@@ -221,7 +222,10 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("graph_breaks", "", "of torch.compile; empty where it was not compiled"),
     Column(
-        "fallback", "", "why the fused implementation runs the equations here; empty: it does not"
+        "fallback",
+        "",
+        "what the fused implementation does in place of its kernels here, and why: the equations, "
+        "or all of it in float32; empty: neither",
     ),
     Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
     Column(

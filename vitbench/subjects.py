@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 import attentions
 from attentions import AttentionSpec
+from attentions._halves import instead
 from vitbench import backbones
 from vitbench.backbones import BackboneSpec
 from vitbench.backbones.weights import BadWeights, load_into
@@ -187,9 +188,16 @@ def is_supported(case: Case, plugins: Plugins) -> bool:
     return reason is None
 
 
-def fallback(case: Case, plugins: Plugins) -> str:
-    """Why the fused implementation runs the equations here; empty where it does not."""
-    if case.backbone or case.impl != "fused":
+def fallback(case: Case, plugins: Plugins, module: nn.Module) -> str:
+    """What the fused implementation does in place of its kernels here, and why; empty where it runs
+    them."""
+    if case.impl != "fused":
+        return ""
+    if case.device == "cpu" and case.mode == "forward" and not case.compiled:
+        wide = instead(module, getattr(torch, case.dtype))
+        if wide is not None:
+            return wide
+    if case.backbone:
         return ""
     spec = attention_of(case, plugins)
     if spec.fallback is None:

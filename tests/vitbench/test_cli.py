@@ -181,7 +181,8 @@ def test_a_budget_is_kept(vitbench_here: Vitbench, tmp_path: Path) -> None:
     assert "the budget of 30 s bought medians known to " in answer.out
     done = store.read(tmp_path / "out")
     assert done.plan.budget_s == 30
-    assert len(done.outcomes) == done.plan.rounds >= 2
+    assert done.plan.rounds >= 2
+    assert 1 <= len(done.outcomes) <= done.plan.rounds  # fewer where the machine became slower
 
 
 @pytest.mark.parametrize(

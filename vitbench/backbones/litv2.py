@@ -387,7 +387,7 @@ class LITv2(nn.Module):
             self.head = nn.Linear(self.channels[-1], num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
         if impl == "fused":
-            through_onednn(self)
+            through_onednn(self, same_shape=False)
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> Any:
         x = self.patch_embed(images)
