@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from attentions._groups import in_groups, is_grouped
 
 # Tokens that are widened at a time. In fp32 everything takes twice the memory, and a matrix product
-# of a thousand rows already runs at nine tenths of its rate.
-_TOKENS = 1024
+# of some hundred rows already runs at nine tenths of its rate.
+_TOKENS = 512
 
 
 @functools.cache
@@ -77,7 +77,9 @@ def _wide_class(narrow: type[nn.Module], same_shape: bool) -> type[nn.Module]:
             made = functional_call(self, wide, (part.float(), *args), kwargs)
             return pytree.tree_map_only(Tensor, lambda one: one.to(x.dtype), made)
 
-        return in_groups(call, x, x.shape[-1], tokens=_TOKENS) if same_shape else call(x)
+        # Eight results as wide as the map, twice as large.
+        channels = 16 * x.shape[-1]
+        return in_groups(call, x, channels, tokens=_TOKENS) if same_shape else call(x)
 
     def reduce(self: nn.Module, protocol: object) -> Any:
         return _remade, (narrow, same_shape), self.__dict__

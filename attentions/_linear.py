@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,8 +14,16 @@ from attentions._halves import is_emulated, widened
 
 # oneDNN has two ways. A convolution packs the weights anew for each call, and is the faster one
 # where that does not count: by up to 17% where there are so many tokens, and twice as many as input
-# channels; with fewer it takes up to 1.7 times as long as the plain product.
+# channels; with fewer it takes up to 1.7 times as long as the plain product. With AVX2 the BLAS
+# library is up to 13% faster than the plain product, and the convolution faster than both, by up to
+# 14%, from twice as many tokens.
 MANY_TOKENS = 1024
+
+
+@functools.cache
+def instructions() -> str:
+    """What torch's kernels use on this CPU: AVX512, AVX2, another name on another architecture."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def linear(
@@ -21,19 +31,23 @@ def linear(
     weight: Float[Tensor, "out_channels in_channels"],
     bias: Float[Tensor, " out_channels"] | None = None,
 ) -> Float[Tensor, "*batch out_channels"]:
-    """x W^T + b. On a CPU in fp32 and bf16 by oneDNN, for many tokens as a 1 x 1 convolution of a
-    channels-last map.
+    """x W^T + b. On an x86 CPU in fp32 and bf16 by oneDNN, for many tokens as a 1 x 1 convolution
+    of a channels-last map.
 
     torch gives a linear layer to the BLAS library, and before it copies the bias to the whole
-    output; oneDNN adds the bias as it writes. On an AMD EPYC that takes 0.80 to 0.98 of the time in
-    fp32 (49 to 25088 tokens, 96 to 1536 channels) and 0.82 to 1.00 in bf16.
+    output; oneDNN adds the bias as it writes. On an AMD EPYC with AVX-512 that takes 0.80 to 0.98
+    of the time in fp32 (49 to 25088 tokens, 96 to 1536 channels) and 0.82 to 1.00 in bf16, on one
+    with AVX2 0.86 to 0.97 (8192 tokens).
     """
     known = x.dtype in (torch.float32, torch.bfloat16)  # fp64 is not there
     usual = not (known and is_grouped(x) and torch.backends.mkldnn.is_available())
     if usual or is_emulated(x.dtype):
         return F.linear(x, weight, bias)
     channels = x.shape[-1]
-    if x.numel() < max(MANY_TOKENS, 2 * channels) * channels:
+    wide = instructions() == "AVX512"
+    if not wide and (instructions() != "AVX2" or x.numel() < 2 * MANY_TOKENS * channels):
+        return F.linear(x, weight, bias)
+    if wide and x.numel() < max(MANY_TOKENS, 2 * channels) * channels:
         # The operator that torch's own compiler makes of a linear layer.
         tokens = x.reshape(-1, channels)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, "none", [], "")

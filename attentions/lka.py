@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, pointwise
-from attentions._groups import in_groups
+from attentions._groups import in_groups, is_grouped
 from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
@@ -75,7 +75,7 @@ class LKA(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self._fused, x, 4 * x.shape[3])
+            return in_groups(self._fused, x, 4 * x.shape[3], tokens=_TOKENS)
         gated = self.spatial_gating_unit(F.gelu(self.proj_1(x.permute(0, 3, 1, 2))))
         return x + self.proj_2(gated).permute(0, 2, 3, 1)
 
@@ -85,18 +85,24 @@ class LKA(nn.Module):
         """Channels last; pointwise convolutions are matrix products."""
         gate = self.spatial_gating_unit
         u = F.gelu(pointwise(x, self.proj_1))
-        local = pointwise(
-            # Its argument is not held here, so that its memory is free as soon as it is cut.
-            dilated(gate.conv0(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), gate.conv_spatial),
-            gate.conv1,
+        # Results are passed on without a name, so that their memory is free as soon as may be.
+        u = u * dilated(
+            gate.conv0(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), gate.conv_spatial, gate.conv1
         )
-        return x + pointwise(u * local, self.proj_2)
+        u = pointwise(u, self.proj_2)
+        return u.add_(x) if is_grouped(x) else x + u
+
+
+# Tokens that are taken at a time: its convolutions need no more to be fast, and all of its results
+# are as wide as the map.
+_TOKENS = 1024
 
 
 def dilated(
-    x: Float[Tensor, "batch height width dim"], convolution: nn.Conv2d
-) -> Float[Tensor, "batch height width dim"]:
-    """A dilated depthwise convolution that keeps the size of a channels-last map.
+    x: Float[Tensor, "batch height width dim"], convolution: nn.Conv2d, after: nn.Conv2d
+) -> Float[Tensor, "batch height width out_dim"]:
+    """A dilated depthwise convolution that keeps the size of a channels-last map, and a pointwise
+    one after it.
 
     Tokens whose distance is no multiple of the dilation never meet. On a CPU the phases of the map
     are images of their own, convolved without dilation: oneDNN has no fast kernel with it, and
@@ -104,7 +110,7 @@ def dilated(
     """
     apart = convolution.dilation[0]
     if x.device.type != "cpu" or apart == 1:
-        return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return pointwise(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), after)
     _, height, width, dim = x.shape
     if height % apart or width % apart:
         x = F.pad(x, (0, 0, 0, -width % apart, 0, -height % apart))
@@ -112,7 +118,9 @@ def dilated(
     x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
     side = convolution.kernel_size[0]
     x = F.conv2d(x, convolution.weight, convolution.bias, padding=side // 2, groups=dim)
-    x = x.permute(0, 2, 3, 1).unflatten(0, (-1, apart, apart)).permute(0, 3, 1, 4, 2, 5)
+    # Where the tokens lie is all the same to the pointwise one, which would want a copy else.
+    x = pointwise(x.permute(0, 2, 3, 1), after)
+    x = x.unflatten(0, (-1, apart, apart)).permute(0, 3, 1, 4, 2, 5)
     return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 

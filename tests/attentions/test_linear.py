@@ -17,6 +17,7 @@ from attentions._attend import attend, by_products
 from attentions._linear import OneDNNLinear, linear, through_onednn
 from vitbench.instruments import operators
 
+KERNELS = ("_linear_pointwise", "convolution", "addmm")
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
 
@@ -61,11 +62,28 @@ def test_which_kernel_runs(
     """oneDNN's, the convolution for many tokens; the layer's own where something is recorded for a
     backward pass."""
     monkeypatch.setattr(_linear, "MANY_TOKENS", 100)
+    monkeypatch.setattr(_linear, "instructions", lambda: "AVX512")
     layer = through_onednn(nn.Sequential(nn.Linear(channels, 4)))
     with torch.set_grad_enabled(recorded):
         found = operators.trace(lambda: layer(torch.randn(tokens, channels)))
-    ran = {one for one in ("_linear_pointwise", "convolution", "addmm") if _has(found, one)}
+    ran = {one for one in KERNELS if _has(found, one)}
     assert ran == {"addmm" if recorded else kernel}
+
+
+@pytest.mark.parametrize(
+    ("instructions", "tokens", "kernel"),
+    [("AVX2", 199, "addmm"), ("AVX2", 200, "convolution"), ("SVE256", 200, "addmm")],
+)
+def test_which_kernel_runs_elsewhere(
+    instructions: str, tokens: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The BLAS library's where it is the faster one, or where nothing else was measured."""
+    monkeypatch.setattr(_linear, "MANY_TOKENS", 100)
+    monkeypatch.setattr(_linear, "instructions", lambda: instructions)
+    layer = through_onednn(nn.Sequential(nn.Linear(4, 4)))
+    with torch.no_grad():
+        found = operators.trace(lambda: layer(torch.randn(tokens, 4)))
+    assert {one for one in KERNELS if _has(found, one)} == {kernel}
 
 
 def _has(found: operators.Operators, part: str) -> bool:

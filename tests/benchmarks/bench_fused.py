@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 import attentions
+from attentions._halves import is_emulated
 from attentions._linear import linear
 from tests.benchmarks import ROOT, Section
 from vitbench import interleaved, session, stats
@@ -43,12 +44,16 @@ LINEAR = (
 )  # fmt: skip
 RULE = timing.TimingRule(warmup_calls=2, warmup_s=0.1, warmup_agree=1.0, sample_s=0.01)
 TURN_S = 0.08
-FOURS = 2
+FOURS = 3
+# Where a dtype is emulated a call of eager takes seconds, and is a sample that is long enough.
+RULE_EMULATED = dataclasses.replace(RULE, warmup_calls=1, warmup_s=0.0)
+BATCH_EMULATED = {224: 16, 448: 4, 800: 1}
 SYSTEM = "fused_over_eager_system"
 
 
 def cases(name: str, dtype: str, sizes: Sequence[Resolution], impl: str) -> list[Case]:
     """The mechanism at LITv2-S's stage 3 on these images."""
+    batches = BATCH_EMULATED if emulated(dtype) else BATCH
     found: list[Case] = []
     for size in sizes:
         plan = session.make_plan(
@@ -57,7 +62,7 @@ def cases(name: str, dtype: str, sizes: Sequence[Resolution], impl: str) -> list
             axes={
                 "attention": (name,),
                 "resolution": (size,),
-                "batch_size": (BATCH[size.height],),
+                "batch_size": (batches[size.height],),
                 "dtype": (dtype,),
                 "impl": (impl,),
             },
@@ -90,11 +95,19 @@ def ready(case: Case, *, weighed: bool = True) -> Ready | None:
     except subjects.Unsupported:
         return None
     peak = memory.measure(subject.call, subject.module, (subject.x,)).peak if weighed else 0
-    return Ready(case, peak, subject.call, timing.warmed(subject.call, timing.CpuClock(), RULE))
+    rule = RULE_EMULATED if emulated(case.dtype) else RULE
+    return Ready(case, peak, subject.call, timing.warmed(subject.call, timing.CpuClock(), rule))
+
+
+def emulated(dtype: str) -> bool:
+    """Whether this CPU has no instructions for it."""
+    return is_emulated(getattr(torch, dtype))
 
 
 def ratio(pair: Sequence[Ready], fours: int = FOURS) -> tuple[float, float, float]:
     """(latency of the first over the second, and of each), seconds a call."""
+    if any(emulated(one.case.dtype) for one in pair):
+        fours = 1
     logs, of = [], ([], [])  # type: tuple[list[float], tuple[list[float], list[float]]]
     for four in range(fours):
         taken: tuple[list[float], list[float]] = ([], [])
@@ -148,10 +161,13 @@ def system_rows_of(name: str) -> Iterator[dict[str, Any]]:
         both = (cases(name, dtype, SIZES, impl) for impl in (impls[0], impls[-1]))
         for pair_of in zip(*both, strict=True):
             gc.collect()
+            grid = str(pair_of[0].grid)
+            if emulated(dtype):  # what is multiplied takes so long that memory does not matter
+                yield {"attention": name, "dtype": dtype, "grid": grid, SYSTEM: None}
+                continue
             pair = [one for case in pair_of if (one := ready(case, weighed=False)) is not None]
             if len(pair) < len(pair_of):
                 continue
-            grid = str(pair_of[0].grid)
             yield {"attention": name, "dtype": dtype, "grid": grid, SYSTEM: ratio(pair)[0]}
             del pair
 
@@ -195,7 +211,8 @@ def roofline_of(dtype: str) -> dict[str, Any]:
     hilo = ready(case)
     assert hilo is not None
     side = 2048
-    a, b = (torch.randn(side, side, dtype=getattr(torch, dtype)) for _ in range(2))
+    rate = torch.float32 if emulated(dtype) else getattr(torch, dtype)  # what it computes in
+    a, b = (torch.randn(side, side, dtype=rate) for _ in range(2))
     product, layer = (
         Ready(case, 0, call, timing.warmed(call, timing.CpuClock(), RULE))
         for call in (lambda: a @ b, lambda: linear(a, b))
@@ -265,13 +282,18 @@ def section(
     for dtype in DTYPES:
         of = [row for row in rows if row["dtype"] == dtype]
         speed = stats.geometric_mean([row["fused_over_eager"] for row in of])
-        system = stats.geometric_mean([row[SYSTEM] for row in of])
-        slowest = min(of, key=lambda row: row[SYSTEM])
+        given = [row for row in of if row[SYSTEM] is not None]
+        system, slowest = "", ""
+        if given:
+            mean = stats.geometric_mean([row[SYSTEM] for row in given])
+            last = min(given, key=lambda row: row[SYSTEM])
+            system = f"{mean:.2f}"
+            slowest = f"{last[SYSTEM]:.2f} ({last['attention']}, {last['grid']})"
+            figures |= {f"system_{dtype}": mean, f"least_system_{dtype}": last[SYSTEM]}
         memory_ = stats.geometric_mean([row["peak_ratio"] for row in of])
         least = min(of, key=lambda row: row["fused_over_eager"])
         most = max(of, key=lambda row: row["peak_ratio"])
         figures |= {f"speed_{dtype}": speed, f"memory_{dtype}": memory_}
-        figures |= {f"system_{dtype}": system, f"least_system_{dtype}": slowest[SYSTEM]}
         figures |= {
             f"least_{dtype}": least["fused_over_eager"],
             f"most_{dtype}": most["peak_ratio"],
@@ -281,8 +303,8 @@ def section(
                 dtype,
                 f"{speed:.2f}",
                 f"{least['fused_over_eager']:.2f} ({least['attention']}, {least['grid']})",
-                f"{system:.2f}",
-                f"{slowest[SYSTEM]:.2f} ({slowest['attention']}, {slowest['grid']})",
+                system,
+                slowest,
                 f"{memory_:.2f}",
                 f"{most['peak_ratio']:.2f} ({most['attention']}, {most['grid']})",
             )
@@ -313,14 +335,17 @@ def section(
     header = ["fused / eager"]
     header += [f"{short}, {grid}" for short in ("fp32", "bf16") for grid in grids]
     header += [f"memory, {grid}" for grid in grids]
-    batches = ", ".join(
-        f"{held_row['batch_size']} at {held_row['grid']}" for held_row in _sizes(rows)
-    )
     text = [
-        f"Dim 384, 12 heads, the authors' settings at stride 16; images in a call: {batches} "
+        f"Dim 384, 12 heads, the authors' settings at stride 16; images in a call: "
+        f"{_batches(rows, DTYPES[0])} "
         "tokens. Both implementations in one process, in turns. Freed memory stays with the "
         "process, as vitbench has it; or it goes back to the kernel, as torch comes with glibc, "
         "and what is large is paged in anew by each call.",
+        *(
+            f"This CPU has no instructions for {dtype}: eager has it emulated, fused computes in "
+            f"fp32. There: {_batches(rows, dtype)}."
+            for dtype in dict.fromkeys(row["dtype"] for row in rows if row[SYSTEM] is None)
+        ),
         "",
         tables.markdown(
             (
@@ -374,12 +399,17 @@ def section(
 
 
 def _cell(row: Mapping[str, Any] | None, column: str) -> str:
-    return "" if row is None else f"{row[column]:.2f}"
+    return "" if row is None or row[column] is None else f"{row[column]:.2f}"
 
 
 def _bound(row: Mapping[str, Any], macs_s: float) -> float:
     """Eager's time over what its MACs alone take."""
     return float(row["batch_size"] / row["eager_img_s"] * macs_s / row["macs"])
+
+
+def _batches(rows: Sequence[Mapping[str, Any]], dtype: str) -> str:
+    of = _sizes([row for row in rows if row["dtype"] == dtype])
+    return ", ".join(f"{row['batch_size']} at {row['grid']}" for row in of)
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -404,7 +434,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         ("peak_ratio", "peak memory, fused / eager"),
     )
     for axis, (column, title) in zip(axes, columns, strict=True):
-        for row in rows:
+        for row in (one for one in rows if one[column] is not None):
             filled = row["dtype"] == DTYPES[0]
             colour = colours[row["grid"]]
             axis.plot(
