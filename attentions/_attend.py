@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attentions._groups import is_grouped
 from attentions._halves import is_emulated
-from attentions._linear import linear
+from attentions._linear import instructions, linear
 
 Impl = Literal["eager", "fused"]
 
@@ -53,7 +53,9 @@ def attend(
 
 
 # Up to so many queries or keys, as in windows, batched products are faster than the fused kernel.
-_FEW = 64
+# With AVX2, up to so many pairs of them: 49 keys are few for 49 queries (products take 0.85 of the
+# kernel's time), but not for 784 (1.37).
+_FEW, _FEW_PAIRS = 64, 10_000
 # Images are taken together while their scores stay in the cache from product to softmax to product.
 # An image's own are cut only where they are larger by far, into a few heads of many queries:
 # products of few rows are slow, in bf16 above all, which packs its operands anew for each.
@@ -68,7 +70,8 @@ def _is_for_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
     in bf16, where they are oneDNN's, 0.65 to 0.9 at any size. And it wants the channels of a head
     side by side, without which torch runs the equations on the whole batch.
     """
-    few = min(q.shape[-2], k.shape[-2]) <= _FEW
+    queries, keys = q.shape[-2], k.shape[-2]
+    few = queries * keys <= _FEW_PAIRS if instructions() == "AVX2" else min(queries, keys) <= _FEW
     apart = any(one.stride(-1) != 1 for one in (q, k, v))
     return few or apart or (q.dtype == torch.bfloat16 and not is_emulated(q.dtype))
 

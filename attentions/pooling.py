@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from attentions._attend import Impl
 from attentions._groups import is_grouped
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -83,7 +82,6 @@ ATTENTION = AttentionSpec(
         32: {"pool_size": 3},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="average pooling on channels-last maps",
     macs=macs,
     unsupported=unsupported,

@@ -117,7 +117,7 @@ def gate() -> str:
 
 def fused() -> str:
     """What the fused implementations gain."""
-    found = told("fused")
+    found, other = told("fused"), told("avx2/fused")
     return (
         f"over 22 mechanisms and three sizes the fused implementation is "
         f"{found['speed_float32']:.2f} times as fast as the equations in fp32 and "
@@ -126,7 +126,10 @@ def fused() -> str:
         f"{found['system_float32']:.2f} and {found['system_bfloat16']:.2f} times where freed "
         "memory goes back to the kernel, as torch comes; in "
         f"{found['memory_float32']:.2f} of the peak memory. Were nothing but their MACs to take "
-        f"time, it could be {found['bound_float32']:.2f} and {found['bound_bfloat16']:.2f} times."
+        f"time, it could be {found['bound_float32']:.2f} and {found['bound_bfloat16']:.2f} times. "
+        "So far a CPU with AVX-512; on one with AVX2 ([report](reports/benchmarks/avx2/README.md)) "
+        f"it is {other['speed_float32']:.2f} times as fast in fp32 (of {other['bound_float32']:.2f}"
+        f") and {other['speed_bfloat16']:.1f} times in bf16, which that CPU emulates."
     )
 
 

@@ -156,5 +156,29 @@ def test_products_in_parts(
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("instructions", "queries", "keys", "by"),
+    [
+        ("AVX2", 49, 49, "products"),
+        ("AVX2", 784, 1, "products"),
+        ("AVX2", 784, 49, "kernel"),
+        ("AVX512", 784, 49, "products"),
+        ("AVX512", 784, 65, "kernel"),
+    ],
+)
+def test_products_or_the_kernel(
+    instructions: str, queries: int, keys: int, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever takes less time on such a CPU; the result is the same."""
+    monkeypatch.setattr(_attend, "instructions", lambda: instructions)
+    q, k, v = (torch.randn(2, 3, count, 8) for count in (queries, keys, keys))
+    with torch.no_grad():
+        found = operators.trace(lambda: attend(q, k, v, impl="fused"))
+        torch.testing.assert_close(
+            attend(q, k, v, impl="fused"), attend(q, k, v, impl="eager"), rtol=1e-4, atol=1e-5
+        )
+    assert bool(found.kernels) == (by == "kernel")
+
+
 def _sizes(queries: int, keys: int) -> tuple[tuple[int, int], ...]:
     return (queries, 4), (keys, 4), (keys, 5)
