@@ -53,8 +53,8 @@ def widened(module: nn.Module, *, same_shape: bool = True) -> nn.Module:
                 at a time, so that less is held in fp32
     """
     if not hasattr(module, "is_widened"):
-        # mypy takes the __hash__ of a module for that of its class.
-        module.__class__ = _wide_class(type(module), same_shape)  # type: ignore[arg-type]
+        kind = _wide_class(type(module), same_shape)  # type: ignore[arg-type] # a class is hashable
+        module.__class__ = kind
     return module
 
 
