@@ -118,7 +118,7 @@ def dilated(
     x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
     side = convolution.kernel_size[0]
     x = F.conv2d(x, convolution.weight, convolution.bias, padding=side // 2, groups=dim)
-    # Where the tokens lie is all the same to the pointwise one, which would want a copy else.
+    # Before the phases are put together: a slice of the whole would be copied for it.
     x = pointwise(x.permute(0, 2, 3, 1), after)
     x = x.unflatten(0, (-1, apart, apart)).permute(0, 3, 1, 4, 2, 5)
     return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
