@@ -127,24 +127,35 @@ def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> Ti
 # counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
 START_S = 5.0
 _PASSES_S = 0.6
+_MODEL_PASSES_S = 3.0
 _COMPILE_S = 12.0
+# MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
+_MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
 _RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
 _CUDA_RATE = 20e12
 
 
 def call_s(case: Case) -> float:
-    """A rough guess of one call's time: the cost of MSA, or of a small backbone (5 GMACs at 224
-    pixels), at a rate that such machines reach.
+    """A rough guess of one call's time: the cost of MSA, or of a small backbone and its head, at a
+    rate that such machines reach.
     """
+    return _macs(case) / _rate(case, case.dtype)
+
+
+def _macs(case: Case) -> float:
     if case.backbone:
-        macs = case.batch_size * 5e9 * case.image_height * case.image_width / 224**2
+        area = case.image_height * case.image_width / 224**2
+        macs = case.batch_size * area * _MODEL_MACS.get(case.head, _MODEL_MACS[""])
     else:
         tokens = case.grid.tokens
         macs = case.batch_size * (4.0 * tokens * case.dim**2 + 2.0 * tokens**2 * case.dim)
     if case.mode == "forward_backward":
         macs *= 3
-    rate = _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][case.dtype]
-    return macs / rate
+    return macs
+
+
+def _rate(case: Case, dtype: str) -> float:
+    return _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][dtype]
 
 
 def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
@@ -158,7 +169,13 @@ def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
 
 def overhead_s(case: Case, *, first_round: bool) -> float:
     """What a case takes in a round apart from warm-up and sampling."""
-    passes = _PASSES_S + 4 * call_s(case) if first_round else 0.1
+    passes = 0.1
+    if first_round:
+        passes = (_MODEL_PASSES_S if case.backbone else _PASSES_S) + 4 * call_s(case)
+    if first_round and case.backbone:
+        # The check in fp64, of two images at most, at half the rate of large products.
+        images = min(2, case.batch_size) / case.batch_size
+        passes += 2 * images * _macs(case) / _rate(case, "float64")
     return passes + _COMPILE_S * case.compiled
 
 

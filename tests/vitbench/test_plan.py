@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vitbench.examples import case, plan
+from tests.vitbench.examples import backbone_case, case, plan
 from vitbench import plan as plans
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
@@ -111,3 +112,23 @@ def test_estimates_follow_the_rule() -> None:
     assert plans.estimate_s(short) < plans.estimate_s(long)
     assert plans.estimate_s(short) < plans.estimate_s(plan(CASES[0], rounds=5))
     assert plans.call_s(case(mode="forward_backward")) > plans.call_s(case())
+
+
+def test_a_head_costs() -> None:
+    """Detection takes longer than segmentation, that longer than classification; a look at one
+    longer than a call and its check in fp64, which two images of a batch are."""
+    size = {"image_height": 512, "image_width": 512}
+    plain = backbone_case(**size)
+    semantic, retina = (
+        dataclasses.replace(plain, params=(("head", head),))
+        for head in ("semantic_fpn", "retinanet")
+    )
+    assert plans.call_s(plain) < plans.call_s(semantic) < plans.call_s(retina)
+    looks = [plans.overhead_s(one, first_round=True) for one in (plain, semantic, retina)]
+    assert looks == sorted(looks)
+    assert looks[2] > 5 * plans.call_s(retina) > 5 * plans.overhead_s(retina, first_round=False)
+    checks = [
+        plans.overhead_s(one, first_round=True) - 4 * plans.call_s(one)
+        for one in (dataclasses.replace(retina, batch_size=size) for size in (1, 2, 16))
+    ]
+    assert checks[0] < checks[1] == pytest.approx(checks[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def charts(rows: pd.DataFrame) -> dict[str, Figure]:
     """Every chart by name."""
     with mpl.rc_context(plots.STYLE):
-        return dict(plots.figures(frame.measured(rows), DEVICE))
+        return dict(plots.figures(rows, DEVICE))
 
 
 def lines(axes: Axes) -> dict[str, ErrorbarContainer]:
@@ -213,6 +214,19 @@ def test_variants_are_lines_of_one_colour(tmp_path: Path) -> None:
     assert set(found) == {"msa eager", "msa fused"}
     assert len({line[0].get_color() for line in found.values()}) == 1
     assert len({line[0].get_linestyle() for line in found.values()}) == 2
+
+
+def test_a_variant_is_named_though_the_others_failed(tmp_path: Path) -> None:
+    """Else a bar would seem to be the mechanism as it comes."""
+    half, whole = (
+        dataclasses.replace(layer("hilo", 64), params=(("alpha", alpha),)) for alpha in (0.5, 1.0)
+    )
+    run = Run(plan(half, whole, rounds=1), environment(), ceilings())
+    run.outcomes = {(half.id, 0): measured(), (whole.id, 0): Failed("out_of_memory", "no room")}
+    store.derive(tmp_path, run)
+    with mpl.rc_context(plots.STYLE):
+        (axes,) = dict(plots.figures(frame.read(tmp_path), DEVICE))["throughput-bars"].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["hilo alpha=0.5"]
 
 
 def test_oblong_images_are_named(tmp_path: Path) -> None:

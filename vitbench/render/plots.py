@@ -158,7 +158,7 @@ def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with mpl.rc_context(STYLE):
-        for name, figure in figures(frame.measured(rows), device_name):
+        for name, figure in figures(rows, device_name):
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
             figure.savefig(folder / f"{name}.png")
             paths.append(folder / f"{name}.png")
@@ -167,9 +167,10 @@ def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
 
 def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
+    # What tells a row from the others of its subject, from those too that were not measured.
+    rows = frame.measured(rows.assign(variant=frame.variants(rows)))
     if rows.empty:
         return
-    rows = rows.assign(variant=frame.variants(rows))
     differing = frame.varying(rows, frame.SETTING)
     groups = rows.groupby(differing, sort=False, dropna=False) if differing else [((), rows)]
     for values, group in groups:
