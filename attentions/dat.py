@@ -7,6 +7,7 @@ samples, with a position bias that is sampled as well, for points lie between to
 
 from __future__ import annotations
 
+import operator
 from typing import Literal
 
 import torch
@@ -97,6 +98,9 @@ class DAT(nn.Module):
         query = self.proj_q(x)
         points = self.points(query)
         sampled = self.sample(x, points)
+        if self.impl == "fused" and is_grouped(x):
+            # Or keys and values have their channels apart, which the attention kernel refuses.
+            sampled = sampled.contiguous(memory_format=torch.channels_last)
         q, k, v = (
             split_heads(part.flatten(2).transpose(1, 2), self.num_heads)
             for part in (query, self.proj_k(sampled), self.proj_v(sampled))
@@ -183,7 +187,16 @@ class DAT(nn.Module):
         y, x = centres(height, points) / 2, centres(width, points) / 2
         queries = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
         # Halved before they are subtracted: there are far fewer of them than pairs.
-        apart = queries.flatten(0, 1)[:, None] - points.flatten(1, 2)[:, None] / 2
+        from_points = points.flatten(1, 2)[:, None] / 2
+        if self.impl == "fused" and is_grouped(query):
+            # One complex number for each pair: with the pair of coordinates innermost torch works
+            # on two numbers at a time, in 5 to 8 times as long.
+            ends = (
+                torch.view_as_complex(one) for one in (queries.flatten(0, 1)[:, None], from_points)
+            )
+            apart = torch.view_as_real(operator.sub(*ends))
+        else:
+            apart = queries.flatten(0, 1)[:, None] - from_points
         tables = table.unflatten(0, (self.groups, -1)).repeat(batch, 1, 1, 1).to(points.dtype)
         bias = F.grid_sample(tables, apart, align_corners=True)
         return bias.unflatten(0, (batch, self.groups)).flatten(1, 2).to(query.dtype)

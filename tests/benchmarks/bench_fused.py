@@ -427,6 +427,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A dot for each mechanism, dtype and size."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     means: dict[str, list[float]] = {}
     for row in rows:
@@ -454,11 +455,11 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             )
         axis.axvline(1, color="grey", linewidth=0.8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(title)
         axis.grid(axis="x", which="both", linewidth=0.3)
-    for axis in axes[:2]:
-        axis.xaxis.set_minor_formatter("{x:g}")
     axes[0].set_yticks(range(len(names)), names)
     for grid in grids:
         axes[2].plot([], [], "o", color=colours[grid], label=f"{grid} tokens, fp32")
