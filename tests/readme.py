@@ -117,7 +117,7 @@ def gate() -> str:
 
 def fused() -> str:
     """What the fused implementations gain."""
-    found, other = told("fused"), told("avx2/fused")
+    found, other, profile = told("fused"), told("avx2/fused"), told("avx2/profile")
     return (
         f"over 22 mechanisms and three sizes the fused implementation is "
         f"{found['speed_float32']:.2f} times as fast as the equations in fp32 and "
@@ -129,7 +129,10 @@ def fused() -> str:
         f"time, it could be {found['bound_float32']:.2f} and {found['bound_bfloat16']:.2f} times. "
         "So far a CPU with AVX-512; on one with AVX2 ([report](reports/benchmarks/avx2/README.md)) "
         f"it is {other['speed_float32']:.2f} times as fast in fp32 (of {other['bound_float32']:.2f}"
-        f") and {other['speed_bfloat16']:.1f} times in bf16, which that CPU emulates."
+        f") and {other['speed_bfloat16']:.1f} times in bf16, which that CPU emulates. There "
+        "matrix products, convolutions and the attention kernel are "
+        f"{profile['multiplying_eager_float32']:.0%} of the time of a layer by equations, and "
+        f"{profile['multiplying_fused_float32']:.0%} of fused's."
     )
 
 

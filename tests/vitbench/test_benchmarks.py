@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from tests.benchmarks import Section, __main__, bench_clock, bench_gate, bench_overhead
+from tests.benchmarks import bench_profile as profiling
 from tests.vitbench.examples import case, measured, plan
 from vitbench import store
 
@@ -119,3 +122,43 @@ def test_the_page(tmp_path: Path) -> None:
 def test_every_benchmark_is_found() -> None:
     """By the name of its file."""
     assert {"clock", "kill", "memory", "overhead", "repeat", "startup"} <= set(__main__.names())
+
+
+def test_operators_are_timed_by_what_they_do() -> None:
+    """Each kind of a call in its own family, and their sum is no more than the call takes."""
+    x, table = torch.randn(1, 8, 6, 6), torch.randn(1, 1, 5, 5)
+    calls = {
+        profiling.PRODUCTS: lambda: F.conv2d(x, torch.ones(4, 8, 1, 1)),
+        profiling.CONVOLUTIONS: lambda: F.conv2d(x, torch.ones(8, 1, 3, 3), groups=8),
+        profiling.ATTENTION: lambda: F.scaled_dot_product_attention(x, x, x),
+        profiling.SOFTMAX: lambda: x.softmax(dim=-1),
+        profiling.CHOOSING: lambda: F.grid_sample(table, torch.rand(1, 3, 3, 2)),
+        profiling.MOVING: lambda: x.transpose(1, 2).contiguous(),
+        profiling.REST: lambda: x + 1,
+    }
+    assert list(calls) == list(profiling.FAMILIES)
+    for family, call in calls.items():
+        with torch.no_grad():
+            found = profiling.spent(call)
+        assert max(found, key=lambda one: found[one]) == family
+        assert {one for one, ms in found.items() if ms > 0} <= {family, profiling.REST}
+    assert sum(profiling.spent(lambda: None).values()) == 0
+
+
+def test_the_profile_is_in_shares_of_eager() -> None:
+    """Fused beside eager, and the mean share of what multiplies."""
+    idle = dict.fromkeys(profiling.FAMILIES, 0.0)
+    rows = [
+        {"attention": name, "dtype": "float32", "impl": impl} | idle | own
+        for name, impl, own in (
+            ("a", "eager", {profiling.PRODUCTS: 6.0, profiling.MOVING: 4.0}),
+            ("a", "fused", {profiling.PRODUCTS: 3.0, profiling.ATTENTION: 1.0}),
+            ("b", "eager", {profiling.REST: 1.0}),
+            ("b", "fused", {profiling.REST: 0.5}),
+        )
+    ]
+    found = profiling.section(rows)
+    assert found.figures["multiplying_eager_float32"] == pytest.approx(0.3)
+    assert found.figures["multiplying_fused_float32"] == pytest.approx(0.5)
+    assert "| a | float32 | 60% to 30% | 0% to 0% | 0% to 10% |" in found.text
+    assert "| 40% |" in found.text
