@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vitbench import published
 from vitbench.backbones import STRIDES, Unsuitable, dense
 from vitbench.backbones.dense import Detector, Segmenter
+from vitbench.backbones.litv2 import CONFIGS, LITv2, configured, grids_on
 from vitbench.instruments import macs
 
 HEADS = ("retinanet", "mask_rcnn", "semantic_fpn")
@@ -154,3 +156,45 @@ def test_an_image_too_small() -> None:
     """For the last map."""
     with pytest.raises(Unsuitable, match="stride 32"):
         dense.build(Body(), "semantic_fpn", 16, 64)
+
+
+PUBLISHED = [
+    figure
+    for suite in ("detection", "segmentation")
+    for figure in published.read(suite)
+    if figure.quantity == "macs" and "deformable convolutions" in figure.note
+]
+
+
+# Every third: both heads and all three sizes, in half a minute less than all.
+@pytest.mark.parametrize("figure", PUBLISHED[::3], ids=lambda one: f"{one.name} {one.value}")
+def test_published_macs_are_ours_without_deformable_convolutions(
+    figure: published.Figure,
+) -> None:
+    """As the notes beside them say, to the digits printed: at stride 8, 16 and 32 four taps of each
+    channel, to twice as many."""
+    settings = dict(word.split("=") for word in figure.settings.split())
+    height, _, width = settings["image_size"].partition("x")
+    size = int(height), int(width or height)
+    config = CONFIGS[figure.key]
+    params = {"window_size": int(settings["window_size"])}
+    with torch.device("meta"):
+        body = LITv2(configured(config, params, {}), *size, features_only=True, impl="eager")
+        model = dense.build(body, settings["head"], *size)
+    grids = grids_on(*size)
+    channels = [config.dim << stage for stage in range(len(grids))]
+    shapes = [(dim, grid.height, grid.width) for dim, grid in zip(channels, grids, strict=True)][
+        model.pyramid.first :
+    ]
+    parts = dense.parts(model, shapes, size)
+    total = sum(macs.count(part.module, part.shape).total for part in parts)
+    merging = sum(
+        grid.tokens * 4 * dim * 2 * dim for grid, dim in zip(grids[1:], channels[:-1], strict=True)
+    )
+    assert figure.printed(total - merging) == str(figure.value)
+    assert f" {merging / 1e9:.2f} GMACs" in figure.note
+
+
+def test_fourteen_published_macs_have_that_note() -> None:
+    """All of LITv2's but one, which nothing explains."""
+    assert len(PUBLISHED) == 14
