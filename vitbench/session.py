@@ -216,7 +216,7 @@ def make_plan(
         sweep = make_sweep(chosen, device, axes or {}, params or {}, named, registry, kept)
         cases, timing = tuple(sweep.expand()), plans.rule_of(name, device, rule or {})
         return plans.Plan(
-            title=chosen.title,
+            title=_title(chosen.title, cases, axes or {}, params or {}),
             suite=Path(suite).stem,
             device=device,
             cases=cases,
@@ -236,6 +236,25 @@ def make_plan(
     if weights is not None:
         runner.check_weights(plan)
     return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
+
+
+# Names of subjects in a title at most.
+_NAMED = 5
+
+
+def _title(
+    of_suite: str,
+    cases: Sequence[Case],
+    axes: Mapping[str, Any],
+    params: Mapping[str, Any],
+) -> str:
+    """The suite's title, as long as its words are true of these cases."""
+    if "attention" in axes or "backbone" in axes:
+        names = list(dict.fromkeys(case.attention or case.backbone for case in cases))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
+    changed = [name.replace("_", " ") for name in axes] + ["hyper-parameters"] * bool(params)
+    return f"{of_suite}, with {', '.join(changed)} as asked" if changed else of_suite
 
 
 def plan_again(

@@ -126,13 +126,13 @@ def test_every_benchmark_is_found() -> None:
 
 def test_operators_are_timed_by_what_they_do() -> None:
     """Each kind of a call in its own family, and their sum is no more than the call takes."""
-    x, table = torch.randn(1, 8, 6, 6), torch.randn(1, 1, 5, 5)
+    x, table, where = (torch.rand(*s) for s in ((1, 8, 6, 6), (1, 1, 5, 5), (1, 3, 3, 2)))
     calls = {
         profiling.PRODUCTS: lambda: F.conv2d(x, torch.ones(4, 8, 1, 1)),
         profiling.CONVOLUTIONS: lambda: F.conv2d(x, torch.ones(8, 1, 3, 3), groups=8),
         profiling.ATTENTION: lambda: F.scaled_dot_product_attention(x, x, x),
         profiling.SOFTMAX: lambda: x.softmax(dim=-1),
-        profiling.CHOOSING: lambda: F.grid_sample(table, torch.rand(1, 3, 3, 2)),
+        profiling.CHOOSING: lambda: F.grid_sample(table, where, align_corners=True),
         profiling.MOVING: lambda: x.transpose(1, 2).contiguous(),
         profiling.REST: lambda: x + 1,
     }
@@ -148,8 +148,8 @@ def test_operators_are_timed_by_what_they_do() -> None:
 def test_the_profile_is_in_shares_of_eager() -> None:
     """Fused beside eager, and the mean share of what multiplies."""
     idle = dict.fromkeys(profiling.FAMILIES, 0.0)
-    rows = [
-        {"attention": name, "dtype": "float32", "impl": impl} | idle | own
+    rows: list[dict[str, Any]] = [
+        {"attention": name, "dtype": "float32", "impl": impl, **idle, **own}
         for name, impl, own in (
             ("a", "eager", {profiling.PRODUCTS: 6.0, profiling.MOVING: 4.0}),
             ("a", "fused", {profiling.PRODUCTS: 3.0, profiling.ATTENTION: 1.0}),

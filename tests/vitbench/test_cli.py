@@ -500,7 +500,7 @@ def test_dry_run_writes_nothing(vitbench_here: Vitbench, tmp_path: Path) -> None
     assert answer.status == 0
     assert answer.err == ""
     assert "msa 32px float32 batch 1" in answer.out
-    assert "1 cases on cpu, 1 rounds" in answer.out
+    assert "1 case on cpu, 1 round:" in answer.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+import attentions
 import vitbench
 from tests.vitbench.examples import PLUGIN, ROOT, environment, measured, plugin
 from vitbench import plan as plans
@@ -63,6 +64,19 @@ def test_axes_replace_the_suites() -> None:
     plan = make_plan(axes={"attention": ("msa",), "resolution": (Resolution(64, 64),)})
     (one,) = plan.cases
     assert (one.attention, one.image_height, one.dim, one.batch_size) == ("msa", 64, 384, 4)
+
+
+def test_a_title_is_true_of_its_cases() -> None:
+    """The suite's own as long as nothing is changed; the subjects where they are named."""
+    suites_own = suite.load("quick").title
+    assert make_plan().title == suites_own
+    changed = make_plan(axes={"batch_size": (2,)}, params={"hilo": {"alpha": (0.5,)}}).title
+    assert changed == f"{suites_own}, with batch size, hyper-parameters as asked"
+    named = make_plan(axes={"attention": ("msa", "hilo")}, params={"hilo": {"alpha": (0.5,)}})
+    assert named.title == "msa, hilo"
+    assert make_plan(axes={"backbone": ("litv2_s", "resnet50")}).title == "litv2_s, resnet50"
+    many = make_plan(axes={"attention": tuple(attentions.names())}).title
+    assert many.endswith(" and 17 more")
 
 
 def test_hyper_parameters_join_the_suites() -> None:

@@ -206,9 +206,11 @@ def _outlook(plan: Plan) -> str:
     from vitbench.render import units
 
     least, most = plans.estimate_s(plan)
+    cases = f"{len(plan.cases)} {'case' if len(plan.cases) == 1 else 'cases'}"
     if not plan.timed:
-        return f"{len(plan.cases)} cases on {plan.device}, untimed: about {units.duration(least)}"
-    told = f"{len(plan.cases)} cases on {plan.device}, {plan.rounds} rounds: "
+        return f"{cases} on {plan.device}, untimed: about {units.duration(least)}"
+    rounds = f"{plan.rounds} {'round' if plan.rounds == 1 else 'rounds'}"
+    told = f"{cases} on {plan.device}, {rounds}: "
     if plan.budget_s is None:
         return told + f"{units.duration(least)} to {units.duration(most)}, as noise decides"
     samples = budget.samples_each(plan)
