@@ -89,8 +89,11 @@ def by_products(
     of_image = math.prod(batch[1:]) * heads * queries * row
     images = max(1, _CACHED_BYTES // of_image)
     whole = len(batch) > 1 or of_image <= _SCORES_BYTES
+    # The scale goes where there is less to multiply; a part of q at a time.
+    few_keys = k.shape[-2] < queries
+    k = k * scale if few_keys else k
     if whole and images >= batch[0]:
-        scores = (q * scale) @ k.transpose(-2, -1)
+        scores = (q if few_keys else q * scale) @ k.transpose(-2, -1)
         if bias is not None:
             scores += bias
         return scores.softmax(dim=-1) @ v
@@ -105,8 +108,8 @@ def by_products(
         for head in range(0, heads, together):
             part = slice(image, image + images), ..., slice(head, head + together)
             keys = (slice(None), slice(None))
-            q_part = q[(*part, *keys)] * scale
-            k_part, v_part = k[(*part, *keys)], v[(*part, *keys)]
+            q_part, k_part, v_part = (one[(*part, *keys)] for one in (q, k, v))
+            q_part = q_part if few_keys else q_part * scale
             if not whole:  # or each product copies them
                 q_part, k_part, v_part = (one.contiguous() for one in (q_part, k_part, v_part))
             k_part = k_part.transpose(-2, -1)

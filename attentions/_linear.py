@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,15 @@ from attentions._halves import is_emulated, widened
 # where that does not count: by up to 17% where there are so many tokens, and twice as many as input
 # channels; with fewer it takes up to 1.7 times as long as the plain product. With AVX2 the BLAS
 # library is up to 13% faster than the plain product, and the convolution faster than both, by up to
-# 14%, from twice as many tokens.
+# 14%, from twice as many tokens. To so many output channels it is oneDNN's from the beginning: 196
+# to 784 tokens of 768 channels to 3072 take the plain product 0.63 to 0.82 of the library's time.
 MANY_TOKENS = 1024
+MANY_OUTPUTS = 1024
+# From 2560 input channels on the convolution falls, at some numbers of tokens, to a third of the
+# plain product's speed (3136 tokens of 3072 channels to 768: 3.5 times its time).
+MOST_INPUTS = 2048
+
+Kernel = Literal["blas", "plain", "convolution"]
 
 
 @functools.cache
@@ -44,10 +52,10 @@ def linear(
     if usual or is_emulated(x.dtype):
         return F.linear(x, weight, bias)
     channels = x.shape[-1]
-    wide = instructions() == "AVX512"
-    if not wide and (instructions() != "AVX2" or x.numel() < 2 * MANY_TOKENS * channels):
+    kernel = faster(x.numel() // max(1, channels), channels, weight.shape[0])
+    if kernel == "blas":
         return F.linear(x, weight, bias)
-    if wide and x.numel() < max(MANY_TOKENS, 2 * channels) * channels:
+    if kernel == "plain":
         # The operator that torch's own compiler makes of a linear layer.
         tokens = x.reshape(-1, channels)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, "none", [], "")
@@ -55,6 +63,21 @@ def linear(
     tokens = x.reshape(1, -1, 1, channels).permute(0, 3, 1, 2)
     made = F.conv2d(tokens, weight[:, :, None, None], bias)
     return made.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def faster(tokens: int, in_channels: int, out_channels: int) -> Kernel:
+    """Whose product is the faster one on this CPU, as measured; the BLAS library's where nothing
+    was."""
+    many = in_channels <= MOST_INPUTS
+    if instructions() == "AVX512":
+        many = many and tokens >= max(MANY_TOKENS, 2 * in_channels)
+        return "convolution" if many else "plain"
+    if instructions() != "AVX2":
+        return "blas"
+    wide = out_channels >= MANY_OUTPUTS
+    if tokens < (MANY_TOKENS if wide else 2 * MANY_TOKENS):
+        return "plain" if wide else "blas"
+    return "convolution" if many else "plain"
 
 
 class OneDNNLinear(nn.Linear):

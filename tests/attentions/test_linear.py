@@ -71,18 +71,31 @@ def test_which_kernel_runs(
 
 
 @pytest.mark.parametrize(
-    ("instructions", "tokens", "kernel"),
-    [("AVX2", 199, "addmm"), ("AVX2", 200, "convolution"), ("SVE256", 200, "addmm")],
+    ("instructions", "sizes", "kernel"),
+    [
+        ("AVX2", (199, 4, 9), "addmm"),
+        ("AVX2", (200, 4, 9), "convolution"),
+        ("AVX2", (99, 4, 10), "_linear_pointwise"),
+        ("AVX2", (100, 4, 10), "convolution"),
+        ("AVX2", (199, 6, 9), "addmm"),
+        ("AVX2", (200, 6, 9), "_linear_pointwise"),
+        ("AVX512", (200, 5, 9), "convolution"),
+        ("AVX512", (200, 6, 9), "_linear_pointwise"),
+        ("SVE256", (200, 4, 10), "addmm"),
+    ],
 )
 def test_which_kernel_runs_elsewhere(
-    instructions: str, tokens: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+    instructions: str, sizes: tuple[int, int, int], kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The BLAS library's where it is the faster one, or where nothing else was measured."""
-    monkeypatch.setattr(_linear, "MANY_TOKENS", 100)
+    """The BLAS library's where it is the faster one, or where nothing else was measured; no
+    convolution of too many channels. Sizes are tokens, channels in and out."""
+    for name, limit in (("MANY_TOKENS", 100), ("MANY_OUTPUTS", 10), ("MOST_INPUTS", 5)):
+        monkeypatch.setattr(_linear, name, limit)
     monkeypatch.setattr(_linear, "instructions", lambda: instructions)
-    layer = through_onednn(nn.Sequential(nn.Linear(4, 4)))
+    tokens, inside, out = sizes
+    layer = through_onednn(nn.Sequential(nn.Linear(inside, out)))
     with torch.no_grad():
-        found = operators.trace(lambda: layer(torch.randn(tokens, 4)))
+        found = operators.trace(lambda: layer(torch.randn(tokens, inside)))
     assert {one for one in KERNELS if _has(found, one)} == {kernel}
 
 

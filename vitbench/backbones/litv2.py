@@ -32,6 +32,9 @@ Impl = Literal["eager", "fused"]
 
 PATCH = 4
 STAGES = 4
+# Tokens that an MLP has at a time. With 8192, as elsewhere, LITv2-S took 2% to 6% longer: two images
+# of stage 1 in place of four, ten and then six of stage 2 in place of sixteen.
+MLP_TOKENS = 12544
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +137,9 @@ class PatchEmbed(nn.Module):
     authors' code for dense prediction.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, impl: Impl) -> None:
         super().__init__()
+        self.impl: Impl = impl
         self.proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=PATCH)
         self.norm = nn.LayerNorm(dim)
 
@@ -145,6 +149,9 @@ class PatchEmbed(nn.Module):
         bottom, right = -images.shape[2] % PATCH, -images.shape[3] % PATCH
         if bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
+        if self.impl == "fused":
+            # With its channels last the map goes to the norm as it is, else it is copied.
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
@@ -195,7 +202,7 @@ class MLP(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self.fused, x, 2 * self.hidden)
+            return in_groups(self.fused, x, 2 * self.hidden, tokens=MLP_TOKENS)
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
     def fused(
@@ -328,7 +335,11 @@ class Block(nn.Module):
             x = x + self.drop_path(self.attn(self.norm1(x)))
         if self.mlp.impl == "fused" and is_grouped(x) and not self.training:
             return in_groups(
-                lambda part: self.mlp.fused(self.norm2(part)), x, 2 * self.mlp.hidden, added=True
+                lambda part: self.mlp.fused(self.norm2(part)),
+                x,
+                2 * self.mlp.hidden,
+                added=True,
+                tokens=MLP_TOKENS,
             )
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -366,7 +377,7 @@ class LITv2(nn.Module):
         super().__init__()
         self.config = config
         self.features_only = features_only
-        self.patch_embed = PatchEmbed(config.dim)
+        self.patch_embed = PatchEmbed(config.dim, impl)
         blocks_after = sum(config.depths) - 1
         drops = [config.drop_path * i / max(1, blocks_after) for i in range(blocks_after + 1)]
         self.layers = nn.ModuleList()
