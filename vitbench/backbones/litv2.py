@@ -32,8 +32,8 @@ Impl = Literal["eager", "fused"]
 
 PATCH = 4
 STAGES = 4
-# Tokens that an MLP has at a time. With 8192, as elsewhere, LITv2-S took 2% to 6% longer: two images
-# of stage 1 in place of four, ten and then six of stage 2 in place of sixteen.
+# Tokens that an MLP has at a time. With 8192, as elsewhere, LITv2-S took 2% to 6% longer, with two
+# images of stage 1 in place of four, ten and then six of stage 2 in place of sixteen.
 MLP_TOKENS = 12544
 
 
