@@ -89,11 +89,10 @@ def by_products(
     of_image = math.prod(batch[1:]) * heads * queries * row
     images = max(1, _CACHED_BYTES // of_image)
     whole = len(batch) > 1 or of_image <= _SCORES_BYTES
-    # The scale goes where there is less to multiply; a part of q at a time.
-    few_keys = k.shape[-2] < queries
-    k = k * scale if few_keys else k
+    # The scale goes where there is less to multiply.
+    q_scale, k_scale = (1.0, scale) if k.shape[-2] < queries else (scale, 1.0)
     if whole and images >= batch[0]:
-        scores = (q if few_keys else q * scale) @ k.transpose(-2, -1)
+        scores = scaled(q, q_scale) @ scaled(k, k_scale).transpose(-2, -1)
         if bias is not None:
             scores += bias
         return scores.softmax(dim=-1) @ v
@@ -109,7 +108,7 @@ def by_products(
             part = slice(image, image + images), ..., slice(head, head + together)
             keys = (slice(None), slice(None))
             q_part, k_part, v_part = (one[(*part, *keys)] for one in (q, k, v))
-            q_part = q_part if few_keys else q_part * scale
+            q_part, k_part = scaled(q_part, q_scale), scaled(k_part, k_scale)
             if not whole:  # or each product copies them
                 q_part, k_part, v_part = (one.contiguous() for one in (q_part, k_part, v_part))
             k_part = k_part.transpose(-2, -1)
@@ -120,6 +119,11 @@ def by_products(
                     scores += _part_of(bias, part, here)
                 out[(*part, *here)] = scores.softmax(dim=-1) @ v_part
     return out
+
+
+def scaled(x: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
+    """x times the scale; itself where that is one."""
+    return x if scale == 1 else x * scale
 
 
 def _part_of(bias: Tensor, part: tuple[Any, ...], here: tuple[slice, slice]) -> Tensor:
