@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitbench import frame, trust
+from vitbench.analysis import trust
+from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
 from vitbench.instruments.timing import TimingRule
-from vitbench.plan import EFFORTS, rounds_of, rule_of
-from vitbench.record import COLUMNS
 from vitbench.render import tables
+from vitbench.results import frame
+from vitbench.results.record import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BackboneSpec": "vitbench.subjects.backbones",
     "BadInput": "vitbench.errors",
-    "Case": "vitbench.case",
-    "Plan": "vitbench.plan",
-    "Resolution": "vitbench.case",
-    "Run": "vitbench.store",
-    "Sweep": "vitbench.case",
+    "Case": "vitbench.cases.case",
+    "Plan": "vitbench.cases.plan",
+    "Resolution": "vitbench.cases.case",
+    "Run": "vitbench.results.store",
+    "Sweep": "vitbench.cases.case",
     "TimingRule": "vitbench.instruments.timing",
-    "draw": "vitbench.session",
-    "make_plan": "vitbench.session",
-    "measure": "vitbench.session",
-    "read_records": "vitbench.session",
-    "resume": "vitbench.session",
+    "draw": "vitbench.engine.session",
+    "make_plan": "vitbench.engine.session",
+    "measure": "vitbench.engine.session",
+    "read_records": "vitbench.engine.session",
+    "resume": "vitbench.engine.session",
 }
 
 __all__ = [
+    "BackboneSpec",
     "BadInput",
     "Case",
     "Plan",
@@ -42,12 +44,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vitbench.case import Case, Resolution, Sweep
+    from vitbench.cases.case import Case, Resolution, Sweep
+    from vitbench.cases.plan import Plan
+    from vitbench.engine.session import draw, make_plan, measure, read_records, resume
     from vitbench.errors import BadInput
     from vitbench.instruments.timing import TimingRule
-    from vitbench.plan import Plan
-    from vitbench.session import draw, make_plan, measure, read_records, resume
-    from vitbench.store import Run
+    from vitbench.results.store import Run
+    from vitbench.subjects.backbones import BackboneSpec
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from tests.benchmarks import Section
-from vitbench import runner
+from vitbench.engine import runner
 
 FOLDER = Path(__file__).parent
 REPORT = FOLDER.parents[1] / "reports" / "benchmarks"

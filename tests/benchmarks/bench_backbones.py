@@ -16,9 +16,9 @@ import torch
 
 from tests.benchmarks import ROOT, Section
 from tests.benchmarks.bench_fused import Ready, emulated, ratio, ready
-from vitbench import session
-from vitbench.case import Case, Resolution
-from vitbench.instruments import allocator, environment
+from vitbench.cases.case import Case, Resolution
+from vitbench.devices import allocator, environment
+from vitbench.engine import session
 from vitbench.render import tables
 
 OURS = "litv2_s"

@@ -10,10 +10,12 @@ import torch
 from torch.utils.benchmark import Timer
 
 from tests.benchmarks import Section
-from vitbench import stats, subjects
-from vitbench.case import Case, Resolution, Sweep
-from vitbench.instruments import allocator, environment, host, timing
+from vitbench.analysis import stats
+from vitbench.cases.case import Case, Resolution, Sweep
+from vitbench.devices import allocator, environment
+from vitbench.instruments import host, timing
 from vitbench.render import tables
+from vitbench.subjects import build as subjects
 
 GOAL = 0.02
 NAMES = ("msa", "window", "shifted_window", "sra", "hilo")

@@ -29,9 +29,12 @@ import attentions
 from attentions._halves import is_emulated
 from attentions._linear import linear
 from tests.benchmarks import ROOT, Section
-from vitbench import interleaved, session, stats
-from vitbench.case import Case, Resolution
-from vitbench.instruments import allocator, environment, memory, timing
+from vitbench.analysis import stats
+from vitbench.cases.case import Case, Resolution
+from vitbench.devices import allocator, environment
+from vitbench.engine import ab as interleaved
+from vitbench.engine import session
+from vitbench.instruments import memory, timing
 from vitbench.render import tables
 
 SIZES = (Resolution(224, 224), Resolution(448, 448), Resolution(800, 1280))
@@ -95,7 +98,7 @@ class Ready:
 def ready(case: Case, *, weighed: bool = True) -> Ready | None:
     """Built, warmed up and, if `weighed`, measured for memory; None where the mechanism refuses the
     map."""
-    from vitbench import subjects
+    from vitbench.subjects import build as subjects
 
     try:
         subject = subjects.build(case, {})

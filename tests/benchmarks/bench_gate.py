@@ -29,16 +29,18 @@ import numpy as np
 
 from tests.benchmarks import ROOT, Section
 from tests.vitbench.examples import facts
-from vitbench import interleaved, runner, session, stats
-from vitbench.case import Case, Resolution
-from vitbench.child import Child, Place
-from vitbench.compare import FLOORS
-from vitbench.gate import Policy
-from vitbench.interleaved import Comparison, Rules
-from vitbench.plan import Plan
-from vitbench.record import Measured, outcome_to_dict
+from vitbench.analysis import stats
+from vitbench.analysis.compare import FLOORS
+from vitbench.analysis.gate import Policy
+from vitbench.cases.case import Case, Resolution
+from vitbench.cases.plan import Plan
+from vitbench.engine import ab as interleaved
+from vitbench.engine import runner, session
+from vitbench.engine.ab import Comparison, Rules
+from vitbench.engine.child import Child, Place
+from vitbench.engine.revision import Side
 from vitbench.render import tables
-from vitbench.side import Side
+from vitbench.results.record import Measured, outcome_to_dict
 
 NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
 SLOWED = "hilo"
@@ -79,7 +81,7 @@ import numpy as np
 from torch import nn
 import attentions
 from attentions import Grid
-from vitbench.instruments import allocator, environment
+from vitbench.devices import allocator, environment
 
 environment.configure(int(sys.argv[1]))
 allocator.settle("steady")

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 
 from tests.benchmarks import ROOT, Section, vitbench
-from vitbench import store
 from vitbench.render import tables
+from vitbench.results import store
 
 _LAYER = "--attention msa,hilo,sra --resolution 32,64 --dim 32 --heads 2 --batch-size 1"
 _TIME = "--rounds 2 --effort quick --cap 0.2 --min-time 0.05 --warmup 0.02"

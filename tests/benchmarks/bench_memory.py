@@ -6,7 +6,7 @@ import torch
 
 from attentions import Grid
 from tests.benchmarks import Section
-from tests.vitbench.test_memory import msa, msa_peak_by_hand
+from tests.vitbench.instruments.test_memory import msa, msa_peak_by_hand
 from vitbench.instruments import memory
 from vitbench.render import tables
 

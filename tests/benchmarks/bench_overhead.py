@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.benchmarks import Section, vitbench
-from vitbench import store
 from vitbench.render import tables
+from vitbench.results import store
 
 GOAL = 0.25
 

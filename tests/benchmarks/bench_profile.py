@@ -21,10 +21,11 @@ import attentions
 from attentions._halves import is_emulated
 from tests.benchmarks import ROOT, Section
 from tests.benchmarks.bench_fused import DTYPES, cases
-from vitbench import stats, subjects
-from vitbench.case import Resolution
-from vitbench.instruments import allocator, environment
+from vitbench.analysis import stats
+from vitbench.cases.case import Resolution
+from vitbench.devices import allocator, environment
 from vitbench.render import tables
+from vitbench.subjects import build as subjects
 
 SIZE = Resolution(448, 448)
 CALLS = 5

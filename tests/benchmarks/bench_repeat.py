@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from tests.benchmarks import Section, vitbench
-from vitbench import frame, stats
-from vitbench.record import EXACT_COLUMNS
+from vitbench.analysis import stats
 from vitbench.render import tables
+from vitbench.results import frame
+from vitbench.results.record import EXACT_COLUMNS
 
 
 def runs(count: int, effort: str, folder: Path) -> list[pd.DataFrame]:

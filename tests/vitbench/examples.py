@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vitbench.case import Case
+from vitbench.cases.case import Case
+from vitbench.cases.plan import Plan
 from vitbench.instruments.timing import TimingRule
-from vitbench.plan import Plan
-from vitbench.record import Ceilings, Facts, Measured
+from vitbench.results.record import Ceilings, Facts, Measured
 
 ROOT = Path(__file__).parents[2]
 

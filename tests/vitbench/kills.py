@@ -22,12 +22,13 @@ from pathlib import Path
 import psutil
 
 from tests.vitbench.examples import case, plan
-from vitbench import child, runner, store
-from vitbench.plan import Plan
+from vitbench.cases.plan import Plan
+from vitbench.engine import child, runner
+from vitbench.results import store
 
 PLAN: Plan = plan(*(case(batch_size=size) for size in range(1, 7)), rounds=3)
 
-# Answers by the protocol of vitbench.worker; what it measures follows from case and round alone.
+# Answers by the protocol of the worker; what it measures follows from case and round alone.
 ANSWERER = """
 import json, sys, time
 replies = open(int(sys.argv[2]), "w")
@@ -50,7 +51,7 @@ for line in open(int(sys.argv[1])):
 def answerer(folder: Path) -> Path:
     """The worker's code as a file, with what it answers written into it."""
     from tests.vitbench.examples import ceilings, environment, measured
-    from vitbench.record import outcome_to_dict
+    from vitbench.results.record import outcome_to_dict
 
     told = {"flops_rate": dict(ceilings().flops_rate), "bandwidth": ceilings().bandwidth}
     constants = {

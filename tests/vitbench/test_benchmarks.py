@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tests.benchmarks import Section, __main__, bench_clock, bench_gate, bench_overhead
 from tests.benchmarks import bench_profile as profiling
 from tests.vitbench.examples import case, measured, plan
-from vitbench import store
+from vitbench.results import store
 
 
 def test_share_not_measuring() -> None:

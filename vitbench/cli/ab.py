@@ -15,8 +15,8 @@ from vitbench.errors import BadInput
 if TYPE_CHECKING:
     from types import FrameType
 
-    from vitbench.gate import Result
-    from vitbench.interleaved import Comparison
+    from vitbench.analysis.gate import Result
+    from vitbench.engine.ab import Comparison
 
 _TIME = "Precision"
 # Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
@@ -98,7 +98,10 @@ def ab(
     forms = judge.Forms(junit, json, github)
     if not 0 < reading < 1e3:
         raise BadInput(f"--reading must be a positive time in seconds, got {reading:g}")
-    from vitbench import interleaved, session, side, store
+    from vitbench.engine import ab as interleaved
+    from vitbench.engine import revision as side
+    from vitbench.engine import session
+    from vitbench.results import store
 
     limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
     limits = dataclasses.replace(limits, turn_s=reading / (2 * limits.fours))
@@ -134,7 +137,7 @@ def ab(
 
 
 def _outlook(comparison: Comparison) -> None:
-    from vitbench import interleaved
+    from vitbench.engine import ab as interleaved
     from vitbench.render import tables
 
     console = terminal.console()
@@ -182,8 +185,8 @@ def _carry_out(
 
 def _keep(comparison: Comparison, result: Result, folder: Path) -> None:
     """result.json and the chart."""
-    from vitbench import store
     from vitbench.render import forest
+    from vitbench.results import store
 
     try:
         store.write_json(folder / "result.json", comparison.summary(result))

@@ -17,7 +17,7 @@ def mechanisms(incomplete: str) -> Iterator[str]:
 
 def backbones(incomplete: str) -> Iterator[str]:
     """Completes the last of a comma-separated list of backbones."""
-    from vitbench.backbones import LITV2, RIVALS
+    from vitbench.subjects.backbones import LITV2, RIVALS
 
     before, comma, last = incomplete.rpartition(",")
     for name in (*LITV2, *RIVALS):
@@ -32,7 +32,7 @@ def mechanism(incomplete: str) -> Iterator[str]:
 
 def suites(incomplete: str) -> Iterator[str]:
     """Completes a suite's name."""
-    from vitbench import suite
+    from vitbench.cases import suite
 
     yield from (name for name in suite.names() if name.startswith(incomplete))
 

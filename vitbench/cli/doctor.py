@@ -12,7 +12,7 @@ from vitbench.cli import terminal
 from vitbench.cli.run import REPORTS
 
 if TYPE_CHECKING:
-    from vitbench.record import Record
+    from vitbench.results.record import Record
 
 
 def doctor(
@@ -24,8 +24,8 @@ def doctor(
 
     Watches it for a second, then measures one small layer in three fresh processes.
     """
-    from vitbench import doctor as doctors
-    from vitbench import session
+    from vitbench.analysis import doctor as doctors
+    from vitbench.engine import session
 
     live = doctors.watch(REPORTS)
     environment, row = session.examine(device, threads)

@@ -27,7 +27,7 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a mechanism is: paper, equation, cost, settings, traps, and counts at a size."""
-    from vitbench import session
+    from vitbench.engine import session
 
     told = session.describe(
         name,
@@ -99,6 +99,6 @@ def _counts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _settings(given: Mapping[str, Any]) -> str:
-    from vitbench.scalars import format_scalar
+    from vitbench.cases.scalars import format_scalar
 
     return " ".join(f"{key}={format_scalar(value)}" for key, value in given.items())

@@ -16,8 +16,8 @@ from vitbench.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitbench.gate import Policy, Result
-    from vitbench.record import Record
+    from vitbench.analysis.gate import Policy, Result
+    from vitbench.results.record import Record
 
 Across = Annotated[
     str | None,
@@ -29,7 +29,7 @@ Candidate = Annotated[Path, typer.Argument(help="The run that is judged.")]
 
 def records(path: Path) -> list[Record]:
     """The rows of a run folder or a CSV file. Raises BadInput."""
-    from vitbench import frame
+    from vitbench.results import frame
 
     return frame.records(frame.read(path))
 
@@ -44,8 +44,8 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Compare two runs: ratio of medians with its 95% interval, and a verdict for each case."""
-    from vitbench import compare as comparing
-    from vitbench import gate
+    from vitbench.analysis import compare as comparing
+    from vitbench.analysis import gate
     from vitbench.render import verdicts
 
     found = comparing.compare(
@@ -67,7 +67,7 @@ def compare(
 
 def share(option: str, text: str) -> float:
     """The value of an option such as `5%`. Raises BadInput."""
-    from vitbench import gate
+    from vitbench.analysis import gate
 
     try:
         return gate.share(text)
@@ -120,7 +120,7 @@ def check(
     json: Json = None,
 ) -> int:
     """Judge a run by a policy. Exit status 0 passed, 3 regression, 4 undecided, 5 not measured."""
-    from vitbench import gate
+    from vitbench.analysis import gate
 
     rules = read_policy(policy, max_slowdown, strict)
     waived = () if across is None else parse.words(across)
@@ -153,8 +153,9 @@ def _measure(
     quiet: bool,
 ) -> list[Record]:
     """The cases of the baseline, measured here and now."""
-    from vitbench import session, store
+    from vitbench.engine import session
     from vitbench.render.progress import ProgressBar
+    from vitbench.results import store
 
     plan = session.plan_again(
         base,
@@ -174,7 +175,7 @@ def _measure(
 
 def read_policy(path: Path | None, max_slowdown: str | None, strict: bool) -> Policy:
     """The policy of a file, else of ./pyproject.toml, with the options on top. Raises BadInput."""
-    from vitbench import gate
+    from vitbench.analysis import gate
 
     here = Path("pyproject.toml")
     if path is not None:
@@ -208,7 +209,7 @@ class Forms:
 
 def write(result: Result, forms: Forms) -> None:
     """Writes the forms that were asked for. Raises BadInput."""
-    from vitbench import gate
+    from vitbench.analysis import gate
     from vitbench.render import verdicts
 
     texts = []
@@ -239,8 +240,8 @@ def update(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("baseline.csv"),
 ) -> None:
     """Write the rows of a run as a baseline, a CSV file that one commits, with its environment."""
-    from vitbench import store
-    from vitbench.record import COLUMN_NAMES, COUNTED, MEASURED
+    from vitbench.results import store
+    from vitbench.results.record import COLUMN_NAMES, COUNTED, MEASURED
 
     rows = [record for record in records(run) if record["status"] in (MEASURED, COUNTED)]
     if not rows:

@@ -51,14 +51,14 @@ def mechanisms(text: str) -> tuple[str, ...]:
 
 def resolutions(text: str) -> tuple[Any, ...]:
     """`224,800x1280`."""
-    from vitbench.case import Resolution
+    from vitbench.cases.case import Resolution
 
     return tuple(Resolution.parse(item) for item in split(text))
 
 
 def dtypes(text: str) -> tuple[str, ...]:
     """`fp32,bfloat16`, short names made long."""
-    from vitbench.case import DTYPE_ALIASES
+    from vitbench.cases.case import DTYPE_ALIASES
 
     return tuple(DTYPE_ALIASES.get(item, item) for item in split(text))
 
@@ -70,14 +70,14 @@ def words(text: str) -> tuple[str, ...]:
 
 def backbones(text: str) -> tuple[str, ...]:
     """`litv2_s[attention=sra,sr_ratio=2],resnet50`."""
-    from vitbench import models
+    from vitbench.cases import backbone_names as models
 
     return tuple(models.split(text))
 
 
 def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
     """`hilo.alpha=0.5,0.9` -> {hilo: {alpha: (0.5, 0.9)}}."""
-    from vitbench.scalars import parse_scalar
+    from vitbench.cases.scalars import parse_scalar
 
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for item in items:
@@ -91,7 +91,7 @@ def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
 
 def own_params(items: list[str]) -> dict[str, Any]:
     """`alpha=0.5` of one mechanism -> {alpha: 0.5}."""
-    from vitbench.scalars import parse_scalar
+    from vitbench.cases.scalars import parse_scalar
 
     found = {}
     for item in items:

@@ -13,8 +13,8 @@ from vitbench.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitbench.plan import Plan
-    from vitbench.store import Run
+    from vitbench.cases.plan import Plan
+    from vitbench.results.store import Run
 
 REPORTS = Path("reports")
 
@@ -166,7 +166,7 @@ def run(
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
     if budget is not None:
         settings["budget_s"] = parse.duration(budget)
-    from vitbench import session
+    from vitbench.engine import session
 
     plan = session.make_plan(
         suite,
@@ -201,8 +201,8 @@ def _print_plan(plan: Plan) -> None:
 
 def _outlook(plan: Plan) -> str:
     """How much there is to do, and the time or the precision to expect."""
-    from vitbench import budget
-    from vitbench import plan as plans
+    from vitbench.cases import plan as plans
+    from vitbench.engine import budget
     from vitbench.render import units
 
     least, most = plans.estimate_s(plan)
@@ -222,8 +222,9 @@ def _outlook(plan: Plan) -> str:
 
 
 def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
-    from vitbench import session, store
+    from vitbench.engine import session
     from vitbench.render.progress import ProgressBar
+    from vitbench.results import store
 
     console = terminal.console()
     folder = out or store.new_folder(REPORTS, plan.suite, plan.device)
@@ -237,7 +238,7 @@ def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
 
 
 def _resume(folder: Path, *, quiet: bool) -> int:
-    from vitbench import session
+    from vitbench.engine import session
     from vitbench.render.progress import ProgressBar
 
     console = terminal.console()
@@ -262,9 +263,12 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     """The final table, what went wrong, and the paths."""
     from collections import Counter
 
-    from vitbench import session, store, trust
-    from vitbench.record import COUNTED, MEASURED
-    from vitbench.render import choice, tables, units
+    from vitbench.analysis import trust
+    from vitbench.engine import session
+    from vitbench.render import recommendation as choice
+    from vitbench.render import tables, units
+    from vitbench.results import store
+    from vitbench.results.record import COUNTED, MEASURED
 
     records = done.records()
     console.print(tables.results(records))

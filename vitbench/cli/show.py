@@ -20,9 +20,9 @@ def list_(
     ] = False,
 ) -> None:
     """List the mechanisms, the suites or the whole models."""
-    from vitbench import suite
-    from vitbench.backbones import LITV2, RIVALS
+    from vitbench.cases import suite
     from vitbench.render import tables
+    from vitbench.subjects.backbones import LITV2, RIVALS
 
     if suites and backbones:
         raise BadInput("--suites and --backbones are two lists: ask for one")
@@ -63,7 +63,7 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="Where to; FOLDER/plots by default.")] = None,
 ) -> None:
     """Draw the charts of a run again."""
-    from vitbench import session
+    from vitbench.engine import session
 
     if not os.path.isdir(folder):
         raise BadInput(f"{folder} is not a run folder")
@@ -75,8 +75,8 @@ def columns(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """Explain the columns of records.csv."""
-    from vitbench.record import COLUMNS
     from vitbench.render import tables
+    from vitbench.results.record import COLUMNS
 
     rows = [(column.name, column.unit, column.meaning) for column in COLUMNS]
     header = ("column", "unit", "meaning")

@@ -15,8 +15,8 @@ def table(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """Print the table of a run again."""
-    from vitbench import frame
     from vitbench.render import tables
+    from vitbench.results import frame
 
     records = frame.records(frame.read(run))
     if markdown:

@@ -13,7 +13,7 @@ from vitbench.cli import judge, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from vitbench.trend import Past
+    from vitbench.analysis.trend import Past
 
 
 def trend(
@@ -27,7 +27,7 @@ def trend(
     json: Annotated[bool, typer.Option("--json", help="As JSON; draws nothing.")] = False,
 ) -> None:
     """Show each case's throughput over runs or commits, and name the commit where it changed."""
-    from vitbench import trend as trends
+    from vitbench.analysis import trend as trends
 
     least = judge.share("--min-change", min_change)
     history = [_past(path) for path in runs]
@@ -39,9 +39,9 @@ def trend(
         labels = [{"name": past.name, "commit": past.commit} for past in history]
         typer.echo(jsons.dumps({"runs": labels, "series": told}, indent=2, ensure_ascii=False))
         return
-    from vitbench import store
     from vitbench.render import history as charts
     from vitbench.render import tables, units
+    from vitbench.results import store
 
     console = terminal.console()
     rows = [
@@ -67,8 +67,8 @@ def trend(
 
 
 def _past(path: Path) -> Past:
-    from vitbench import store
-    from vitbench.trend import Past
+    from vitbench.analysis.trend import Past
+    from vitbench.results import store
 
     code = store.read_environment(path).get("code") or {}
     return Past(path.name, judge.records(path), code.get("commit"), bool(code.get("dirty")))

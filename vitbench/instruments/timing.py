@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vitbench import stats
+from vitbench.analysis import stats
 
 Call = Callable[[], Any]
 

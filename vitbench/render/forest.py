@@ -9,10 +9,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from vitbench.gate import Result
-from vitbench.render.plots import STYLE
+from vitbench.analysis.gate import Result
+from vitbench.analysis.stats import Ratio
+from vitbench.render.charts import STYLE
 from vitbench.render.verdicts import labels
-from vitbench.stats import Ratio
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
 _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitbench.render.plots import STYLE, look_of
+from vitbench.analysis.trend import Past, Series
+from vitbench.render.charts import STYLE, look_of
 from vitbench.render.verdicts import labels
-from vitbench.trend import Past, Series
 
 _COLUMNS = 3
 _MANY_RUNS = 12

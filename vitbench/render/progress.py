@@ -15,13 +15,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from vitbench import stats
-from vitbench.record import Failed, Measured
+from vitbench.analysis import stats
+from vitbench.engine.runner import Progress
 from vitbench.render import units
-from vitbench.runner import Progress
+from vitbench.results.record import Failed, Measured
 
 if TYPE_CHECKING:
-    from vitbench import interleaved
+    from vitbench.engine import ab as interleaved
 
 
 class ProgressBar:

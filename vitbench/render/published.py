@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from vitbench.published import (
+from vitbench.analysis.published import (
     RATES,
     Beside,
     Figure,
@@ -15,8 +15,8 @@ from vitbench.published import (
     relative_ours,
     relative_published,
 )
-from vitbench.record import Record
 from vitbench.render import tables, units
+from vitbench.results.record import Record
 
 _COUNTED = (("params", "params"), ("macs", "MACs"), ("macs_formula", "by formula"))
 

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vitbench.case import Resolution
-from vitbench.record import COUNTED, MEASURED, Record
+from vitbench.cases.case import Resolution
 from vitbench.render import units
+from vitbench.results.record import COUNTED, MEASURED, Record
 
 _SETTING_COLUMNS = (
     ("impl", "impl"),

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 from rich.table import Table
 from rich.text import Text
 
-from vitbench.compare import Verdict, geometric_mean
-from vitbench.gate import Judged, Result
+from vitbench.analysis.compare import Verdict, geometric_mean
+from vitbench.analysis.gate import Judged, Result
 
 _COLOURS = {"slower": "red", "failed": "red", "missing": "red", "faster": "green"}
 _WIDTH = 31  # characters of a forest line; odd, so that 1 has a place of its own

@@ -1,0 +1,177 @@
+"""The doctor: each flaw of a machine is found with its number, its limit and a remedy."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vitbench.examples import case, measured
+from vitbench.__main__ import run
+from vitbench.analysis import doctor
+from vitbench.analysis.doctor import Live
+from vitbench.engine import session
+from vitbench.results.record import Record, build_record
+
+LIVE = Live(
+    neighbour_cores=0.0,
+    steal_share=0.0,
+    load=0.1,
+    available_memory_bytes=16 * 2**30,
+    swap_used_bytes=0,
+    disk_free_bytes=2**40,
+    nvidia_device=True,
+)
+GOOD: dict[str, Any] = {
+    "device_name": "A GPU",
+    "cpu": {
+        "cores_usable": 8,
+        "cores_physical": 8,
+        "cores_logical": 16,
+        "cgroup_quota_cores": None,
+        "governor": "performance",
+        "hypervisor": False,
+    },
+    "torch": {"version": "2.14", "threads": 8, "cuda": "13.0"},
+    "code": {"commit": "0123456789abcdef", "dirty": False},
+    "gpu": {
+        "memory_bytes": 80 * 2**30,
+        "persistence_mode": 1,
+        "power_limit_w": 700.0,
+        "power_default_w": 700.0,
+        "mig_mode": 0,
+        "idle": {"utilisation": 0.0, "free_bytes": 79 * 2**30, "bad_reasons": []},
+    },
+}
+
+
+def changed(place: str, value: object) -> dict[str, Any]:
+    """The good environment with one fact replaced: `gpu.idle.utilisation`."""
+    one = copy.deepcopy(GOOD)
+    *path, last = place.split(".")
+    inner = one
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    return one
+
+
+def test_a_good_machine_has_no_finding() -> None:
+    """Nor one that has no GPU, or does not tell."""
+    assert doctor.findings(GOOD, LIVE) == []
+    assert doctor.findings(changed("gpu", None), LIVE) == []
+    assert doctor.findings(changed("cpu.governor", None) | {"code": None}, LIVE) == []
+    silent = {"power_limit_w": None, "persistence_mode": None, "mig_mode": None}
+    assert doctor.findings(changed("gpu", GOOD["gpu"] | silent), LIVE) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "grade", "words"),
+    [
+        ("torch.threads", 12, "C", ["12 threads on 8 usable cores", "--threads 8"]),
+        ("cpu.cgroup_quota_cores", 1.5, "C", ["allows 1.5 cores to 8 threads"]),
+        ("cpu.cores_physical", 4, "", ["8 threads on 4 physical cores", "--threads 4"]),
+        ("cpu.governor", "powersave", "", ["powersave", "performance", "cpupower"]),
+        ("cpu.hypervisor", True, "", ["virtual machine"]),
+        ("code.dirty", True, "", ["0123456789", "git commit"]),
+        ("torch.cuda", None, "", ["without CUDA"]),
+        ("gpu.idle.utilisation", 0.3, "C", ["30% of the time", "at most 2%"]),
+        ("gpu.idle.free_bytes", 40 * 2**30, "", ["50% of the GPU's memory", "90%"]),
+        ("gpu.idle.bad_reasons", ["power cap"], "C", ["power cap"]),
+        ("gpu.persistence_mode", 0, "", ["persistence", "nvidia-smi"]),
+        ("gpu.power_limit_w", 350.0, "", ["350 W", "700 W"]),
+        ("gpu.mig_mode", 1, "", ["MIG"]),
+        ("gpu", {"nvml": "NVML cannot read GPU x"}, "", ["NVML cannot read GPU x"]),
+    ],
+)
+def test_flaws_of_the_environment(place: str, value: object, grade: str, words: list[str]) -> None:
+    """Each by itself gives one finding that says what, what would be good, and the remedy."""
+    (found,) = doctor.findings(changed(place, value), LIVE)
+    assert found.grade == grade
+    for word in words:
+        assert word in f"{found.what} | {found.limit} | {found.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "grade", "words"),
+    [
+        ("neighbour_cores", 1.25, "C", "other processes kept busy 1.25 cores"),
+        ("steal_share", 0.02, "B", "2%"),
+        ("available_memory_bytes", 2**30, "C", "1.0 GiB"),
+        ("swap_used_bytes", 2**30, "", "1.0 GiB are swapped out"),
+        ("disk_free_bytes", 2**20, "", "1 MiB are free"),
+    ],
+)
+def test_flaws_of_the_moment(field: str, value: float, grade: str, words: str) -> None:
+    """What others do now."""
+    fields = {name: getattr(LIVE, name) for name in Live.__dataclass_fields__}
+    (found,) = doctor.findings(GOOD, Live(**fields | {field: value}))
+    assert found.grade == grade
+    assert words in found.what
+
+
+def test_the_worst_comes_first_and_decides() -> None:
+    """Findings are sorted; the grade to expect is no better than any of them, nor than the row."""
+    found = doctor.findings(
+        changed("gpu.idle.bad_reasons", ["power cap"]), Live(0.3, *list(_rest()))
+    )
+    assert [one.grade for one in found] == ["C", "B"]
+    row = build_record(case(), [measured(), measured()])
+    assert row["trust"] == "A"
+    assert doctor.expected_grade(found, row) == "C"
+    assert doctor.expected_grade([], row) == "A"
+    assert doctor.expected_grade([], row | {"trust": None}) == "D"
+
+
+def _rest() -> list[Any]:
+    return [getattr(LIVE, name) for name in list(Live.__dataclass_fields__)[1:]]
+
+
+def test_watching_this_machine(tmp_path: Path) -> None:
+    """Readings of a real moment; the folder for reports need not exist yet."""
+    live = doctor.watch(tmp_path / "not" / "yet", seconds=0.25)
+    assert live.available_memory_bytes > 0
+    assert live.disk_free_bytes > 0
+    assert live.neighbour_cores is None or live.neighbour_cores >= 0
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> Record:
+    """A quiet machine in the place of this one."""
+    row = build_record(case(), [measured(), measured()])
+    monkeypatch.setattr(session, "examine", lambda device, threads: (GOOD, row))
+    monkeypatch.setattr(doctor, "watch", lambda folder: LIVE)
+    return row
+
+
+@pytest.mark.usefixtures("examined")
+def test_what_it_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device, the findings, the noise floor, and the trust to expect."""
+    assert run(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "nothing found that costs precision" in told
+    assert "expected trust of a row: A" in told
+    monkeypatch.setattr(doctor, "watch", lambda folder: Live(0.3, *_rest()))
+    assert run(["doctor"]) == 0
+    assert "other processes kept busy 0.3 cores" in capsys.readouterr().out
+
+
+def test_as_json(examined: Record, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same for a program."""
+    assert run(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["expected_trust"] == "A"
+    assert told["findings"] == []
+    assert told["environment"]["torch"]["threads"] == 8
+    assert told["noise_floor"]["noise"] == examined["noise"]
+
+
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Is bad input."""
+    assert run(["doctor", "--device", "gpu"]) == 2
+    assert "nearest: cpu" in capsys.readouterr().err

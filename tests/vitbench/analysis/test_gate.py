@@ -1,0 +1,243 @@
+"""The policy: what breaks it, what it exits with, and in which forms it says so."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.vitbench.examples import case as a_case
+from tests.vitbench.examples import ceilings, environment, facts, measured, plan
+from vitbench.__main__ import run
+from vitbench.analysis import gate
+from vitbench.analysis.gate import Policy
+from vitbench.errors import BadInput
+from vitbench.results import store
+from vitbench.results.record import Failed, Outcome, Record, build_record
+from vitbench.results.store import Run
+
+QUIET = (0.0100, 0.01001, 0.00999, 0.0100, 0.01002)
+CASES = (a_case(), a_case(attention="hilo", params=(("alpha", 0.9),)))
+
+
+def rows(*factors: float, macs: int = 81920, peak: int = 40000) -> list[Record]:
+    """Rows of the two cases, whose latencies are so many times the usual."""
+    told = facts(macs=macs, macs_closed_form=macs, macs_fvcore=macs, peak_memory_bytes=peak)
+    return [
+        build_record(
+            case,
+            [measured(*[factor * median] * 10, facts=told) for median in QUIET],
+            None,
+            environment(),
+        )
+        for case, factor in zip(CASES, factors or (1.0, 1.0), strict=True)
+    ]
+
+
+def failed(kind: str) -> list[Record]:
+    """The second case did not run."""
+    outcome = Failed(kind, "it would not")  # type: ignore[arg-type] # a parameter of tests
+    return [rows()[0], build_record(CASES[1], [outcome], None, environment())]
+
+
+def test_nothing_changed() -> None:
+    """Passes, and says how many cases are the same."""
+    result = gate.check(rows(), rows(), Policy())
+    assert result.status == gate.PASSED
+    assert result.sentence == "no regression (2 same)"
+
+
+def test_a_regression_names_everything() -> None:
+    """Status 3; the case, the ratio, the interval and the limit."""
+    result = gate.check(rows(), rows(1.0, 1.3), Policy())
+    assert result.status == gate.REGRESSION
+    ((fault,),) = (one.faults for one in result.judged if one.faults)
+    assert fault.startswith("hilo ")
+    assert "1.300 times" in fault
+    assert "95% interval" in fault
+    assert "limit 1.1" in fault
+
+
+def test_limits_by_mechanism() -> None:
+    """A mechanism's own limit replaces the common one."""
+    policy = Policy.model_validate(
+        {"max-slowdown": "5%", "attention": {"hilo": {"max-slowdown": 0.5}}}
+    )
+    assert gate.check(rows(), rows(1.0, 1.3), policy).status == gate.PASSED
+    assert gate.check(rows(), rows(1.3, 1.0), policy).status == gate.REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("macs", {"macs": 90000}), ("peak_memory_bytes", {"peak": 50000})]
+)
+def test_exact_columns_need_no_statistics(name: str, changes: dict[str, int]) -> None:
+    """Growth breaks the limit, which is nothing unless the policy says more; less is no fault."""
+    grown = rows(**changes)
+    result = gate.check(rows(), grown, Policy())
+    assert result.status == gate.REGRESSION
+    assert f"{name} grew from" in result.judged[0].faults[0]
+    assert gate.check(grown, rows(), Policy()).status == gate.PASSED
+    generous = Policy.model_validate({"max-macs": "30%", "max-memory": "30%"})
+    assert gate.check(rows(), grown, generous).status == gate.PASSED
+
+
+@pytest.mark.parametrize("kind", ["crashed", "out_of_memory", "timeout", "unsupported"])
+def test_what_was_not_measured_never_passes(kind: str) -> None:
+    """A case that failed, one that is gone, and a run of nothing: status 5."""
+    assert gate.check(rows(), failed(kind), Policy()).status == gate.NOTHING
+    assert gate.check(rows(), rows()[:1], Policy()).status == gate.NOTHING
+    assert gate.check(rows(), [], Policy()).status == gate.NOTHING
+    assert gate.check([], rows(), Policy()).status == gate.NOTHING
+    assert gate.check([], [], Policy()).status == gate.NOTHING
+
+
+def test_strict() -> None:
+    """Undecided and incomparable pass only where the policy is not strict; alone they never do."""
+    lone = [build_record(case, [measured()], None, environment()) for case in CASES]
+    assert gate.check(rows(), lone, Policy()).status == gate.PASSED
+    assert gate.check(rows(), lone, Policy(strict=True)).status == gate.UNDECIDED
+    elsewhere = environment(torch={"version": "2.99", "threads": 2})
+    other = [build_record(case, [measured()], None, elsewhere) for case in CASES]
+    assert gate.check(rows(), other, Policy()).status == gate.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5%", 0.05), ("0.05", 0.05), ("12.5 %", 0.125), (0, 0.0)]
+)
+def test_shares(text: object, value: float) -> None:
+    """A percentage or a number."""
+    assert gate.share(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('max-slowdown = "much"', "max-slowdown: a share is like 5%"),
+        ("max-slowdwon = 1", "max-slowdwon: no such key; nearest: max-slowdown"),
+        ("[attention.hilo]\nmax-mem = 1", "attention.hilo.max-mem: no such key; nearest: max-mem"),
+        ("max-slowdown = -1", "max-slowdown"),
+        ("max-slowdown = ", "not valid TOML"),
+    ],
+)
+def test_a_broken_policy(tmp_path: Path, text: str, told: str) -> None:
+    """One sentence that names the file and the key."""
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="policy ") as error:
+        gate.read_policy(path)
+    assert told in str(error.value)
+
+
+def test_a_policy_in_pyproject(tmp_path: Path) -> None:
+    """[tool.vitbench.check]; a project without it has the usual limits."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text('[tool.vitbench.check]\nmax-slowdown = "3%"\nstrict = true\n')
+    assert gate.read_policy(path) == Policy.model_validate({"max-slowdown": 0.03, "strict": True})
+    path.write_text("[project]\nname = 'x'\n")
+    assert gate.read_policy(path) == Policy()
+    with pytest.raises(BadInput, match="cannot be read"):
+        gate.read_policy(tmp_path / "no.toml")
+
+
+def written(folder: Path, factor: float = 1.0, kind: str | None = None) -> Path:
+    """A run folder of the two cases."""
+    done = Run(plan(*CASES, rounds=5), environment(), ceilings())
+    for case in CASES:
+        for index, median in enumerate(QUIET):
+            slow = factor if case is CASES[1] else 1.0
+            outcome: Outcome = measured(*[slow * median] * 10)
+            if kind is not None and case is CASES[1]:
+                outcome = Failed(kind, "no")  # type: ignore[arg-type] # a parameter of tests
+            done.outcomes[case.id, index] = outcome
+    folder.mkdir()
+    store.derive(folder, done)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder without a policy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    return tmp_path
+
+
+def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Baseline, check and compare over real folders: exit statuses and what is printed."""
+    good, slow = written(here / "good"), written(here / "slow", 1.3)
+    assert run(["baseline", "update", str(good), "--out", "base.csv"]) == 0
+    assert "base.csv and base.environment.json: 2 cases" in capsys.readouterr().out
+    assert run(["check", "base.csv", str(good)]) == gate.PASSED
+    assert "no regression (2 same)" in capsys.readouterr().out
+    assert run(["check", "base.csv", str(slow)]) == gate.REGRESSION
+    told = " ".join(capsys.readouterr().out.split())
+    assert "regression in 1 of 2 cases" in told
+    assert "1.300 times" in told
+    assert run(["check", "base.csv", str(slow), "--max-slowdown", "50%"]) == gate.PASSED
+    assert run(["check", "base.csv", str(written(here / "bad", kind="crashed"))]) == gate.NOTHING
+    capsys.readouterr()
+    assert run(["compare", str(good), str(slow)]) == 0
+    told = capsys.readouterr().out
+    assert "slower" in told
+    assert "geometric mean of the latency ratios: 1.140" in told
+    assert run(["compare", str(good), str(slow), "--json"]) == 0
+    cases = json.loads(capsys.readouterr().out)
+    assert [one["verdict"] for one in cases] == ["same", "slower"]
+
+
+def test_forms_for_ci(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JUnit, JSON, GitHub's annotations and the job's summary say the same."""
+    good, slow = written(here / "good"), written(here / "slow", 1.3)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
+    words = ["check", str(good), str(slow), "--github", "--junit", "j.xml", "--json", "r.json"]
+    assert run(words) == gate.REGRESSION
+    assert "::error title=vitbench::hilo " in capsys.readouterr().out
+    suite = ElementTree.parse(here / "j.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    assert len(suite.findall("./testcase/failure")) == 1
+    told = json.loads((here / "r.json").read_text())
+    assert told["status"] == gate.REGRESSION
+    assert told["cases"][1]["ratio"]["value"] == pytest.approx(1.3)
+    summary = (here / "summary.md").read_text()
+    assert "regression in 1 of 2 cases" in summary
+    assert "o" in next(line for line in summary.splitlines() if line.startswith("hilo "))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("check no.csv good", "no.csv holds no records.csv"),
+        ("check good no", "no holds no records.csv"),
+        ("check good good --max-slowdown much", "5%"),
+        ("check good good --policy no.toml", "no.toml cannot be read"),
+        ("check good good --across thread", "thread"),
+        ("check good good --junit no/j.xml", "no/j.xml cannot be written"),
+        ("check broken.csv good", "broken.csv is not a CSV file of records"),
+        ("check older.csv good", "was written by an older vitbench: it has no column 'torch'"),
+        ("check good good --out here", "a RUN is given: nothing is measured"),
+        ("compare good good --max-slowdown -1", "--max-slowdown"),
+        ("baseline update bad", "no measured case"),
+        ("baseline update good --out no/b.csv", "no/b.csv cannot be written"),
+    ],
+)
+def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: str, told: str) -> None:
+    """One sentence and exit status 2; a baseline of an older schema names what it lacks."""
+    written(here / "good")
+    (here / "broken.csv").write_text("attention,throughput\nmsa,1\n")
+    with (here / "good" / "records.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k != "torch"} for row in csv.DictReader(file)]
+    with (here / "older.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (here / "bad").mkdir()
+    (here / "bad" / "records.csv").write_bytes(
+        (here / "good" / "records.csv").read_bytes().splitlines(keepends=True)[0]
+    )
+    assert run(words.split()) == 2
+    assert told in capsys.readouterr().err

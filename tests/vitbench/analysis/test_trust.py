@@ -1,0 +1,93 @@
+"""The trust grade: A unless something lowers it, and each reason in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vitbench.analysis import trust
+
+GOOD: dict[str, Any] = {
+    "device": "cpu",
+    "noise": 0.01,
+    "round_spread": 0.02,
+    "neighbour_cores": 0.0,
+    "steal_share": 0.0,
+    "cgroup_throttled_s": 0.0,
+    "roofline_fraction": 0.6,
+    "rounds": 3,
+    "throttle_reasons": "",
+    "cpu_share": 0.99,
+}
+
+
+def test_a_quiet_row_is_an_a() -> None:
+    """Without a reason."""
+    assert trust.grade(GOOD) == ("A", [])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "grade", "words"),
+    [
+        ("noise", 0.03, "B", "noise 3% (over 2%)"),
+        ("noise", 0.06, "C", "noise 6% (over 5%)"),
+        ("noise", 0.30, "D", "noise 30% (over 25%)"),
+        ("round_spread", 0.2, "C", "medians of the rounds differ by 20% (over 15%)"),
+        ("round_spread", 1.7, "D", "170% (over 100%)"),
+        ("neighbour_cores", 0.2, "B", "other processes kept busy 0.2 cores"),
+        ("neighbour_cores", 40.0, "C", "40 cores (over 0.5 cores)"),
+        ("steal_share", 0.02, "B", "share of the time that the hypervisor took: 2%"),
+        ("cgroup_throttled_s", 0.01, "B", "the CPU quota stopped the process for 0.01 s"),
+        ("roofline_fraction", 1.3, "D", "faster than the measured ceilings: 130%"),
+        ("rounds", 1, "B", "one round only"),
+        ("throttle_reasons", "power cap", "C", "the GPU lowered its clock: power cap"),
+        ("cpu_share", 0.5, "B", "the process had the CPU for 50% of the time"),
+    ],
+)
+def test_one_flaw(column: str, value: object, grade: str, words: str) -> None:
+    """Each lowers the grade by itself and says by how much, and what the limit is."""
+    found, reasons = trust.grade(GOOD | {column: value})
+    assert found == grade
+    assert len(reasons) == 1
+    assert words in reasons[0]
+
+
+@pytest.mark.parametrize("limit", trust.LIMITS, ids=lambda limit: limit.column)
+def test_a_limit_itself_is_still_good(limit: trust.Limit) -> None:
+    """The grade falls above a limit, not at it; limits grow."""
+    assert limit.fall(limit.b) == 0
+    assert limit.fall(limit.c) == 1
+    assert limit.b < limit.c < (limit.d or float("inf"))
+
+
+def test_two_counts_that_differ() -> None:
+    """A closed form that fvcore does not confirm is told with both figures."""
+    assert trust.grade(GOOD | {"macs": 100, "macs_fvcore": 100}) == ("A", [])
+    found, reasons = trust.grade(GOOD | {"macs": 100, "macs_fvcore": 120})
+    assert found == "C"
+    assert reasons == ["the closed form gives 100 MACs, fvcore counts 120"]
+
+
+def test_the_worst_flaw_is_the_grade() -> None:
+    """Flaws do not add up; every one is told."""
+    grade, reasons = trust.grade(GOOD | {"noise": 0.03, "round_spread": 0.2, "rounds": 1})
+    assert grade == "C"
+    assert len(reasons) == 3
+
+
+def test_what_is_not_known_lowers_nothing() -> None:
+    """A platform that tells nothing gives no reason."""
+    assert trust.grade(dict.fromkeys(GOOD)) == ("A", [])
+    assert trust.grade({}) == ("A", [])
+
+
+def test_a_gpu_may_leave_the_cpu_idle() -> None:
+    """A process that waits for its GPU has little of the CPU, which is no flaw."""
+    assert trust.grade(GOOD | {"device": "cuda", "cpu_share": 0.1}) == ("A", [])
+
+
+def test_summary() -> None:
+    """Rows by grade, best first; grades that none has are left out."""
+    assert trust.summary({"C": 3, "A": 12}) == "A 12, C 3"
+    assert trust.summary({}) == ""

@@ -1,0 +1,134 @@
+"""Plan: order of the rounds, efforts, estimates, and its form in the journal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vitbench.examples import backbone_case, case, plan
+from vitbench.cases import plan as plans
+from vitbench.cases.plan import Plan
+from vitbench.errors import BadInput
+from vitbench.instruments.timing import TimingRule
+
+CASES = tuple(case(batch_size=size) for size in range(1, 11))
+
+
+def test_plan_survives_json() -> None:
+    """The first line of the journal gives the plan back."""
+    one = plan(*CASES, seed=3, threads=2, memory_limit_bytes=2**30, plugins={"mine": "a/mine.py"})
+    assert Plan.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+@given(seed=st.integers(0, 1000), round_index=st.integers(0, 20))
+def test_a_round_is_every_case_once(seed: int, round_index: int) -> None:
+    """The order is a permutation, the same for the same seed and round."""
+    one = plan(*CASES, seed=seed)
+    order = one.order(round_index)
+    assert len(order) == len(CASES)
+    assert set(order) == set(CASES)
+    assert order == one.order(round_index)
+
+
+def test_rounds_are_shuffled_apart() -> None:
+    """Neither the plan's order nor that of the round before: neighbours change."""
+    one = plan(*CASES)
+    orders = [tuple(one.order(index)) for index in range(6)]
+    assert len(set(orders)) == 6
+    assert tuple(CASES) not in orders
+    assert orders != [tuple(plan(*CASES, seed=1).order(index)) for index in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cases": ()}, "empty"),
+        ({"rounds": 0}, "rounds must be positive.*, got 0"),
+        ({"rounds": -1}, "rounds must be positive.*, got -1"),
+        ({"timeout_s": 0.0}, "timeout_s must be positive"),
+        ({"threads": 0}, "threads must be positive"),
+        ({"memory_limit_bytes": -1}, "memory_limit_bytes must be positive"),
+        ({"memory_limit_bytes": 0}, "memory_limit_bytes must be positive"),
+        ({"timeout_s": float("nan")}, "timeout_s"),
+        ({"timeout_s": float("inf")}, "timeout_s"),
+    ],
+)
+def test_a_plan_that_measures_nothing_is_refused(changes: dict[str, Any], words: str) -> None:
+    """No cases, no rounds, no time, no thread, no memory: one sentence."""
+    with pytest.raises(BadInput, match=words):
+        plan(**changes) if "cases" in changes else plan(case(), **changes)
+
+
+def test_efforts_differ_in_precision() -> None:
+    """More effort never takes fewer rounds, nor accepts more noise."""
+    names = ("quick", "default", "thorough")
+    rounds = [plans.rounds_of(name, "cpu") for name in names]
+    noises = [plans.rule_of(name, "cpu", {}).target_noise for name in names]
+    assert rounds == sorted(rounds)
+    assert noises == sorted(noises, reverse=True)
+    assert plans.rounds_of("default", "cpu") == 3
+    assert plans.rounds_of("default", "cuda:1") == 2
+
+
+def test_a_gpu_warms_up_for_longer() -> None:
+    """MEASURING.md: 10 calls and 0.5 s, and samples of 1 ms."""
+    rule = plans.rule_of("default", "cuda", {})
+    assert (rule.warmup_calls, rule.warmup_s, rule.sample_s) == (10, 0.5, 0.001)
+    assert plans.rule_of("default", "cpu", {}) == TimingRule()
+
+
+def test_what_the_user_sets_wins() -> None:
+    """An override replaces the effort's value; None leaves it."""
+    rule = plans.rule_of("quick", "cuda", {"cap_s": 0.25, "min_s": None, "warmup_s": 0.0})
+    quick = plans.rule_of("quick", "cuda", {})
+    assert (rule.cap_s, rule.min_s, rule.warmup_s) == (0.25, quick.min_s, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cap_s", "min_s", "target_noise", "min_samples"])
+def test_a_rule_that_cannot_be_is_refused(name: str) -> None:
+    """In the words of the knob."""
+    with pytest.raises(BadInput, match=name):
+        plans.rule_of("quick", "cpu", {name: -1})
+
+
+def test_an_unknown_effort_hears_the_nearest() -> None:
+    """A typing error is answered with the name that was meant."""
+    with pytest.raises(BadInput, match="'quik'; nearest: quick"):
+        plans.rounds_of("quik", "cpu")
+
+
+def test_estimates_follow_the_rule() -> None:
+    """The least is not above the most; more rounds and cases take longer."""
+    rule = TimingRule()
+    for one in (case(), case(batch_size=64, dim=768, num_heads=12, grid_height=50, grid_width=50)):
+        least, most = plans.case_s(one, rule)
+        assert 0 < least <= most
+    short, long = plan(CASES[0]), plan(*CASES)
+    assert plans.estimate_s(short) < plans.estimate_s(long)
+    assert plans.estimate_s(short) < plans.estimate_s(plan(CASES[0], rounds=5))
+    assert plans.call_s(case(mode="forward_backward")) > plans.call_s(case())
+
+
+def test_a_head_costs() -> None:
+    """Detection takes longer than segmentation, that longer than classification; a look at one
+    longer than a call and its check in fp64, which two images of a batch are."""
+    size = {"image_height": 512, "image_width": 512}
+    plain = backbone_case(**size)
+    semantic, retina = (
+        dataclasses.replace(plain, params=(("head", head),))
+        for head in ("semantic_fpn", "retinanet")
+    )
+    assert plans.call_s(plain) < plans.call_s(semantic) < plans.call_s(retina)
+    looks = [plans.overhead_s(one, first_round=True) for one in (plain, semantic, retina)]
+    assert looks == sorted(looks)
+    assert looks[2] > 5 * plans.call_s(retina) > 5 * plans.overhead_s(retina, first_round=False)
+    checks = [
+        plans.overhead_s(one, first_round=True) - 4 * plans.call_s(one)
+        for one in (dataclasses.replace(retina, batch_size=size) for size in (1, 2, 16))
+    ]
+    assert checks[0] < checks[1] == pytest.approx(checks[2])

@@ -1,0 +1,159 @@
+"""Suite files: what comes with vitbench, and what a malformed one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import attentions
+from vitbench.cases import suite
+from vitbench.cases.case import Resolution, Sweep
+from vitbench.errors import BadInput
+
+GOOD = """\
+title = "Mine"
+effort = "quick"
+
+[axes]
+attention = ["msa", "hilo"]
+resolution = [64, "96x64"]
+dtype = "fp32"
+compiled = false
+
+[cuda]
+batch_size = 32
+
+[params.hilo]
+alpha = [0.5, 0.9]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    """A suite file with that text."""
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(folder: Path, text: str) -> str:
+    """The sentence that a suite is refused with; it names the file."""
+    path = written(folder, text)
+    with pytest.raises(BadInput) as caught:
+        suite.read(path)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("name", suite.names())
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_our_suites_expand(name: str, device: str) -> None:
+    """Each suite that comes with vitbench is a sweep, on a CPU and on a GPU."""
+    one = suite.load(name)
+    sweep = Sweep(**one.axes_on(device), device=device, params=one.params)
+    assert sweep.expand()
+    assert one.title
+
+
+def test_the_promised_suites_are_there() -> None:
+    """quick, peer-table, resolution and catalogue, each with a title."""
+    assert {"quick", "peer-table", "resolution", "catalogue"} <= set(suite.names())
+    assert suite.describe().keys() == set(suite.names())
+
+
+def test_the_catalogue_is_whole() -> None:
+    """Its suite sweeps every mechanism that there is."""
+    assert suite.load("catalogue").axes.attention == attentions.names()
+
+
+def test_a_suite_of_ones_own(tmp_path: Path) -> None:
+    """One value or a list, short names of dtypes, axes of the device on top."""
+    one = suite.load(str(written(tmp_path, GOOD)))
+    assert one.axes_on("cpu") == {
+        "attention": ("msa", "hilo"),
+        "resolution": (Resolution(64, 64), Resolution(96, 64)),
+        "dtype": ("float32",),
+        "compiled": (False,),
+    }
+    assert one.axes_on("cuda:1")["batch_size"] == (32,)
+    assert one.params == {"hilo": {"alpha": (0.5, 0.9)}}
+    assert (one.title, one.effort) == ("Mine", "quick")
+
+
+def test_an_unknown_suite_hears_the_nearest() -> None:
+    """A typing error is answered with the name that was meant."""
+    with pytest.raises(BadInput, match="'quik'; nearest: quick"):
+        suite.load("quik")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key"),
+    [
+        ("resolution", "resolutoin", 6, "axes.resolutoin"),
+        ('[64, "96x64"]', "[64, 0]", 6, "axes.resolution"),
+        ('[64, "96x64"]', "[64, 9.5]", 6, "axes.resolution"),
+        ("compiled = false", 'compiled = "yes"', 8, "axes.compiled"),
+        ('["msa", "hilo"]', '["msa", 3]', 5, "axes.attention"),
+        ("batch_size = 32", "batch_size = [32, true]", 11, "cuda.batch_size"),
+        ("batch_size = 32", "batch_size = 3.5", 11, "cuda.batch_size"),
+        ("[0.5, 0.9]", "[0.5, [1]]", 14, "params.hilo.alpha"),
+        ("[params.hilo]", "[parms.hilo]", 13, "parms"),
+        ("[cuda]", "[cudda]", 10, "cudda"),
+        ('effort = "quick"', "effort = 3", 2, "effort"),
+    ],
+)
+def test_a_malformed_suite_names_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, key: str
+) -> None:
+    """The reader is sent to the line on which the key stands."""
+    assert old in GOOD
+    sentence = complaint(tmp_path, GOOD.replace(old, new))
+    assert f"line {line}, " in sentence
+    assert f"{key}: " in sentence
+
+
+@pytest.mark.parametrize("key", ["title", "axes"])
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    """What stands on no line is named without one."""
+    text = 'title = "Mine"\n' if key == "axes" else '[axes]\nattention = "msa"\n'
+    sentence = complaint(tmp_path, text)
+    assert f"{key}: " in sentence
+    assert "line" not in sentence
+
+
+def test_a_misspelt_key_hears_the_nearest(tmp_path: Path) -> None:
+    """Of the table that it stands in."""
+    assert "nearest: resolution" in complaint(tmp_path, GOOD.replace("resolution", "resolutin"))
+    assert "nearest: title" in complaint(tmp_path, GOOD.replace("title", "titel"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("title = \n", 1), ("a = 1\n[axes\n", 2), ("a = 1\na = 2\n", 2)]
+)
+def test_what_is_no_toml_names_the_line(tmp_path: Path, text: str, line: int) -> None:
+    """The parser's own sentence, with the line, on one line."""
+    assert f"line {line}" in complaint(tmp_path, text)
+
+
+def test_a_key_is_found_over_several_lines(tmp_path: Path) -> None:
+    """A list that is written over lines is reported by the line of its key."""
+    text = GOOD.replace('["msa", "hilo"]', '[\n  "msa",\n  3,\n]')
+    assert "line 5, axes.attention" in complaint(tmp_path, text)
+
+
+def test_dotted_keys_are_found(tmp_path: Path) -> None:
+    """`axes.dim = "x"` is the same key without a table."""
+    assert "line 2, axes.dim" in complaint(tmp_path, 'title = "t"\naxes.dim = "x"\n')
+
+
+def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, a folder and another encoding are sentences."""
+    for path in (tmp_path / "no.toml", tmp_path):
+        with pytest.raises(BadInput, match="cannot be read: "):
+            suite.read(path)
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'title = "\xff"\n')
+    with pytest.raises(BadInput, match="it is not UTF-8 text"):
+        suite.read(path)

@@ -1,0 +1,407 @@
+"""Base and head in turns: error rates by simulation, what is settled when, and every mishap."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.vitbench.examples import ROOT, case, environment, facts, measured, plan
+from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
+from vitbench.cases.case import Case
+from vitbench.engine import ab as interleaved
+from vitbench.engine.ab import Comparison, Rules
+from vitbench.engine.child import ChildDied, ChildTimeout, Place
+from vitbench.engine.revision import Side
+from vitbench.errors import BadInput
+from vitbench.results.record import Facts, Failed, Outcome, outcome_to_dict
+
+CASES = tuple(case(attention=name) for name in ("msa", "hilo", "window", "sra", "shifted_window"))
+Latency = Callable[[str, Case], float]
+
+
+class Workers:
+    """Scripted workers: the latency of a side's case, with noise of its process and its reading.
+
+    slow     share of processes that are 2.7 times slower, as was seen
+    process  scatter between processes; reading: between readings; drift: of the machine, a reading
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.latency: Latency = lambda _, __: 0.01
+        self.process, self.reading, self.drift, self.slow = 0.015, 0.03, 0.01, 0.05
+        self.fault: Callable[[str, Case, str], Outcome | BaseException | None]
+        self.fault = lambda *_: None
+        self.facts: Callable[[str], Facts] = lambda _: facts()
+        self.machine = 0.0
+        self.started: list[str] = []
+        self.alive = 0
+        self.asked: list[tuple[str, str]] = []
+        self.turns: list[str] = []
+        self.refused: BaseException | None = None
+
+    def make(self, place: Place) -> Worker:
+        """In the place of Child(place)."""
+        assert place.root is not None
+        self.started.append(place.root.name)
+        self.alive += 1
+        return Worker(self, place.root.name)
+
+
+class Worker:
+    """One scripted worker."""
+
+    def __init__(self, workers: Workers, side: str) -> None:
+        self.workers, self.side = workers, side
+        odd = workers.rng.random() < workers.slow
+        self.factor = math.exp(workers.rng.normal(0, workers.process)) * (2.7 if odd else 1.0)
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        workers = self.workers
+        if request["do"] == "environment":
+            if workers.refused is not None and self.side == "base":
+                raise workers.refused
+            return {"device": "cpu", "environment": environment()}
+        if request["do"] == "hold":
+            self.case = Case.from_dict(json.loads(json.dumps(request["case"])))
+            self.told = workers.facts(self.side) if request["with_facts"] else None
+            self.taken: list[float] = []
+            workers.asked.append((self.side, self.case.attention))
+            return self._answer(request, {"held": True})
+        if request["do"] == "turn":
+            workers.turns.append(self.side)
+            latency = workers.latency(self.side, self.case) * self.factor
+            samples = []
+            for _ in range(3):
+                workers.machine += workers.rng.normal(0, workers.drift)
+                noise = workers.machine + workers.rng.normal(0, workers.reading)
+                samples.append(latency * math.exp(noise))
+            self.taken += samples
+            return self._answer(request, {"samples_s": samples})
+        one = measured(*self.taken, facts=self.told)
+        return self._answer(request, outcome_to_dict(one))
+
+    def _answer(self, request: Mapping[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+        fault = self.workers.fault(self.side, self.case, request["do"])
+        if isinstance(fault, BaseException):
+            raise fault
+        return reply if fault is None else outcome_to_dict(fault)
+
+    def close(self) -> None:
+        self.workers.alive -= 1
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    made = Workers()
+    monkeypatch.setattr(interleaved, "Child", made.make)
+    return made
+
+
+SIDES = (
+    Side("main (1234567)", Place(root=Path("base"))),
+    Side("the working tree", Place(root=Path("head"))),
+)
+TIGHT = Policy(max_slowdown=0.02)
+
+
+def comparison(
+    folder: Path,
+    policy: Policy = TIGHT,
+    cases: tuple[Case, ...] = CASES,
+    **rules: Any,
+) -> Comparison:
+    folder.mkdir(parents=True)
+    chosen = plan(*cases)
+    limits = Rules(**({"fours": 2} | rules))
+    return Comparison(chosen, SIDES, policy, limits, folder, command="vitbench ab main")
+
+
+def words(result: Any) -> dict[str, str]:
+    return {one.verdict.subject: one.verdict.word for one in result.judged}
+
+
+def test_identical_code_passes(workers: Workers, tmp_path: Path) -> None:
+    """At most one of 20 comparisons of five cases calls anything, at a limit of 2% on a machine
+    whose processes differ by 1.5%, one in twenty by 2.7 times, and whose speed drifts.
+    """
+    called = 0
+    for number in range(20):
+        result = comparison(tmp_path / str(number)).measure()
+        called += bool({"slower", "faster"} & set(words(result).values()))
+        assert result.status == PASSED or called
+    assert called <= 1
+
+
+@pytest.mark.parametrize("slowdown", [1.05, 1.10])
+def test_a_slowdown_is_found(workers: Workers, tmp_path: Path, slowdown: float) -> None:
+    """In at least 9 of 10 comparisons, and only there."""
+    workers.latency = lambda side, one: (
+        0.01 * (slowdown if (side, one.attention) == ("head", "hilo") else 1.0)
+    )
+    found = 0
+    for number in range(10):
+        result = comparison(tmp_path / str(number)).measure()
+        told = words(result)
+        found += told.pop("hilo") == "slower" and result.status == REGRESSION
+        assert not {"slower", "faster"} & set(told.values())
+    assert found >= 9
+
+
+def test_the_turns(workers: Workers, tmp_path: Path) -> None:
+    """A B B A, B A A B, ... in one block, the other way round in the next; fresh workers of both
+    sides each time."""
+    comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=3, fours=2).measure()
+    abba, baab = ["base", "head", "head", "base"], ["head", "base", "base", "head"]
+    assert workers.turns == abba + baab + baab + abba + abba + baab
+    assert workers.started == ["base", "head", "head", "base", "base", "head"]
+    assert workers.alive == 0
+
+
+@pytest.mark.parametrize("fours", [1, 3, 8])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_drift_cancels(fours: int, first: int) -> None:
+    """A machine that becomes slower from turn to turn moves no block's shift."""
+    order = interleaved.order_of_turns(fours, first)
+    turns = [
+        (which, [0.01 * math.exp(0.03 * place) * (1.25 if which == "head" else 1.0)])
+        for place, which in enumerate(order)
+    ]
+    low_quartile = interleaved.shift_of(turns)
+    # Of the two turns of a side the lower quartile takes the outer ones alike, but not the same.
+    assert low_quartile == pytest.approx(math.log(1.25), abs=0.03)
+    assert order.count("base") == order.count("head") == 2 * fours
+
+
+def test_a_disturbed_turn_moves_no_block() -> None:
+    """One turn in which everything took three times as long."""
+    order = interleaved.order_of_turns(8, 0)
+    for odd in range(len(order)):
+        turns = [(which, [0.03 if place == odd else 0.01] * 4) for place, which in enumerate(order)]
+        assert interleaved.shift_of(turns) == 0
+
+
+def test_a_settled_case_is_measured_no_more(workers: Workers, tmp_path: Path) -> None:
+    """Of a quiet case and one at the limit, the quiet one stops early."""
+    workers.process = workers.reading = workers.drift = workers.slow = 0.001
+    workers.latency = lambda side, one: (
+        0.01 * (1.02 if (side, one.attention) == ("head", "hilo") else 1.0)
+    )
+    comparison(tmp_path / "ab", max_blocks=20).measure()
+    asked = [name for _, name in workers.asked]
+    assert asked.count("msa") == 2 * interleaved.blocks_needed(len(CASES))
+    assert asked.count("hilo") == 2 * 20
+
+
+def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path: Path) -> None:
+    """A slowdown that is gone when the case is run again: undecided, with both figures."""
+    workers.slow = 0.0
+    least = interleaved.blocks_needed(1)
+
+    def latency(side: str, _: Case) -> float:
+        first = len(workers.asked) <= 2 * least
+        return 0.01 * (1.2 if first and side == "head" else 1.0)
+
+    workers.latency = latency
+    result = comparison(tmp_path / "ab", cases=CASES[:1]).measure()
+    (judged,) = result.judged
+    assert judged.verdict.word in ("undecided", "same")
+    assert not judged.faults
+    assert result.status == PASSED
+    if judged.verdict.word == "undecided":
+        assert "first slower" in judged.verdict.why
+        assert "run again" in judged.verdict.why
+
+
+def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
+    """It names the case, the ratio, the interval, the limit and the command."""
+    workers.latency = lambda side, _: 0.012 if side == "head" else 0.01
+    result = comparison(tmp_path / "ab", cases=CASES[1:2]).measure()
+    (fault,) = result.judged[0].faults
+    ratio = result.judged[0].verdict.ratio
+    assert ratio is not None
+    assert ratio.low < 1.2 < ratio.high
+    for part in ("hilo 64px", f"{ratio.value:.3f} times", f"{ratio.low:.3f} to {ratio.high:.3f}"):
+        assert part in fault
+    assert "again: vitbench ab main --attention hilo --resolution 64x64 --stride 16" in fault
+
+
+def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path: Path) -> None:
+    workers.process, workers.slow = 0.1, 0.0
+    result = comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=8).measure()
+    (judged,) = result.judged
+    assert judged.verdict.word == "undecided"
+    assert "more blocks would settle it, here are 8" in judged.verdict.why
+    assert judged.verdict.threshold > TIGHT.limit("msa", "max_slowdown", 0.0)
+
+
+@pytest.mark.parametrize("where", ["hold", "turn", "release"])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (ChildDied("the worker was ended by SIGSEGV"), "crashed: the worker was ended by SIGSEGV"),
+        (ChildTimeout("no answer within 300 s"), "timeout: no answer within 300 s"),
+        (Failed("wrong_output", "not a number"), "wrong_output: not a number"),
+    ],
+)
+def test_a_head_that_fails_never_passes(
+    workers: Workers, tmp_path: Path, fault: Any, kind: str, where: str
+) -> None:
+    """Its case is failed and the exit status says so; the others are measured to their end."""
+    workers.fault = lambda side, one, do: (
+        fault if (side, one.attention, do) == ("head", "hilo", where) else None
+    )
+    result = comparison(tmp_path / "ab").measure()
+    told = {one.verdict.subject: one.verdict for one in result.judged}
+    assert told["hilo"].word == "failed"
+    assert kind in told["hilo"].why
+    assert result.status == NOTHING
+    assert all(told[name].ratio is not None for name in told if name != "hilo")
+    assert workers.alive == 0
+
+
+def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
+    """One sentence with its name and the reason, and no worker is left."""
+    workers.refused = ChildDied("the worker ended with exit status 1; last output: ImportError: no")
+    with pytest.raises(
+        BadInput, match=r"base main \(1234567\) cannot be measured: .*ImportError: no"
+    ):
+        comparison(tmp_path / "ab").measure()
+    assert workers.alive == 0
+
+
+def test_a_budget(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No block is begun after it."""
+    now = [0.0]
+    monkeypatch.setattr("vitbench.engine.ab.time.monotonic", lambda: now[0])
+
+    def tick(_: object) -> None:
+        now[0] += 1.0
+
+    one = comparison(tmp_path / "ab", budget_s=12.0)
+    one.on_progress = tick
+    one.measure()
+    assert one.blocks == 3
+
+
+def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
+    """A comparison that ended before anything was measured on both sides is a failure."""
+    one = comparison(tmp_path / "ab")
+    one.on_progress = _interrupt
+    with pytest.raises(KeyboardInterrupt):
+        one.measure()
+    result = one.finish()
+    assert result.status == NOTHING
+    assert set(words(result).values()) == {"failed"}
+    assert workers.alive == 0
+
+
+def _interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_folder(workers: Workers, tmp_path: Path) -> None:
+    """Every reading as it was taken, and the rows of both sides."""
+    comparison(tmp_path / "ab", cases=CASES[:2], max_blocks=2).measure()
+    with (tmp_path / "ab" / "readings.csv").open(newline="") as file:
+        readings = list(csv.DictReader(file))
+    assert len(readings) == 2 * 2 * 4 * 2
+    assert all(len(row["samples_s"].split()) == 3 for row in readings)
+    assert {row["side"] for row in readings} == {"base", "head"}
+    for name in ("base", "head"):
+        with (tmp_path / "ab" / f"{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["attention"] for row in rows] == ["msa", "hilo"]
+        assert [row["rounds"] for row in rows] == ["2", "2"]
+
+
+def test_a_change_of_counts_is_seen(workers: Workers, tmp_path: Path) -> None:
+    """More MACs are a regression whatever the time says."""
+    worse = facts(macs=90000, macs_closed_form=90000)
+    workers.facts = lambda side: worse if side == "head" else facts()
+    policy = Policy(max_slowdown=0.5, attention={"hilo": Limits(max_macs=0.2)})
+    result = comparison(tmp_path / "ab", policy, cases=CASES[:2], max_blocks=6).measure()
+    faults = {one.verdict.subject: one.faults for one in result.judged}
+    assert "macs grew from 81920 to 90000 (+9.9%)" in faults["msa"][0]
+    assert faults["hilo"] == ()
+    assert result.status == REGRESSION
+
+
+MECHANISM = """
+from attentions import AttentionSpec
+
+class Mine:
+    def __init__(self, dim, num_heads, grid{keywords}):
+        pass
+
+ATTENTION = AttentionSpec(module=Mine, impls={impls})
+"""
+
+
+def mechanism(folder: Path, keywords: str = "", impls: str = '("eager", "fused")') -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "mine.py"
+    path.write_text(MECHANISM.format(keywords=keywords, impls=impls))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("base", "params", "kept", "why"),
+    [
+        (", *, a=1, b=2", (("a", 1), ("b", 2)), (("a", 1), ("b", 2)), ""),
+        (", *, a=1", (("a", 1), ("b", 2)), (("a", 1),), ""),
+        (", *, a=1", (("a", 1), ("b", 3)), None, "the base has no parameter 'b'"),
+        ("", (("a", 1), ("b", 2)), (), ""),
+    ],
+)
+def test_hyper_parameters_that_are_new(
+    tmp_path: Path, base: str, params: Any, kept: Any, why: str
+) -> None:
+    """An option that came with the head is left out on the base where it has its default."""
+    files = (
+        {"mine": mechanism(tmp_path / "base", base)},
+        {"mine": mechanism(tmp_path / "head", ", *, a=1, b=2")},
+    )
+    found = interleaved.pair(case(attention="mine", params=params), *files)
+    assert found.why == why
+    assert (None if found.base is None else found.base.params) == kept
+
+
+def test_mechanisms_that_the_base_lacks(tmp_path: Path) -> None:
+    """New, without the implementation, or not to be read: with the reason."""
+    head = {"mine": mechanism(tmp_path / "head")}
+    one = case(attention="mine", params=(), impl="fused")
+    assert interleaved.pair(one, {}, head).why == "the base does not have it"
+    only_eager = {"mine": mechanism(tmp_path / "eager", impls='("eager",)')}
+    assert interleaved.pair(one, only_eager, head).why == "the base has no implementation 'fused'"
+    broken = tmp_path / "broken.py"
+    broken.write_text("def")
+    assert "not valid Python" in interleaved.pair(one, {"mine": broken}, head).why
+
+
+def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
+    workers: Workers, tmp_path: Path
+) -> None:
+    """It does not fail the check; a comparison of nothing but new ones does."""
+    (tmp_path / "base" / "attentions").mkdir(parents=True)
+    registry = tmp_path / "base" / "attentions"
+    (registry / "_registry.py").touch()
+    (registry / "msa.py").write_text((ROOT / "attentions" / "msa.py").read_text())
+    sides = (Side("old", Place(root=tmp_path / "base")), SIDES[1])
+
+    def against(cases: tuple[Case, ...], name: str) -> Any:
+        (tmp_path / name).mkdir()
+        chosen = plan(*cases)
+        return Comparison(chosen, sides, TIGHT, Rules(), tmp_path / name).measure()
+
+    both = against(CASES[:2], "both")
+    assert words(both) == {"msa": "same", "hilo": "missing"}
+    assert both.status == PASSED
+    assert against(CASES[1:2], "new").status == NOTHING

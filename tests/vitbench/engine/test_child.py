@@ -1,0 +1,250 @@
+"""The runner's end of a worker: replies, deaths, silence, floods of output and what lingers.
+
+The worker is a stand-in of a few lines that starts at once; the real one is in test_worker.py
+and test_cli.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from vitbench.engine import child as children
+from vitbench.engine.child import Child, ChildDied, ChildTimeout
+
+STAND_IN = f"""#!{sys.executable} -IS
+import json, os, signal, sys, time
+
+requests = open(int(sys.argv[-2]), encoding="utf-8")
+replies = open(int(sys.argv[-1]), "w", encoding="utf-8")
+
+
+def reply(data):
+    replies.write(json.dumps(data) + "\\n")
+    replies.flush()
+
+
+def linger():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+    return pid
+
+
+for line in requests:
+    request = json.loads(line)
+    do = request["do"]
+    if do == "echo":
+        reply(request)
+    elif do == "pid":
+        reply({{"pid": os.getpid()}})
+    elif do == "sleep":
+        time.sleep(600)
+    elif do == "end":
+        print(request.get("words", ""), flush=True)
+        os._exit(request["status"])
+    elif do == "signal":
+        os.kill(os.getpid(), request["signal"])
+        time.sleep(600)
+    elif do == "print":
+        for _ in range(request["megabytes"]):
+            print("x" * 2**20, flush=True)
+        print("the end", flush=True)
+        reply({{"printed": request["megabytes"]}})
+    elif do == "fork":
+        reply({{"pid": linger()}})
+    elif do == "fork and end":
+        pid = linger()
+        reply({{"pid": pid}})
+        os._exit(3)
+    elif do == "close":
+        requests.close()
+        replies.close()
+        time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Child]]:
+    """Starts workers that are the stand-in, and ends them."""
+    path = tmp_path / "stand_in"
+    path.write_text(STAND_IN)
+    path.chmod(0o755)
+    monkeypatch.setattr(children, "sys", SimpleNamespace(executable=str(path)))
+    started: list[Child] = []
+
+    def begin() -> Child:
+        started.append(Child())
+        return started[-1]
+
+    yield begin
+    for one in started:
+        if not one._output.closed:
+            one.close()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet collected does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_requests_and_replies(start: Callable[[], Child]) -> None:
+    """Each request has its reply, of any size, with every character."""
+    child = start()
+    for words in ("a", "é\n\u2028", "x" * 10**6):
+        request = {"do": "echo", "words": words}
+        assert child.ask(request, 30) == request
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"do": "end", "status": 0}, "the worker ended with exit status 0"),
+        ({"do": "end", "status": 139}, "the worker ended with exit status 139"),
+        (
+            {"do": "end", "status": 1, "words": "Traceback\n  ValueError: no\n"},
+            "the worker ended with exit status 1; last output: ValueError: no",
+        ),
+        ({"do": "signal", "signal": int(signal.SIGSEGV)}, "the worker was ended by SIGSEGV"),
+        ({"do": "signal", "signal": int(signal.SIGKILL)}, "the worker was ended by SIGKILL"),
+    ],
+)
+def test_deaths(start: Callable[[], Child], request_: dict[str, object], words: str) -> None:
+    """How it ended, and what it printed last, are in the message."""
+    with pytest.raises(ChildDied) as caught:
+        start().ask(request_, 30)
+    assert str(caught.value) == words
+
+
+def test_a_signal_without_a_name(start: Callable[[], Child]) -> None:
+    """Real-time signals have numbers only; they end a worker as well."""
+    if not hasattr(signal, "SIGRTMIN"):
+        pytest.skip("this platform has no real-time signals")
+    with pytest.raises(ChildDied, match="the worker was ended by"):
+        start().ask({"do": "signal", "signal": signal.SIGRTMIN + 1}, 30)
+
+
+def test_a_worker_that_is_dead_already(start: Callable[[], Child]) -> None:
+    """A request to it is a death, not a broken pipe."""
+    child = start()
+    pid = child.ask({"do": "pid"}, 30)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    while alive(pid):
+        time.sleep(0.01)
+    with pytest.raises(ChildDied, match="ended by SIGKILL"):
+        child.ask({"do": "echo"}, 30)
+
+
+def test_silence_is_a_timeout(start: Callable[[], Child]) -> None:
+    """A worker that does not answer is given up, and is gone after close."""
+    child = start()
+    pid = child.ask({"do": "pid"}, 30)["pid"]
+    with pytest.raises(ChildTimeout, match=r"no answer within 0\.3 s"):
+        child.ask({"do": "sleep"}, 0.3)
+    child.close()
+    assert not alive(pid)
+
+
+def test_megabytes_of_output(start: Callable[[], Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They block neither side, do not fill the disk, and the last line is known."""
+    monkeypatch.setattr(children, "_OUTPUT_LIMIT_BYTES", 2**21)
+    child = start()
+    assert child.ask({"do": "print", "megabytes": 16}, 60) == {"printed": 16}
+    child.ask({"do": "echo"}, 30)
+    assert os.fstat(child._output.fileno()).st_blocks * 512 <= 8 * 2**20
+    with pytest.raises(ChildDied, match="last output: the end"):
+        child.ask({"do": "end", "status": 1, "words": "the end"}, 30)
+
+
+def test_one_line_without_end_is_cut(start: Callable[[], Child]) -> None:
+    """A message quotes the last line, not a megabyte of it."""
+    with pytest.raises(ChildDied) as caught:
+        start().ask({"do": "end", "status": 1, "words": "y" * 10**6}, 30)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_fork_that_lingers_is_ended(start: Callable[[], Child]) -> None:
+    """Closing ends the worker and its descendants."""
+    child = start()
+    worker = child.ask({"do": "pid"}, 30)["pid"]
+    fork = child.ask({"do": "fork"}, 30)["pid"]
+    assert alive(worker)
+    assert alive(fork)
+    child.close()
+    assert not alive(worker)
+    assert not alive(fork)
+
+
+def test_a_fork_that_outlives_its_parent(start: Callable[[], Child]) -> None:
+    """It holds the pipes open; the death is seen all the same, and the orphan is ended."""
+    child = start()
+    fork = child.ask({"do": "fork and end"}, 30)["pid"]
+    with pytest.raises(ChildDied, match="exit status 3"):
+        child.ask({"do": "echo"}, 30)
+    child.close()
+    assert not alive(fork)
+
+
+def test_a_worker_that_closes_its_pipes(start: Callable[[], Child]) -> None:
+    """It lives on but can answer no more: that is a death, and nobody waits for its end."""
+    child = start()
+    pid = child.ask({"do": "pid"}, 30)["pid"]
+    waited = threading.Event()
+
+    def give_up() -> None:
+        waited.set()
+        os.kill(pid, signal.SIGKILL)
+
+    timer = threading.Timer(4.0, give_up)
+    timer.start()
+    try:
+        with pytest.raises(ChildDied):
+            child.ask({"do": "close"}, 30)
+    finally:
+        timer.cancel()
+    assert not waited.is_set()
+
+
+def test_the_worker_is_left_alone_by_the_keyboard(start: Callable[[], Child]) -> None:
+    """It is in a session of its own: Ctrl-C reaches the runner, which decides."""
+    pid = start().ask({"do": "pid"}, 30)["pid"]
+    assert os.getsid(pid) == pid
+    assert os.getsid(pid) != os.getsid(0)
+
+
+def test_files_beside_the_user_are_not_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin random.py in the working directory is not the standard library's random."""
+    for name in ("random", "json", "attentions"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    request = {"do": "environment", "device": "cpu", "threads": 1, "plugins": {}}
+    with Child() as child:
+        reply = child.ask(request | {"fingerprint": False, "ceilings": []}, 300)
+    assert reply == {"device": "cpu"}
+
+
+def test_no_descriptor_is_left(start: Callable[[], Child]) -> None:
+    """Workers come and go; the runner's pipes and files go with them."""
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("this platform does not list descriptors")
+    start().close()
+    before = len(list(folder.iterdir()))
+    for _ in range(3):
+        with start() as child:
+            child.ask({"do": "echo"}, 30)
+    assert len(list(folder.iterdir())) == before

@@ -1,0 +1,177 @@
+"""Mechanisms that misbehave, through the real command: each costs its own case and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from vitbench.results.record import MEASURED
+
+_LAYER = "--resolution 32 --dim 32 --heads 2 --batch-size 1 --impl eager"
+_TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --timeout 40"
+_MARK = "VITBENCH_TEST_MARK"
+
+_PLUGIN = """
+import os, signal, subprocess, sys, time
+import torch
+from torch import nn
+from attentions import AttentionSpec
+
+
+class Layer(nn.Module):
+    def __init__(self, dim, num_heads, grid):
+        super().__init__()
+        self.proj = nn.Linear(dim, dim)
+        {build}
+
+    def forward(self, x):
+        y = self.proj(x)
+        {forward}
+        return y
+
+
+ATTENTION = AttentionSpec(module=Layer)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a mechanism does, and the row that it must get."""
+
+    build: str = "pass"
+    forward: str = "pass"
+    status: str = MEASURED
+    message: str = ""
+
+
+FAULTS = {
+    "raises_in_build": Fault(
+        build="raise RuntimeError('no weights for you')",
+        status="error",
+        message="RuntimeError: no weights for you",
+    ),
+    "raises_in_forward": Fault(
+        forward="raise ValueError('not today')", status="error", message="ValueError: not today"
+    ),
+    "returns_nan": Fault(forward="y = y * float('nan')", status="wrong_output", message="NaN"),
+    "returns_another_shape": Fault(
+        forward="y = y[:, 1:]", status="wrong_output", message="(1, 1, 2, 32)"
+    ),
+    "is_never_the_same": Fault(
+        forward="y = y + torch.rand_like(y)", status="wrong_output", message="eager"
+    ),
+    "loops_forever": Fault(
+        forward="while True: time.sleep(0.01)", status="timeout", message="no answer within 40 s"
+    ),
+    "exits": Fault(forward="os._exit(139)", status="crashed", message="exit status 139"),
+    "ends_itself": Fault(
+        forward="os.kill(os.getpid(), signal.SIGSEGV)", status="crashed", message="SIGSEGV"
+    ),
+    "takes_all_memory": Fault(
+        forward="y = torch.zeros(2**40).sum() + y", status="out_of_memory", message="memory"
+    ),
+    "takes_memory_bit_by_bit": Fault(
+        forward="kept = [torch.ones(2**26) for _ in range(32)]",
+        status="out_of_memory",
+        message="memory",
+    ),
+    "prints_megabytes": Fault(forward="print('x' * 2**20)"),
+    "leaves_a_child": Fault(
+        build="subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+        "start_new_session=True)"
+    ),
+    "forks": Fault(build="os.fork() or (os.fork(), time.sleep(600))"),
+    "forks_and_goes_on_twice": Fault(build="os.fork()"),
+    "fails_at_length": Fault(
+        forward="raise ValueError('not today ' * 1000)", status="error", message="not today"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The one sweep over all of them and a sound mechanism."""
+
+    status: int
+    out: str
+    err: str
+    rows: dict[str, dict[str, str]]
+    left: list[str]
+
+
+def _left_behind(mark: str) -> list[str]:
+    """Command lines of the processes that carry the mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """All faults in one run of the real command."""
+    folder = tmp_path_factory.mktemp("faults")
+    words = ["run", "--device", "cpu", "--quiet", "--memory-limit", "3GiB"]
+    words += [*_LAYER.split(), *_TIME.split(), "--out", "run"]
+    for name, fault in FAULTS.items():
+        code = _PLUGIN.format(build=fault.build, forward=fault.forward)
+        (folder / f"{name}.py").write_text(code)
+        words += ["--plugin", f"{name}.py"]
+    words += ["--attention", ",".join([*FAULTS, "msa"])]
+    mark = uuid.uuid4().hex
+    done = subprocess.run(
+        [sys.executable, "-m", "vitbench", *words],
+        cwd=folder,
+        env=os.environ | {_MARK: mark},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    left = _left_behind(mark)
+    with (folder / "run" / "records.csv").open(newline="") as file:
+        rows = {row["attention"]: row for row in csv.DictReader(file)}
+    return Sweep(done.returncode, done.stdout, done.stderr, rows, left)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_has_its_row(sweep: Sweep, name: str) -> None:
+    """Its own status and a message of one readable line; a speed only where it was measured."""
+    row, fault = sweep.rows[name], FAULTS[name]
+    assert row["status"] == fault.status, row["message"]
+    assert fault.message in row["message"]
+    assert len(row["message"]) < 600
+    assert len(row["message"].splitlines()) == (0 if fault.status == MEASURED else 1)
+    assert bool(row["throughput_img_s"]) == (fault.status == MEASURED)
+
+
+def test_the_others_are_measured(sweep: Sweep) -> None:
+    """A sound mechanism in the midst of them is measured."""
+    assert sweep.rows["msa"]["status"] == MEASURED
+    assert float(sweep.rows["msa"]["throughput_img_s"]) > 0
+
+
+def test_the_end_of_the_sweep_says_so(sweep: Sweep) -> None:
+    """Exit status 1, a line with the counts, and no traceback."""
+    assert sweep.status == 1
+    measured = sum(row["status"] == MEASURED for row in sweep.rows.values())
+    (line,) = (line for line in sweep.out.splitlines() if " cases measured on " in line)
+    assert line.startswith(f"{measured} of {len(FAULTS) + 1} cases measured")
+    for kind in ("3 error", "3 wrong_output", "1 timeout", "2 crashed", "2 out_of_memory"):
+        assert kind in line
+    assert "Traceback" not in sweep.out + sweep.err
+
+
+def test_no_process_is_left(sweep: Sweep) -> None:
+    """Nor what the mechanisms started, in sessions of their own or by forking."""
+    assert sweep.left == []

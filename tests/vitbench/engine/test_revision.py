@@ -1,0 +1,182 @@
+"""What ab compares: revisions as worktrees, folders, environments, and what is none of these."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attentions
+from vitbench.engine import revision as side
+from vitbench.errors import BadInput
+
+
+def git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two commits on main, the first with a tag; the current folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    for text in ("first", "second"):
+        (folder / "mine.py").write_text(text)
+        git(folder, "add", "-A")
+        git(folder, "commit", "-q", "-m", text)
+    git(folder, "tag", "v1", "HEAD~1")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def worktrees(folder: Path) -> int:
+    return git(folder, "worktree", "list").count("\n")
+
+
+def test_a_revision_is_a_worktree(repository: Path) -> None:
+    """With that revision's files, as long as it is open."""
+    with side.opened("v1", "main") as (base, head):
+        assert base.place.root is not None
+        assert head.place.root is not None
+        assert (base.place.root / "mine.py").read_text() == "first"
+        assert (head.place.root / "mine.py").read_text() == "second"
+        assert base.told == f"v1 ({git(repository, 'rev-parse', 'v1')[:7]})"
+        assert worktrees(repository) == 3
+        kept = base.place.root
+    assert not kept.exists()
+    assert worktrees(repository) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_worktrees_go_however_it_ends(repository: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), side.opened("v1", None):
+        raise error
+    assert worktrees(repository) == 1
+
+
+def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption while git makes it: its folder and git's own note of it are removed."""
+    real = side._git
+
+    def interrupted(folder: Path, *words: str) -> str:
+        told = real(folder, *words)
+        if words[:2] == ("worktree", "add"):
+            raise KeyboardInterrupt
+        return told
+
+    monkeypatch.setattr(side, "_git", interrupted)
+    with pytest.raises(KeyboardInterrupt), side.opened("v1", None):
+        pass
+    assert worktrees(repository) == 1
+
+
+def test_the_working_tree_is_measured_as_it_is(repository: Path) -> None:
+    """Changes are named, and it is no commit then."""
+    with side.opened("v1", None) as (_, head):
+        assert head.place.root == repository
+        assert head.commit == git(repository, "rev-parse", "HEAD").strip()
+    for name in ("mine.py", "a.py", "b.py", "c.py"):
+        (repository / name).write_text("changed")
+    with side.opened("v1", None) as (_, head):
+        assert head.commit is None
+        assert "changed: " in head.told
+        assert "mine.py" in head.told
+        assert "and 1 more" in head.told
+
+
+def test_hooks_do_not_run(repository: Path) -> None:
+    """A checkout of ours is not one that the project's hooks should act on."""
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\ntouch hooked\n")
+    hook.chmod(0o755)
+    with side.opened("v1", None) as (base, _):
+        assert base.place.root is not None
+        assert not (base.place.root / "hooked").exists()
+
+
+def test_inside_a_hook(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git tells its hooks of a repository by the environment; ours is the current folder's."""
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    with side.opened("v1", None) as (base, _):
+        assert base.commit is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("v9", "v9 is no revision of project, no folder and no Python environment; revisions are "),
+        ("./nothing", "./nothing is no revision of project"),
+    ],
+)
+def test_what_is_nothing(repository: Path, name: str, told: str) -> None:
+    with pytest.raises(BadInput) as caught, side.opened(name, None):
+        pass
+    assert told in str(caught.value)
+    assert worktrees(repository) == 1
+
+
+def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revision has no meaning there; folders do."""
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(BadInput, match="there is no git repository here"),
+        side.opened("main", None),
+    ):
+        pass
+    (tmp_path / "old").mkdir()
+    with side.opened("old", None) as (base, head):
+        assert base.place.root == tmp_path / "old"
+        assert head.told == "the current folder"
+
+
+def test_a_python(tmp_path: Path, repository: Path) -> None:
+    """By its executable; its versions are named."""
+    with side.opened(sys.executable, None) as (base, _):
+        assert base.place.python == sys.executable
+        assert base.place.root is None
+        assert "torch 2" in base.told
+    poor = tmp_path / "env" / "bin" / "python"
+    poor.parent.mkdir(parents=True)
+    poor.write_text("#!/bin/sh\necho 'No package metadata was found for torch' >&2; exit 1\n")
+    poor.chmod(0o755)
+    said = pytest.raises(BadInput, match=r"cannot be measured: No package metadata")
+    with said, side.opened(str(tmp_path / "env"), None):
+        pass
+
+
+def test_plugins_are_each_sides_own(repository: Path, tmp_path: Path) -> None:
+    """A file of the repository is the revision's; one from elsewhere is the same on both."""
+    elsewhere = tmp_path / "other.py"
+    elsewhere.touch()
+    (repository / "new.py").touch()
+    named = {"mine": repository / "mine.py", "other": elsewhere, "new": repository / "new.py"}
+    with side.opened("v1", None) as (base, head):
+        assert head.plugins(named) == named
+        assert base.place.root is not None
+        assert base.plugins(named) == {"mine": base.place.root / "mine.py", "other": elsewhere}
+
+
+def test_the_registry_is_the_trees(tmp_path: Path, repository: Path) -> None:
+    """A tree of vitbench's has its own mechanisms; any other has those installed."""
+    with side.opened("v1", None) as (base, _):
+        assert base.registry() == attentions.files()
+    folder = repository / "attentions"
+    folder.mkdir()
+    (folder / "_registry.py").touch()
+    (folder / "novel.py").touch()
+    with side.opened("v1", None) as (_, head):
+        assert head.registry() == {"novel": folder / "novel.py"}
+
+
+def test_nothing_to_compare(repository: Path) -> None:
+    """The same on both sides, or nothing that could differ."""
+    with side.opened("v1", "v1") as sides:
+        assert side.same_code(*sides, True) == "both sides are the same"
+    with side.opened("v1", None) as sides:
+        assert "no --plugin is given" in str(side.same_code(*sides, False))
+        assert side.same_code(*sides, True) is None

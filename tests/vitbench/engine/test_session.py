@@ -1,0 +1,266 @@
+"""From Python: suite and changes -> plan -> run -> rows and charts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import attentions
+import vitbench
+from tests.vitbench.examples import PLUGIN, ROOT, environment, measured, plugin
+from vitbench.cases import plan as plans
+from vitbench.cases import suite
+from vitbench.cases.case import Resolution
+from vitbench.cases.plan import Plan
+from vitbench.engine import runner, session
+from vitbench.errors import BadInput
+from vitbench.results import store
+from vitbench.results.store import Run
+
+BACKBONE = (
+    "from vitbench.subjects.backbones import BackboneSpec\nBACKBONE = BackboneSpec(build=print)\n"
+)
+
+
+def make_plan(name: str = "quick", **changes: Any) -> Plan:
+    """A plan on the CPU, which asks no process for a device."""
+    return session.make_plan(name, **{"device": "cpu", **changes})
+
+
+def test_public_names() -> None:
+    """Everything in __all__ can be imported from vitbench, and nothing else by accident."""
+    for name in vitbench.__all__:
+        assert getattr(vitbench, name) is not None
+    assert set(vitbench.__all__) <= set(dir(vitbench))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vitbench.__getattr__("nothing")
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    """Names are loaded on first use."""
+    code = "import sys, vitbench; print(sorted(set(sys.modules) & {'torch', 'numpy', 'pandas'}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_suite_is_a_plan() -> None:
+    """Its cases, its effort's rounds and rule."""
+    plan = make_plan()
+    rounds = plans.rounds_of("quick", "cpu")
+    assert (plan.suite, plan.device, plan.rounds) == ("quick", "cpu", rounds)
+    assert {one.attention for one in plan.cases} == {"msa", "window", "shifted_window", "sra"} | {
+        "hilo"
+    }
+    assert plan.rule == plans.rule_of("quick", "cpu", {})
+    assert make_plan(effort="thorough").rounds == plans.rounds_of("thorough", "cpu")
+    assert make_plan(rounds=7).rounds == 7
+
+
+def test_axes_replace_the_suites() -> None:
+    """What is given wins, all else is the suite's."""
+    plan = make_plan(axes={"attention": ("msa",), "resolution": (Resolution(64, 64),)})
+    (one,) = plan.cases
+    assert (one.attention, one.image_height, one.dim, one.batch_size) == ("msa", 64, 384, 4)
+
+
+def test_a_title_is_true_of_its_cases() -> None:
+    """The suite's own as long as nothing is changed; the subjects where they are named."""
+    suites_own = suite.load("quick").title
+    assert make_plan().title == suites_own
+    changed = make_plan(axes={"batch_size": (2,)}, params={"hilo": {"alpha": (0.5,)}}).title
+    assert changed == f"{suites_own}, with batch size, hyper-parameters as asked"
+    named = make_plan(axes={"attention": ("msa", "hilo")}, params={"hilo": {"alpha": (0.5,)}})
+    assert named.title == "msa, hilo"
+    assert make_plan(axes={"backbone": ("litv2_s", "resnet50")}).title == "litv2_s, resnet50"
+    many = make_plan(axes={"attention": tuple(attentions.names())}).title
+    assert many.endswith(" and 17 more")
+
+
+def test_hyper_parameters_join_the_suites() -> None:
+    """Those of a mechanism that is left out are left out with it."""
+    plan = make_plan("peer-table", axes={"attention": ("window",)})
+    assert dict(plan.cases[0].params)["relative_position_bias"] is False
+    plan = make_plan(
+        "peer-table",
+        axes={"attention": ("window",)},
+        params={"window": {"window_size": (2, 7)}},
+    )
+    found = [dict(one.params) for one in plan.cases]
+    assert [one["window_size"] for one in found] == [2, 7]
+    assert {one["relative_position_bias"] for one in found} == {False}
+    assert make_plan("peer-table", axes={"attention": ("msa",)}).cases
+
+
+def test_settings_reach_the_plan() -> None:
+    """Seed, timeout, threads, limit and the knobs of the rule."""
+    plan = make_plan(
+        seed=3, timeout_s=9.0, threads=1, memory_limit_bytes=2**33, rule={"cap_s": 0.5}
+    )
+    assert (plan.seed, plan.timeout_s, plan.threads, plan.memory_limit_bytes) == (3, 9.0, 1, 2**33)
+    assert plan.rule.cap_s == 0.5
+
+
+def test_a_limit_of_memory_by_default() -> None:
+    """On the CPU a share of what is available, unless none is asked for; on a GPU none."""
+    limit = make_plan().memory_limit_bytes
+    assert limit is not None
+    assert 0 < limit < psutil.virtual_memory().total
+    assert make_plan(memory_limit_bytes=None).memory_limit_bytes is None
+    assert session._default_memory_limit("cuda:1") == {}
+
+
+def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` becomes what is there; a GPU takes the suite's axes for GPUs."""
+    monkeypatch.setattr(runner, "probe", lambda device, threads: {"device": "cuda"})
+    plan = session.make_plan("quick", device="auto")
+    assert plan.device == "cuda"
+    assert {one.device for one in plan.cases} == {"cuda"}
+    assert {one.dtype for one in plan.cases} == {"float16"}
+    assert plan.rule.warmup_calls == 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axes": {"attention": ("hillo",)}},
+        {"axes": {"dtype": ("float23",)}},
+        {"effort": "quik"},
+        {"params": {"msa": {"alpha": (1,)}}},
+        {"rounds": 0},
+        {"threads": -1},
+        {"timeout_s": -1.0},
+        {"rule": {"cap_s": -1.0}},
+        {"device": "gpu"},
+    ],
+)
+def test_faults_are_found_before_a_process_is_started(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """What is wrong whatever the device is answered at once."""
+
+    def probe(device: str, threads: int | None) -> dict[str, Any]:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(runner, "probe", probe)
+    with pytest.raises(BadInput):
+        session.make_plan("quick", **{"device": "auto", **changes})
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "no device is called 'gpu'"),
+        ("cud", "nearest: cuda"),
+        ("cuda:", "no device"),
+        ("", "no device"),
+        ("cuda:x", "no device"),
+        ("cpu\n", "no device"),
+    ],
+)
+def test_devices_that_are_none_anywhere(device: str, words: str) -> None:
+    """With the nearest that could be."""
+    with pytest.raises(BadInput, match=words):
+        session.check_device(device)
+
+
+def test_a_plugin_joins_the_suite(tmp_path: Path) -> None:
+    """It is measured beside what the suite names, unless the user names what to measure."""
+    path = plugin(tmp_path, "mine")
+    names = {one.attention for one in make_plan(plugins=(path,)).cases}
+    assert names == {"msa", "window", "shifted_window", "sra", "hilo", "mine"}
+    alone = make_plan(plugins=(path,), axes={"attention": ("mine",)})
+    assert {one.attention for one in alone.cases} == {"mine"}
+    assert alone.plugins == {"mine": str(path)}
+
+
+def test_a_plugin_may_be_a_backbone(tmp_path: Path) -> None:
+    """Told by its BACKBONE; named alone, no layer is measured beside it."""
+    path = plugin(tmp_path, "tiny", BACKBONE)
+    both = make_plan(plugins=(path,))
+    assert {one.backbone for one in both.cases} == {"", "tiny"}
+    alone = make_plan(plugins=(path,), axes={"backbone": ("tiny",)})
+    assert {one.subject for one in alone.cases} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("msa", PLUGIN, "is called msa, which is taken"),
+        ("my-attention", PLUGIN, "a Python identifier, got 'my-attention'"),
+        ("broken", "def (", "is not valid Python"),
+    ],
+)
+def test_plugins_that_cannot_be(tmp_path: Path, name: str, text: str, words: str) -> None:
+    """One sentence that names the file."""
+    path = plugin(tmp_path, name, text)
+    with pytest.raises(BadInput, match=words) as caught:
+        make_plan(plugins=(path,))
+    assert str(path) in str(caught.value)
+
+
+def test_a_plugin_that_is_no_file(tmp_path: Path) -> None:
+    """Neither a folder nor nothing; nor the same name twice."""
+    for path in (tmp_path, tmp_path / "no.py"):
+        with pytest.raises(BadInput, match="is not a file"):
+            make_plan(plugins=(path,))
+    path = plugin(tmp_path, "mine")
+    with pytest.raises(BadInput, match="taken"):
+        make_plan(plugins=(path, path))
+
+
+def test_a_suite_file_of_ones_own(tmp_path: Path) -> None:
+    """Its name is its stem: the run folder is called after it."""
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "t"\n[axes]\nattention = "msa"\n')
+    assert make_plan(str(path)).suite == "mine"
+
+
+def test_sweeps_need_not_name_every_axis(tmp_path: Path) -> None:
+    """make_sweep with the user's backbone takes the suite's mechanisms out."""
+    tiny = plugin(tmp_path, "tiny", BACKBONE)
+    sweep = session.make_sweep(
+        suite.load("quick"), "cpu", {"backbone": ("tiny",)}, {}, {"tiny": tiny}
+    )
+    assert sweep.attention == ()
+
+
+def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:
+    """read_records and draw take a run folder; charts go beside it or elsewhere."""
+    plan = make_plan(axes={"attention": ("msa",), "resolution": (Resolution(64, 64),)}, rounds=1)
+    run = Run(plan, environment())
+    run.outcomes = {(plan.cases[0].id, 0): measured()}
+    store.derive(tmp_path, run)
+    rows = session.read_records(tmp_path)
+    assert rows["subject"].tolist() == ["msa"]
+    assert session.draw(tmp_path) == [tmp_path / "plots" / "throughput-bars.png"]
+    elsewhere = tmp_path / "elsewhere"
+    assert session.draw(tmp_path, elsewhere) == [elsewhere / "throughput-bars.png"]
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="Not a directory"):
+        session.draw(tmp_path, tmp_path / "file" / "plots")
+
+
+def test_measure_and_resume_are_the_runners(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The public functions add nothing to what the runner does."""
+    plan = make_plan(axes={"attention": ("msa",)})
+    run = Run(plan)
+    asked: list[tuple[Any, ...]] = []
+
+    def carry_out(*words: Any) -> Run:
+        asked.append(words)
+        return run
+
+    monkeypatch.setattr(runner, "start", carry_out)
+    monkeypatch.setattr(runner, "resume", carry_out)
+    assert session.measure(plan, tmp_path) is run
+    assert session.resume(tmp_path) is run
+    assert asked == [(plan, tmp_path, None), (tmp_path, None)]

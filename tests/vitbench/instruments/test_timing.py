@@ -1,0 +1,309 @@
+"""Time: warm-up, sampling and the stopping rule, with a clock whose latencies are scripted."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitbench.analysis import stats
+from vitbench.instruments import timing
+from vitbench.instruments.timing import CpuClock, Reading, Timing, TimingRule
+
+RULE = TimingRule()
+
+
+class ScriptedClock:
+    """A clock on which call number n takes latency(n) seconds, and nothing else takes any.
+
+    reads      what `read` gave, in order
+    walls      calls of each `read_wall`
+    wall_s     whether a reading knows its wall time, as on the CPU
+    """
+
+    def __init__(self, latency: Callable[[int], float], *, wall_s: bool = True) -> None:
+        self.latency = latency
+        self.time = 100.0
+        self.calls = 0
+        self.reads: list[float] = []
+        self.calls_per_read: list[int] = []
+        self.walls: list[int] = []
+        self.wall_s = wall_s
+
+    def _run(self, call: timing.Call, calls: int) -> float:
+        start = self.time
+        for _ in range(calls):
+            call()
+            self.time += self.latency(self.calls)
+            self.calls += 1
+        return (self.time - start) / calls
+
+    def read(self, call: timing.Call, calls: int) -> Reading:
+        seconds = self._run(call, calls)
+        self.reads.append(seconds)
+        self.calls_per_read.append(calls)
+        return Reading(seconds, seconds if self.wall_s else None)
+
+    def read_wall(self, call: timing.Call, calls: int) -> float:
+        self.walls.append(calls)
+        return self._run(call, calls)
+
+    def now(self) -> float:
+        return self.time
+
+
+def nothing() -> None:
+    """A call that costs what the clock says."""
+
+
+def measure(clock: ScriptedClock, rule: TimingRule = RULE, **options: Any) -> Timing:
+    """What the engine makes of the scripted latencies."""
+    return timing.measure(nothing, clock, rule, **options)
+
+
+def noisy(spread: float, seed: int = 0, centre: float = 0.01) -> Callable[[int], float]:
+    """Latencies that are uniform within `spread` of the centre."""
+    rng = random.Random(seed)
+    return lambda _: centre * (1 + spread * rng.uniform(-1, 1))
+
+
+@given(st.floats(1e-6, 2.0))
+def test_a_quiet_machine(latency: float) -> None:
+    """Constant latencies: that latency, no noise, and no more time than the rule's least."""
+    clock = ScriptedClock(lambda _: latency)
+    found = measure(clock)
+    assert stats.median(found.samples) == pytest.approx(latency)
+    assert found.first_call_s == pytest.approx(latency)
+    if latency * 20 < RULE.cap_s:
+        assert found.stopped_by == "noise"
+    assert found.warmup_calls >= 2
+
+
+@given(st.floats(1e-5, 0.02))
+def test_warm_up_has_a_least(latency: float) -> None:
+    """At least so many calls and so long, however well the blocks agree."""
+    found = measure(ScriptedClock(lambda _: latency))
+    assert found.warmup_calls >= RULE.warmup_calls
+    assert found.warmup_s >= RULE.warmup_s
+
+
+def test_warm_up_waits_until_blocks_agree() -> None:
+    """Latencies that fall by 5% a call are warm when the fall is over, and not a sample before."""
+    clock = ScriptedClock(lambda n: 0.1 * max(0.95**n, 0.95**40))
+    rule = dataclasses.replace(RULE, warmup_s=0.0, warmup_cap_s=1000.0)
+    found = measure(clock, rule)
+    assert found.warmup_calls >= 39
+    assert max(found.samples) == pytest.approx(0.1 * 0.95**40)
+
+
+def slowed_until(chunk: int) -> tuple[Callable[[], dict[str, Any]], list[int]]:
+    """A machine that is slowed down during its first chunks; and how often it was asked."""
+    asked: list[int] = []
+
+    def between() -> dict[str, Any]:
+        asked.append(len(asked))
+        return {"slowed": len(asked) <= chunk}
+
+    return between, asked
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
+    """Its samples are replaced, and the readings kept are those of the samples kept."""
+    clock = ScriptedClock(noisy(0.001))
+    between, _ = slowed_until(bad)
+    found = measure(clock, between=between, suspect=lambda state: state["slowed"])
+    assert found.retries == bad
+    assert not any(state["slowed"] for state in found.chunks)
+    assert found.samples == clock.reads[-len(found.samples) :]
+    assert len(found.samples) == len(found.wall_samples) >= RULE.min_samples
+
+
+def test_what_stays_suspect_is_kept_and_told() -> None:
+    """After three times the samples stand, and the readings beside them say so."""
+    between, asked = slowed_until(10**9)
+    found = measure(
+        ScriptedClock(noisy(0.001)), between=between, suspect=lambda state: state["slowed"]
+    )
+    assert found.retries == timing.MAX_RETRIES
+    assert all(state["slowed"] for state in found.chunks)
+    assert len(asked) == len(found.chunks) + timing.MAX_RETRIES
+    assert len(found.samples) >= RULE.min_samples
+
+
+def test_warm_up_is_capped() -> None:
+    """Blocks that never agree end at the cap, by one block at most."""
+    clock = ScriptedClock(lambda n: 0.1 * (1 + n % 2))
+    rule = dataclasses.replace(RULE, warmup_s=0.0, warmup_cap_s=3.0)
+    found = measure(clock, rule)
+    assert 3.0 <= found.warmup_s <= 3.0 + 0.2
+
+
+def test_the_first_call_is_apart() -> None:
+    """Compilation of 9 s is the first call's and enters neither the warm-up nor a sample."""
+    clock = ScriptedClock(lambda n: 9.0 if n == 0 else 0.01)
+    found = measure(clock)
+    assert found.first_call_s == 9.0
+    assert found.warmup_s < 1.0
+    assert max(found.samples) == pytest.approx(0.01)
+
+
+@given(st.floats(1e-6, 0.1), st.sampled_from([0.001, 0.01]))
+def test_a_sample_lasts_long_enough(latency: float, sample_s: float) -> None:
+    """Calls are repeated inside a sample until it is as long as the rule says, and not twice."""
+    rule = dataclasses.replace(RULE, sample_s=sample_s)
+    clock = ScriptedClock(lambda _: latency)
+    found = measure(clock, rule)
+    assert set(clock.calls_per_read) == {found.calls_per_sample}
+    duration = found.calls_per_sample * latency
+    assert duration >= sample_s * (1 - 1e-6)
+    assert found.calls_per_sample == 1 or duration <= sample_s + 2 * latency
+
+
+def test_a_cold_call_stands_alone() -> None:
+    """max_calls=1: each sample is one call, so that each is preceded by a flush."""
+    clock = ScriptedClock(lambda _: 1e-4)
+    found = measure(clock, max_calls=1)
+    assert found.calls_per_sample == 1
+    assert set(clock.calls_per_read) == {1}
+
+
+@given(st.integers(1, 200), st.floats(0.0, 2.0))
+def test_at_least_so_many_samples_and_so_long(min_samples: int, min_s: float) -> None:
+    """Even where there is no noise at all."""
+    rule = dataclasses.replace(RULE, min_samples=min_samples, min_s=min_s, cap_s=100.0)
+    found = measure(ScriptedClock(lambda _: 0.01), rule)
+    assert found.stopped_by == "noise"
+    assert len(found.samples) >= min_samples
+    assert sum(found.samples) * found.calls_per_sample >= min_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sampling_goes_on_to_the_target(seed: int) -> None:
+    """Noise of 30% is sampled down to 1%, with more samples than a quiet case takes."""
+    rule = dataclasses.replace(RULE, cap_s=1e6)
+    found = measure(ScriptedClock(noisy(0.3, seed)), rule)
+    assert found.stopped_by == "noise"
+    assert stats.noise(found.samples) <= rule.target_noise
+    assert len(found.samples) > 100
+
+
+def test_sampling_is_capped() -> None:
+    """A target out of reach ends at the cap, by one sample at most, and says so."""
+    rule = dataclasses.replace(RULE, target_noise=1e-9, cap_s=2.0)
+    clock = ScriptedClock(noisy(0.5))
+    found = measure(clock, rule)
+    assert found.stopped_by == "cap"
+    spent = sum(found.samples) * found.calls_per_sample
+    assert 2.0 <= spent <= 2.0 + max(found.samples) * found.calls_per_sample
+
+
+def test_a_call_that_outlasts_the_cap() -> None:
+    """Ten seconds a call under a cap of five: so many samples as an interval needs, no more."""
+    found = measure(ScriptedClock(lambda _: 10.0))
+    assert len(found.samples) == RULE.cap_samples
+    assert found.stopped_by == "cap"
+    assert found.calls_per_sample == 1
+
+
+@given(st.integers(0, 1000), st.floats(0.0, 0.9))
+def test_every_sample_is_kept(seed: int, spread: float) -> None:
+    """In the order taken, outliers too; on a CPU the wall time is the sample itself."""
+    rng = random.Random(seed)
+    clock = ScriptedClock(
+        lambda _: 0.05 * (1 + spread * rng.random()) * (10 if rng.random() < 0.02 else 1)
+    )
+    found = measure(clock)
+    assert found.samples == clock.reads
+    assert found.wall_samples == clock.reads
+
+
+def test_wall_time_is_read_where_the_clock_does_not_tell() -> None:
+    """On CUDA each sample of device time has its own of wall time, of as many calls."""
+    clock = ScriptedClock(lambda _: 0.02, wall_s=False)
+    found = measure(clock)
+    assert len(found.wall_samples) == len(found.samples)
+    assert clock.walls[-len(found.samples) :] == [found.calls_per_sample] * len(found.samples)
+
+
+def test_the_machine_is_read_between_chunks() -> None:
+    """`between` is called after every chunk, the last too, and what it says is kept."""
+    clock = ScriptedClock(noisy(0.3))
+    taken: list[int] = []
+
+    def between() -> dict[str, Any]:
+        taken.append(len(clock.reads))
+        return {"samples": len(clock.reads)}
+
+    found = measure(clock, dataclasses.replace(RULE, cap_s=1e6), between=between)
+    assert found.chunks == [{"samples": count} for count in taken]
+    assert taken[-1] == len(found.samples)
+    assert taken == sorted(set(taken))
+    assert taken[0] == RULE.min_samples
+
+
+def test_the_call_is_called_as_often_as_is_said() -> None:
+    """First call, warm-up and samples account for every call."""
+    called = itertools.count()
+    clock = ScriptedClock(lambda _: 0.001)
+    found = timing.measure(lambda: next(called), clock, RULE)
+    samples = len(found.samples) * found.calls_per_sample
+    assert next(called) == 1 + found.warmup_calls + samples
+
+
+def test_cpu_clock_flushes_before_each_sample() -> None:
+    """Flush, then the calls; the average is of one call, and the wall time is the same."""
+    events: list[str] = []
+    clock = CpuClock(flush=lambda: events.append("flush"))
+    reading = clock.read(lambda: events.append("call"), 3)
+    assert events == ["flush", "call", "call", "call"]
+    assert reading.device_s == reading.wall_s
+    assert reading.device_s > 0
+    before = clock.now()
+    assert clock.now() >= before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("warmup_calls", 0),
+        ("min_samples", 0),
+        ("cap_samples", -1),
+        ("warmup_s", -0.1),
+        ("warmup_agree", -0.1),
+        ("warmup_cap_s", -1.0),
+        ("sample_s", -1.0),
+        ("min_s", -1.0),
+        ("cap_s", -1.0),
+        ("target_noise", 0.0),
+        ("target_noise", float("nan")),
+        ("cap_s", float("nan")),
+        ("cap_s", float("inf")),
+        ("min_s", float("inf")),
+    ],
+)
+def test_a_rule_that_never_ends_is_refused(name: str, value: float) -> None:
+    """Negative, zero, NaN and infinite knobs raise with the knob's name."""
+    with pytest.raises(ValueError, match=name):
+        TimingRule(**{name: value})  # type: ignore[arg-type] # an int where a float is none
+
+
+@pytest.mark.cuda
+def test_cuda_clock_agrees_with_a_sleeping_kernel() -> None:
+    """A kernel that sleeps twice as long takes more device time, and a host that dawdles none."""
+    import torch
+
+    clock = timing.CudaClock("cuda")
+
+    def least(cycles: int) -> float:
+        call = functools.partial(torch.cuda._sleep, cycles)
+        return min(clock.read(call, 5).device_s for _ in range(5))
+
+    assert 1.5 < least(1_000_000) / least(500_000) < 2.5

@@ -1,0 +1,62 @@
+"""Which implementation to use: the fastest; the leaner of two that noise does not tell apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.vitbench.examples import case, environment, facts, measured
+from vitbench.render import recommendation as choice
+from vitbench.results.record import Record, build_record
+
+
+def row(latency_s: float, *, peak: int = 1000, **changes: Any) -> Record:
+    """A measured case with a narrow interval."""
+    samples = [latency_s * (1 + 0.001 * (k % 3)) for k in range(30)]
+    return build_record(
+        case(**changes),
+        [
+            measured(*samples, facts=facts(peak_memory_bytes=peak)),
+            measured(*(1.002 * sample for sample in samples)),
+        ],
+        None,
+        environment(),
+    )
+
+
+def test_the_fastest_is_named_with_what_it_gains() -> None:
+    (line,) = choice.rows([row(0.02, impl="eager"), row(0.01, impl="fused")])
+    assert line[0] == "msa"
+    assert line[4] == "fused"
+    assert line[6] == "2.00"
+    assert line[-1] == "eager takes 2.00 times as long"
+
+
+def test_of_two_alike_the_leaner() -> None:
+    """Where the intervals overlap memory decides."""
+    rows = [row(0.01, impl="eager", peak=2000), row(0.010001, impl="fused", peak=1000)]
+    (line,) = choice.rows(rows)
+    assert line[4] == "fused"
+    assert line[-1] == "as fast as eager within noise, and takes no more memory"
+
+
+def test_compiled_is_an_answer_too() -> None:
+    rows = [row(0.02), row(0.01, compiled=True), row(0.03, impl="eager")]
+    (line,) = choice.rows(rows)
+    assert line[4] == "fused + torch.compile"
+    assert "eager takes 3.00 times as long" in line[-1]
+
+
+def test_questions_are_apart() -> None:
+    """Another dtype or batch is another question; what was measured once has no answer."""
+    rows = [
+        row(0.02, impl="eager"),
+        row(0.01),
+        row(0.03, impl="eager", batch_size=4),
+        row(0.01, batch_size=4),
+        row(0.01, dtype="bfloat16"),
+    ]
+    found = choice.rows(rows)
+    assert [line[3] for line in found] == ["2", "4"]
+    assert choice.markdown(rows).count("\n") == 3
+    assert choice.table(rows[-1:]) is None
+    assert choice.markdown(rows[-1:]) == ""

@@ -1,0 +1,147 @@
+"""records.csv as a data frame: types, missing values, and what tells rows apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.vitbench.examples import backbone_case, case, ceilings, environment, measured, plan
+from vitbench.cases.case import Case
+from vitbench.errors import BadInput
+from vitbench.results import frame, store
+from vitbench.results.record import COLUMN_NAMES, COLUMNS, Failed, Outcome, build_record
+from vitbench.results.store import Run
+
+
+def read_back(folder: Path, *pairs: tuple[Case, Outcome]) -> pd.DataFrame:
+    """Rows of one-round runs through a CSV file."""
+    run = Run(plan(*(one for one, _ in pairs), rounds=1), environment(), ceilings())
+    run.outcomes = {(one.id, 0): outcome for one, outcome in pairs}
+    store.derive(folder, run)
+    return frame.read(folder)
+
+
+def test_values_come_back(tmp_path: Path) -> None:
+    """Every cell of the CSV file equals the record's, in its type; an empty one is missing."""
+    pairs: list[tuple[Case, Outcome]] = [
+        (case(), measured(0.01, 0.011, 0.012)),
+        (case(cold=True), Failed("error", "NA")),
+        (backbone_case(), measured()),
+    ]
+    rows = read_back(tmp_path, *pairs)
+    cells = rows.to_dict("records")
+    records = [build_record(one, [outcome], ceilings(), environment()) for one, outcome in pairs]
+    for index, record in enumerate(records):
+        for name in COLUMN_NAMES:
+            value, found = record[name], cells[index][name]
+            if value is None or value == "":
+                assert pd.isna(found) or found == "", name
+            elif isinstance(value, float):
+                assert found == pytest.approx(value, rel=1e-8), name
+            else:
+                assert found == value, name
+
+
+def test_rows_as_records(tmp_path: Path) -> None:
+    """From a CSV file come the records that went in, to the digits a CSV file holds."""
+    pairs: list[tuple[Case, Outcome]] = [
+        (case(), measured(0.01, 0.011, 0.012)),
+        (backbone_case(), Failed("error", "NA")),
+    ]
+    rows = read_back(tmp_path, *pairs)
+    for found, (one, outcome) in zip(frame.records(rows), pairs, strict=True):
+        wanted = build_record(one, [outcome], ceilings(), environment())
+        assert {k: v for k, v in found.items() if v not in (None, "")} == {
+            k: pytest.approx(v, rel=1e-8) if isinstance(v, float) else v
+            for k, v in wanted.items()
+            if v not in (None, "")
+        }
+
+
+def test_types() -> None:
+    """Words are text, truths are booleans, counts are whole: each of the table's columns once."""
+    words, truths, counts = frame._WORDS, frame._TRUTHS, frame._COUNTS
+    assert words | truths | counts <= set(COLUMN_NAMES)
+    assert len(words | truths | counts) == len(words) + len(truths) + len(counts)
+    in_units = {column.name for column in COLUMNS if column.unit} - counts
+    assert not in_units & (words | truths)
+    assert set(frame.SETTING) | set(frame.VARIANT) <= set(COLUMN_NAMES)
+
+
+def test_a_file_or_its_folder(tmp_path: Path) -> None:
+    """The same rows either way."""
+    rows = read_back(tmp_path, (case(), measured()))
+    pd.testing.assert_frame_equal(frame.read(tmp_path / "records.csv"), rows)
+
+
+def test_subject(tmp_path: Path) -> None:
+    """The mechanism's or the backbone's name."""
+    rows = read_back(tmp_path, (case(), measured()), (backbone_case(), measured()))
+    assert rows["subject"].tolist() == ["msa", "tiny"]
+
+
+def test_only_what_is_measured_is_drawn(tmp_path: Path) -> None:
+    """Failures are rows, not figures."""
+    rows = read_back(tmp_path, (case(), measured()), (case(dim=64), Failed("timeout", "3 s")))
+    assert frame.measured(rows)["dim"].tolist() == [32]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is not a CSV file of records"),
+        (b"a,b\n1,2\n", "it has no column 'case'"),
+        (b"\xff\xfe\x00", "is not a CSV file of records"),
+        (b'case\n"', "is not a CSV file of records"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    """In one sentence that names the file."""
+    path = tmp_path / "records.csv"
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=words) as caught:
+        frame.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_records(tmp_path: Path) -> None:
+    """And a path that is not there."""
+    for path in (tmp_path, tmp_path / "no"):
+        with pytest.raises(BadInput, match=r"holds no records\.csv"):
+            frame.read(path)
+
+
+def test_variants(tmp_path: Path) -> None:
+    """What tells a row from others of its mechanism, in words; nothing where it is alone."""
+    hilo = [
+        case(attention="hilo", params=(("alpha", alpha), ("window_size", 2)), impl=impl)
+        for alpha in (0.5, 0.9)
+        for impl in ("eager", "fused")
+    ]
+    rows = read_back(tmp_path, *((one, measured()) for one in (*hilo, case())))
+    assert frame.variants(rows).tolist() == [
+        "eager alpha=0.5",
+        "fused alpha=0.5",
+        "eager alpha=0.9",
+        "fused alpha=0.9",
+        "",
+    ]
+
+
+def test_settings_that_follow_the_stride_are_no_variant(tmp_path: Path) -> None:
+    """SRA's ratio changes with the stride by itself."""
+    cases = [
+        case(attention="sra", stride=stride, params=(("sr_ratio", ratio),))
+        for stride, ratio in ((4, 8), (8, 4))
+    ]
+    rows = read_back(tmp_path, *((one, measured()) for one in cases))
+    assert frame.variants(rows).tolist() == ["", ""]
+
+
+def test_resolutions_are_named_as_on_the_command_line(tmp_path: Path) -> None:
+    """A square by its side."""
+    rows = read_back(tmp_path, (case(), measured()), (case(image_width=96), measured()))
+    assert [frame.resolution(row) for _, row in rows.iterrows()] == ["64", "64x96"]

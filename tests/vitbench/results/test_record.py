@@ -1,0 +1,276 @@
+"""Record: one row per case, from what its rounds gave. Figures by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vitbench.examples import backbone_case, case, ceilings, facts, measured, state
+from vitbench.analysis import stats
+from vitbench.results.record import (
+    COLUMN_NAMES,
+    COLUMNS,
+    EXACT_COLUMNS,
+    FAILURE_KINDS,
+    NOT_MEASURED,
+    Failed,
+    FailureKind,
+    Outcome,
+    build_record,
+    outcome_from_dict,
+    outcome_to_dict,
+    to_json,
+)
+
+SPEED_COLUMNS = (
+    "latency_s",
+    "latency_low_s",
+    "latency_high_s",
+    "throughput_img_s",
+    "throughput_low_img_s",
+    "throughput_high_img_s",
+    "noise",
+    "latency_p99_s",
+    "samples",
+    "first_call_s",
+    "compile_s",
+    "wall_latency_s",
+    "host_bound",
+    "flops_rate",
+    "roofline_fraction",
+    "energy_j_img",
+    "trust",
+)
+
+
+def test_columns_are_documented() -> None:
+    """Every column has its own name and a meaning; a name that ends in a unit means it."""
+    assert len(set(COLUMN_NAMES)) == len(COLUMNS)
+    for column in COLUMNS:
+        assert column.meaning, column.name
+        assert column.name.isidentifier()
+        assert column.name.islower()
+    units = {column.name: column.unit for column in COLUMNS}
+    endings = {"_s": "s", "_bytes": "bytes", "_img_s": "images/s", "_hz": "Hz", "_w": "W"}
+    for name, unit in units.items():
+        for ending, meant in sorted(endings.items(), key=lambda pair: len(pair[0])):
+            if name.endswith(ending):
+                expected = meant
+                break
+        else:
+            continue
+        if name.endswith("_img_s"):
+            expected = "images/s"
+        assert unit == expected, name
+
+
+def test_the_promised_columns_are_there() -> None:
+    """ARCHITECTURE.md and MEASURING.md fix these names."""
+    promised = {
+        "attention",
+        "backbone",
+        "impl",
+        "dtype",
+        "batch_size",
+        "image_height",
+        "image_width",
+        "grid_height",
+        "grid_width",
+        "status",
+        "message",
+        "latency_s",
+        "throughput_img_s",
+        "macs",
+        "flops",
+        "params",
+        "uncounted_ops",
+        "peak_memory_bytes",
+        "activation_memory_bytes",
+        "reserved_memory_bytes",
+        "peak_rss_bytes",
+        "energy_j_img",
+        "roofline_fraction",
+        "host_bound",
+        "wasted_token_fraction",
+    }
+    assert promised <= set(COLUMN_NAMES)
+
+
+def test_exact_columns() -> None:
+    """Counts and exact memory are deterministic; nothing that a clock or the kernel tells is."""
+    assert {"case", "params", "macs", "flops", "peak_memory_bytes", "uncounted_ops"} <= set(
+        EXACT_COLUMNS
+    )
+    assert not set(EXACT_COLUMNS) & (set(SPEED_COLUMNS) | {"peak_rss_bytes", "trust"})
+
+
+def test_a_row_by_hand() -> None:
+    """Two rounds of ten samples: 10 ms and 12 ms."""
+    rounds = [
+        measured(*[0.010] * 10, first_call_s=0.2),
+        measured(*[0.012] * 10, first_call_s=0.4, facts=None, stopped_by="cap"),
+    ]
+    row = build_record(case(), rounds, ceilings())
+    assert row["status"] == "measured"
+    assert row["message"] == ""
+    assert row["latency_s"] == pytest.approx(0.011)
+    assert (row["latency_low_s"], row["latency_high_s"]) == (0.010, 0.012)
+    assert row["throughput_img_s"] == pytest.approx(2 / 0.011)
+    assert row["throughput_low_img_s"] == pytest.approx(2 / 0.012)
+    assert row["throughput_high_img_s"] == pytest.approx(2 / 0.010)
+    assert row["noise"] == pytest.approx(0.001 / 0.011)
+    assert row["round_spread"] == pytest.approx(0.2)
+    assert (row["samples"], row["rounds"], row["stopped_by"]) == (20, 2, "cap")
+    assert row["first_call_s"] == pytest.approx(0.3)
+    assert row["latency_p99_s"] is None
+    assert row["compile_s"] is None
+    assert row["host_bound"] is False
+    assert (row["macs"], row["flops"], row["params"]) == (81920, 163840, 4224)
+    assert row["macs_source"] == "closed form"
+    assert row["uncounted_ops"] == "softmax:1"
+    assert row["flops_rate"] == pytest.approx(163840 * 2 / 0.011)
+    # 25,088 bytes at 10 GB/s take longer than 0.33 MFLOP at 100 GFLOP/s.
+    assert row["roofline_fraction"] == pytest.approx(max(327680 / 100e9, 25088 / 10e9) / 0.011)
+    assert row["case"] == case().id
+    assert row["settings"] == "qkv_bias=true"
+
+
+def test_a_row_has_every_column() -> None:
+    """In the table's order, whatever happened."""
+    failed: list[list[Outcome]] = [[Failed(kind, "why")] for kind in FAILURE_KINDS]
+    some: list[list[Outcome]] = [[measured()], [], *failed]
+    for outcomes in some:
+        assert tuple(build_record(case(), outcomes)) == COLUMN_NAMES
+
+
+@pytest.mark.parametrize("kind", FAILURE_KINDS)
+@pytest.mark.parametrize("before", [[], [measured()]])
+def test_a_failure_is_a_row_without_speed(kind: FailureKind, before: list[Outcome]) -> None:
+    """Status and message say why; no speed, not even of a round that was measured."""
+    row = build_record(case(), [*before, Failed(kind, "the reason")], ceilings())
+    assert row["status"] == kind
+    assert row["message"] == "the reason"
+    assert [row[name] for name in SPEED_COLUMNS] == [None] * len(SPEED_COLUMNS)
+    assert row["attention"] == "msa"
+    assert row["macs"] == (81920 if before else None)
+
+
+def test_a_case_whose_turn_did_not_come() -> None:
+    """A run that was cut off has a row for it, which says so."""
+    row = build_record(case(), [])
+    assert row["status"] == NOT_MEASURED
+    assert "ended before" in str(row["message"])
+    assert row["latency_s"] is None
+
+
+def test_a_training_step_costs_three_forward_passes() -> None:
+    """Its MACs are three times those of the forward pass, in the rate as well."""
+    row = build_record(case(mode="forward_backward"), [measured()], ceilings())
+    assert row["macs"] == 3 * 81920
+    assert row["flops"] == 6 * 81920
+    assert row["flops_rate"] == pytest.approx(6 * 81920 * 2 / 0.010)
+
+
+def test_host_bound() -> None:
+    """Wall time over 1.2 times device time."""
+    for wall_s, expected in ((0.0119, False), (0.0121, True)):
+        row = build_record(case(), [measured(wall_samples_s=(wall_s,) * 20)])
+        assert row["host_bound"] is expected
+        assert row["wall_latency_s"] == wall_s
+
+
+def test_a_count_without_closed_form() -> None:
+    """Then it is fvcore's, and the row says so."""
+    row = build_record(case(), [measured(facts=facts(macs_closed_form=None))])
+    assert row["macs_source"] == "fvcore"
+
+
+def test_without_a_ceiling_there_is_no_roofline() -> None:
+    """Of a dtype that was not measured, nor of a run without ceilings."""
+    assert build_record(case(), [measured()])["roofline_fraction"] is None
+    row = build_record(case(dtype="float16"), [measured()], ceilings())
+    assert row["roofline_fraction"] is None
+    assert row["flops_rate"] is not None
+
+
+def test_a_backbone_has_no_layer_columns() -> None:
+    """stride, grid, dim and heads are empty, not zero."""
+    row = build_record(backbone_case(), [measured()])
+    for name in ("stride", "grid_height", "grid_width", "dim", "num_heads"):
+        assert row[name] is None
+    assert row["backbone"] == "tiny"
+
+
+def test_the_state_is_the_worst_of_the_rounds() -> None:
+    """Highest of what disturbs, lowest of what helps; None where nothing was told."""
+    rounds = [
+        measured(state=state(cpu_share=0.9, neighbour_cores=0.1, sm_clock_hz=1.4e9)),
+        measured(
+            state=state(
+                cpu_share=0.95,
+                neighbour_cores=0.7,
+                sm_clock_hz=1.2e9,
+                throttle_reasons=["power cap"],
+            )
+        ),
+        measured(state={"throttle_reasons": ["power cap", "power brake"]}),
+    ]
+    row = build_record(case(), rounds)
+    assert (row["cpu_share"], row["neighbour_cores"], row["sm_clock_hz"]) == (0.9, 0.7, 1.2e9)
+    assert row["throttle_reasons"] == "power brake, power cap"
+    assert row["temperature_c"] is None
+
+
+FLOATS = st.floats(1e-9, 1e3)
+OUTCOMES = st.one_of(
+    st.builds(Failed, st.sampled_from(FAILURE_KINDS), st.text()),
+    st.builds(
+        lambda samples, compile_s, with_facts, reading: measured(
+            *samples,
+            compile_s=compile_s,
+            facts=facts(uncounted_ops={"softmax": 2}) if with_facts else None,
+            state={"cpu_share": reading, "throttle_reasons": ["power cap"]},
+        ),
+        st.lists(FLOATS, min_size=1, max_size=5),
+        st.none() | FLOATS,
+        st.booleans(),
+        st.none() | FLOATS,
+    ),
+)
+
+
+@given(OUTCOMES)
+def test_outcomes_survive_json(outcome: Outcome) -> None:
+    """What the journal holds of an outcome gives it back, sample by sample."""
+    data: dict[str, Any] = json.loads(to_json(outcome_to_dict(outcome)))
+    assert outcome_from_dict(data) == outcome
+
+
+@given(st.text())
+def test_json_is_one_line(message: str) -> None:
+    """A journal's line ends where its newline is, whatever a message holds."""
+    line = to_json({"message": message})
+    assert len(line.encode().splitlines()) == 1
+    assert json.loads(line)["message"] == message
+
+
+def test_a_message_of_broken_text_is_storable() -> None:
+    """A file name that is no text becomes half a character, which UTF-8 cannot write as it is."""
+    message = b"\xff.py".decode(errors="surrogateescape")
+    assert to_json({"message": message}).encode()
+
+
+@given(st.lists(st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=8), min_size=1, max_size=3))
+def test_the_interval_holds_the_median(rounds: list[list[float]]) -> None:
+    """low <= median <= high, of latency and of throughput: whiskers never point inwards."""
+    row = build_record(case(), [measured(*samples) for samples in rounds])
+    figures = {name: float(str(row[name])) for name in SPEED_COLUMNS[:6]}
+    assert figures["latency_low_s"] <= figures["latency_s"] <= figures["latency_high_s"]
+    assert figures["throughput_low_img_s"] <= figures["throughput_img_s"]
+    assert figures["throughput_img_s"] <= figures["throughput_high_img_s"]
+    pooled = [sample for samples in rounds for sample in samples]
+    assert figures["latency_s"] == stats.median(pooled)

@@ -1,0 +1,153 @@
+"""Backbones through the passes of a case, and through the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.vitbench.examples import plugin
+from vitbench.cases.case import Case, Resolution, Sweep
+from vitbench.engine import passes as measurement
+from vitbench.instruments.timing import TimingRule
+from vitbench.results.record import Counted, Failed, Measured
+from vitbench.subjects import build as subjects
+from vitbench.subjects.backbones.litv2 import CONFIGS, LITv2
+
+QUICK = TimingRule(
+    warmup_calls=1, warmup_s=0.0, warmup_cap_s=0.0, sample_s=0.0, min_samples=1, min_s=0.0, cap_s=0
+)
+
+
+def cases(text: str, **axes: Any) -> list[Case]:
+    """Of one backbone on small images."""
+    given: dict[str, Any] = {"resolution": (Resolution(64, 64),), "batch_size": (1,)}
+    return Sweep(backbone=(text,), **(given | axes)).expand()
+
+
+def counted(case: Case, plugins: dict[str, Path] | None = None) -> Any:
+    """What a look at it tells."""
+    found = measurement.measure(case, None, plugins or {}, with_facts=True)
+    assert isinstance(found, Counted), found
+    return found.facts
+
+
+@pytest.mark.parametrize(("dtype", "impl"), [("float32", "eager"), ("bfloat16", "fused")])
+def test_litv2_is_checked_and_counted(dtype: str, impl: str) -> None:
+    """Against fp64, and by the authors' formula beside the true count."""
+    (case,) = cases("litv2_s", dtype=(dtype,), impl=(impl,))
+    facts = counted(case)
+    assert facts.params == 27_844_000
+    assert facts.checked_against == "eager float64"
+    assert facts.macs_formula == pytest.approx(facts.macs, rel=0.01)
+    assert facts.macs_head is None
+
+
+def test_a_mechanism_that_chooses_inside() -> None:
+    """Is checked with everything to choose from."""
+    (case,) = cases("litv2_s[attention=quadtree]")
+    facts = counted(case)
+    assert "topk" in facts.checked_against
+    assert facts.macs_formula == pytest.approx(facts.macs, rel=0.01)
+
+
+def test_a_plugins_attention_inside(tmp_path: Path) -> None:
+    """The user's mechanism in a whole model."""
+    mine = plugin(tmp_path, "mine")
+    (case,) = cases("litv2_s[attention=mine]", plugins={"mine": mine})
+    assert counted(case, {"mine": mine}).params > 1e6
+
+
+@pytest.mark.parametrize(
+    ("head", "mode"),
+    [
+        ("retinanet", "forward"),
+        ("mask_rcnn", "forward_backward"),
+        ("semantic_fpn", "forward_backward"),
+    ],
+)
+def test_a_head_is_measured(head: str, mode: str) -> None:
+    """Time, memory, and MACs of body and head apart."""
+    (case,) = cases(f"timm:resnet18[head={head}]", mode=(mode,))
+    found = measurement.measure(case, QUICK, {}, with_facts=True)
+    assert isinstance(found, Measured), found
+    assert found.facts is not None
+    (plain,) = cases("timm:resnet18")
+    body = counted(plain).macs - 512 * (1000 + 2 * 2)  # without the classifier and its pooling
+    assert found.facts.macs_head is not None
+    assert found.facts.macs == body + found.facts.macs_head
+
+
+def test_an_odd_size() -> None:
+    """Of a pyramid under a head."""
+    (case,) = cases("litv2_s[head=semantic_fpn]", resolution=(Resolution(133, 101),))
+    assert counted(case).macs_head > 1e9
+
+
+def test_no_pyramid_is_unsupported() -> None:
+    """An answer, in words, and not a fault."""
+    (case,) = cases("vit_small[head=retinanet]", resolution=(Resolution(224, 224),))
+    found = measurement.measure(case, None, {}, with_facts=True)
+    assert isinstance(found, Failed)
+    assert found.kind == "unsupported"
+    assert "strides" in found.message
+
+
+def test_weights_reach_the_model(tmp_path: Path) -> None:
+    """Every backbone of a plan has the checkpoint."""
+    torch.manual_seed(3)
+    source = LITv2(CONFIGS["litv2_s"], 64, 64)
+    path = tmp_path / "w.pth"
+    torch.save({"model": source.state_dict()}, path)
+    (case,) = cases("litv2_s", weights="weights_0")
+    module = subjects.build_module(case, {"weights_0": path}, "fused")
+    assert torch.equal(module.state_dict()["head.weight"], source.state_dict()["head.weight"])
+
+
+def vitbench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The real command."""
+    return subprocess.run(
+        [sys.executable, "-m", "vitbench", "run", "--device", "cpu", "--out", "out", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (None, "cannot be read"),
+        ({"head.weight": torch.zeros(2, 2)}, "another size: head.weight is 2x2, here 1000x768"),
+    ],
+    ids=["missing", "another size"],
+)
+def test_a_checkpoint_that_does_not_fit(tmp_path: Path, kept: Any, words: str) -> None:
+    """One sentence, status 2, nothing written, before anything is measured."""
+    path = tmp_path / "w.pth"
+    if isinstance(kept, bytes):
+        path.write_bytes(kept)
+    elif kept is not None:
+        torch.save(kept, path)
+    before = set(tmp_path.iterdir())
+    done = vitbench(
+        "--backbone", "litv2_s", "--resolution", "64", "--weights", "w.pth", cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_measured_through_the_command(tmp_path: Path) -> None:
+    """A swap."""
+    words = "--backbone litv2_s[attention=pooling] --resolution 64 --batch-size 1"
+    done = vitbench(*words.split(), "--untimed", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out" / "records.csv").read_text()
+    assert "attention=pooling" in rows

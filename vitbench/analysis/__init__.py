@@ -1,0 +1,1 @@
+"""What results mean: statistics, comparisons, gates, trends, trust. Pure, no torch."""

@@ -1,0 +1,237 @@
+"""A policy over verdicts, and the exit status that a CI job ends with. Pure."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from vitbench.analysis import compare
+from vitbench.analysis.compare import Verdict
+from vitbench.errors import BadInput, nearest
+from vitbench.results.record import COUNTED, MEASURED, Record
+
+PASSED, REGRESSION, UNDECIDED, NOTHING = 0, 3, 4, 5
+
+
+def share(value: Any) -> float:
+    """`5%` or 0.05. Raises ValueError."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value)
+        if not match:
+            raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
+        return float(match[1]) / (100 if match[2] else 1)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
+    return float(value)
+
+
+Share = Annotated[float, BeforeValidator(share), Field(ge=0, lt=10)]
+
+
+def _hyphens(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Limits(BaseModel):
+    """What may grow by how much before it is a regression.
+
+    max_slowdown  of the median latency
+    max_memory    of the peak memory; on a CPU it is exact, so any growth is seen
+    max_macs, max_params
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=_hyphens, validate_by_name=True
+    )
+
+    max_slowdown: Share | None = None
+    max_memory: Share | None = None
+    max_macs: Share | None = None
+    max_params: Share | None = None
+
+
+class Policy(Limits):
+    """The policy; `attention` holds what differs for single mechanisms or backbones.
+
+    strict  undecided and incomparable cases fail too
+    """
+
+    strict: bool = False
+    attention: dict[str, Limits] = {}
+
+    def limit(self, subject: str, name: str, otherwise: float) -> float:
+        """What holds for a mechanism."""
+        own = self.attention.get(subject)
+        for limits in (own, self):
+            value = None if limits is None else getattr(limits, name)
+            if value is not None:
+                return float(value)
+        return otherwise
+
+
+# A shared CPU is noisier than a GPU of one's own.
+SLOWDOWN = {"cpu": 0.10, "cuda": 0.05}
+
+
+def read_policy(path: Path) -> Policy:
+    """[tool.vitbench.check] of a pyproject.toml, or a TOML file that holds nothing else.
+
+    Raises BadInput.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"policy {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"policy {path} is not valid TOML: {error}") from None
+    if "tool" in data or path.name == "pyproject.toml":
+        data = data.get("tool", {}).get("vitbench", {}).get("check", {})
+    try:
+        return Policy.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        keys = [str(part) for part in fault["loc"]]
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            known = [_hyphens(name) for name in (Policy if len(keys) == 1 else Limits).model_fields]
+            message = f"no such key; {nearest(keys[-1], known)}"
+        raise BadInput(f"policy {path}, {'.'.join(keys)}: {message}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict and what the policy makes of it.
+
+    faults  sentences, one for each limit that is broken; empty where none is
+    """
+
+    verdict: Verdict
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a check ends with."""
+
+    judged: tuple[Judged, ...]
+    status: int
+    sentence: str
+
+
+def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
+    """The slowdown that is a regression, by case."""
+    found = {}
+    for record in records:
+        subject = str(record["attention"] or record["backbone"])
+        usual = SLOWDOWN["cpu" if record["device"] == "cpu" else "cuda"]
+        found[compare.name_of(record)] = policy.limit(subject, "max_slowdown", usual)
+    return found
+
+
+def counted(records: Sequence[Record]) -> list[Record]:
+    """Rows whose time is not looked at: params, MACs and peak memory need no quiet machine."""
+    return [
+        record | {"status": COUNTED} if record["status"] == MEASURED else record
+        for record in records
+    ]
+
+
+def check(
+    base: Sequence[Record],
+    candidate: Sequence[Record],
+    policy: Policy,
+    across: Sequence[str] = (),
+) -> Result:
+    """Judges a candidate by a policy. Nothing measured is a failure, not a pass."""
+    threshold = limits([*base, *candidate], policy)
+    verdicts = compare.compare(base, candidate, threshold=threshold, across=across)
+    return judge(verdicts, policy)
+
+
+def judge(verdicts: Sequence[Verdict], policy: Policy, command: str = "vitbench run") -> Result:
+    """What a policy makes of verdicts; `command` and a case's options measure it again."""
+    judged = tuple(Judged(verdict, _faults(verdict, policy, command)) for verdict in verdicts)
+    status, sentence = _status(judged, policy)
+    return Result(judged, status, sentence)
+
+
+def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
+    found = []
+    if verdict.word == "slower":
+        assert verdict.ratio is not None
+        found.append(
+            f"{verdict.describe} is slower: {verdict.ratio.value:.3f} times the base's latency "
+            f"(95% interval {verdict.ratio.low:.3f} to {verdict.ratio.high:.3f}, "
+            f"limit {1 + verdict.threshold:.3f}); again: {command} {verdict.options}"
+        )
+    names = {"peak_memory_bytes": "max_memory", "macs": "max_macs", "params": "max_params"}
+    for column, (old, new) in verdict.changed.items():
+        growth = _growth(old, new)
+        if growth > policy.limit(verdict.subject, names[column], 0.0):
+            found.append(f"{verdict.describe}: {column} grew from {old} to {new} ({growth:+.1%})")
+    return tuple(found)
+
+
+def _growth(old: object, new: object) -> float:
+    before, after = float(str(old)), float(str(new))
+    return after / before - 1 if before else float("inf") if after else 0.0
+
+
+def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
+    words = Counter(one.verdict.word for one in judged)
+    told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "no case"
+    compared = [
+        one
+        for one in judged
+        if one.verdict.ratio is not None or one.verdict.word in ("same", "changed")
+    ]
+    if any(one.faults for one in judged):
+        count = sum(bool(one.faults) for one in judged)
+        return REGRESSION, f"regression in {count} of {len(judged)} cases ({told})"
+    lost = [one for one in judged if _is_lost(one.verdict)]
+    if (not compared and not words["incomparable"]) or lost:
+        return NOTHING, f"not everything was measured ({told})"
+    if policy.strict and (words["undecided"] or words["incomparable"]):
+        return UNDECIDED, f"not decided ({told})"
+    if not compared:
+        return UNDECIDED, f"nothing could be compared ({told})"
+    return PASSED, f"no regression ({told})"
+
+
+def _is_lost(verdict: Verdict) -> bool:
+    """A case of the base that the candidate does not have or could not measure."""
+    gone = verdict.word == "missing" and "candidate" in verdict.why
+    return gone or (verdict.word == "failed" and "candidate" in verdict.why)
+
+
+def summary(result: Result) -> Mapping[str, Any]:
+    """The result as JSON can hold it."""
+    return {
+        "status": result.status,
+        "sentence": result.sentence,
+        "cases": [
+            {
+                "case": one.verdict.describe,
+                "subject": one.verdict.subject,
+                "verdict": one.verdict.word,
+                "ratio": None if one.verdict.ratio is None else _ratio(one.verdict.ratio),
+                "threshold": one.verdict.threshold,
+                "why": one.verdict.why,
+                "changed": {k: list(v) for k, v in one.verdict.changed.items()},
+                "faults": list(one.faults),
+            }
+            for one in result.judged
+        ],
+    }
+
+
+def _ratio(ratio: Any) -> dict[str, float | None]:
+    ends = {name: getattr(ratio, name) for name in ("value", "low", "high", "floor")}
+    return {name: value if value != float("inf") else None for name, value in ends.items()}

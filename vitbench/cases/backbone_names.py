@@ -1,0 +1,151 @@
+"""What is asked of a whole model: `litv2_s[attention=sra]`, read without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import attentions
+from vitbench.cases.scalars import Scalar, check, parse_scalar
+from vitbench.errors import BadInput, nearest
+from vitbench.subjects.backbones import LITV2, RIVALS
+
+# What a backbone is put to, and the heads that do it; a classifier has its own.
+HEADS: Mapping[str, tuple[str, ...]] = {
+    "classify": ("",),
+    "detect": ("retinanet", "mask_rcnn"),
+    "segment": ("semantic_fpn",),
+}
+TASKS = tuple(HEADS)
+# The stride of LITv2's stage 3, whose attention is chosen.
+_STRIDE = 16
+_INSTALL = "pip install 'vitbench[backbones]'"
+
+
+def heads_of(tasks: Iterable[str]) -> list[str]:
+    """The heads of some tasks."""
+    return [head for task in tasks for head in HEADS[task]]
+
+
+def task_of(head: str) -> str:
+    """The task that a head does."""
+    return next(task for task, heads in HEADS.items() if head in heads)
+
+
+def split(text: str) -> list[str]:
+    """`a,b[c=1,d=2]` -> [a, b[c=1,d=2]]. Raises BadInput."""
+    items = [item.strip() for item in re.split(r",(?![^\[\]]*\])", text)]
+    if not all(items):
+        raise BadInput(f"a list is values with commas between, got {text!r}")
+    return items
+
+
+def parse(text: str) -> tuple[str, dict[str, Scalar]]:
+    """`litv2_s[attention=sra,sr_ratio=2]` -> name and hyper-parameters. Raises BadInput."""
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text.strip())
+    if match is None:
+        raise BadInput(f"a backbone is a name, or NAME[key=value,...], got {text!r}")
+    given: dict[str, Scalar] = {}
+    for item in match[2].split(",") if match[2] else ():
+        key, equals, value = item.partition("=")
+        if not (equals and key.strip().isidentifier() and value.strip()):
+            raise BadInput(f"{match[1]} takes [key=value,...], got {item!r}")
+        if key.strip() in given:
+            raise BadInput(f"{match[1]} is given {key.strip()} twice")
+        given[key.strip()] = parse_scalar(value)
+    return match[1].strip(), given
+
+
+def check_name(name: str, plugins: Mapping[str, Path]) -> None:
+    """Raises BadInput where there is no such backbone, or not what it needs."""
+    if name in plugins:
+        return
+    if name in LITV2:
+        if importlib.util.find_spec("torchvision") is None:
+            raise BadInput(f"{name} needs torchvision, which is not installed: {_INSTALL}")
+        return
+    if name in RIVALS:
+        _check_timm(RIVALS[name], f"backbone {name}")
+    elif name.startswith("timm:"):
+        _check_timm(name.removeprefix("timm:"), name)
+    elif ":" in name:
+        module, _, factory = name.partition(":")
+        top = module.partition(".")[0]
+        if not (factory.isidentifier() and top.isidentifier()) or _find(top) is None:
+            raise BadInput(
+                f"backbone {name} is a module and a factory in it, but no module is called {top!r}"
+            )
+    else:
+        known = (*LITV2, *RIVALS, *plugins)
+        raise BadInput(
+            f"no backbone is called {name!r}; {nearest(name, known)}; timm:NAME is any of timm's, "
+            "module:factory one of yours"
+        )
+
+
+def _find(module: str) -> object | None:
+    """The module's spec; the current folder counts too, though workers do not run from it."""
+    if Path(f"{module}.py").is_file() or Path(module, "__init__.py").is_file():
+        return module
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+
+
+def _check_timm(model: str, what: str) -> None:
+    found = importlib.util.find_spec("timm")
+    if found is None or not found.submodule_search_locations:
+        raise BadInput(f"{what} is timm's, which is not installed: {_INSTALL}")
+    known = timm_names(Path(found.submodule_search_locations[0]))
+    if known and model.partition(".")[0] not in known:
+        raise BadInput(f"timm has no model {model!r}; {nearest(model, known)}")
+
+
+@cache
+def timm_names(folder: Path) -> frozenset[str]:
+    """The models that timm registers, read from its files: importing it takes torch, and seconds.
+    Empty where the files do not say.
+    """
+    found: set[str] = set()
+    for path in (folder / "models").glob("*.py"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found |= set(re.findall(r"^@register_model\s+def (\w+)", text, re.MULTILINE))
+        found |= set(re.findall(r"^    ['\"](\w+)['\"]: ['\"][\w.]+['\"],$", text, re.MULTILINE))
+    return frozenset(found)
+
+
+def settings(
+    name: str, given: Mapping[str, Scalar], mechanisms: Mapping[str, Path]
+) -> dict[str, Scalar]:
+    """All hyper-parameters of a backbone, the defaults too. Raises BadInput.
+
+    Those of LITv2 are the mechanism of stage 3 and its own; of another we know what is given.
+
+    mechanisms  that there are: name -> file
+    """
+    head = given.get("head")
+    heads = [one for of_task in HEADS.values() for one in of_task if one]
+    if head is not None and head not in heads:
+        raise BadInput(f"no head is called {head!r}; {nearest(str(head), heads)}")
+    if name not in LITV2:
+        return dict(given)
+    mechanism = str(given.get("attention", "hilo"))
+    defaults: dict[str, Scalar] = {}
+    for one in mechanism.split("+"):
+        if one not in mechanisms:
+            raise BadInput(f"no attention mechanism is called {one!r}; {nearest(one, mechanisms)}")
+        outline = attentions.outline(mechanisms[one])
+        kept = {k: v for k, v in (outline.keywords or {}).items() if v is not None}
+        defaults |= kept | outline.settings_at(_STRIDE)
+    for key, value in given.items():
+        if key in ("attention", "head", "weights"):
+            continue
+        if key not in defaults:
+            hint = nearest(key, ("attention", "head", *defaults))
+            raise BadInput(f"{name} with {mechanism} has no parameter {key!r}; {hint}")
+        check(name, key, value, defaults[key])
+    return {"attention": mechanism} | defaults | dict(given)

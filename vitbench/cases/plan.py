@@ -1,0 +1,201 @@
+"""Plan: the cases of a run and how each is measured; what it will take. Pure, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitbench.cases.case import Case
+from vitbench.devices.allocator import ALLOCATORS, Allocator
+from vitbench.errors import BadInput, nearest
+from vitbench.instruments.timing import TimingRule
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Named precision: rounds, and the fields of TimingRule that differ from its defaults."""
+
+    cpu_rounds: int
+    cuda_rounds: int
+    rule: Mapping[str, float]
+
+
+EFFORTS = {
+    "quick": Effort(
+        2,
+        2,
+        {"min_s": 0.15, "warmup_s": 0.1, "target_noise": 0.02, "cap_s": 1.0, "warmup_cap_s": 2},
+    ),
+    "default": Effort(3, 2, {}),
+    "thorough": Effort(5, 4, {"min_samples": 30, "target_noise": 0.005, "cap_s": 15.0}),
+}
+# What a GPU needs more or less of than a CPU.
+_CUDA_RULE = {"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do. It stands in the first line of the journal, so a run can be resumed.
+
+    timeout_s           for one case in one round
+    threads             of the CPU; None: as many as may be used
+    memory_limit_bytes  of the worker on a CPU; None: no limit
+    budget_s            the run ends in this time, and takes what precision it buys; None: no budget
+    allocator           of the workers: "steady" keeps freed memory, "system" is the C library's own
+    timed               False: cases are checked, counted and their memory measured, once
+    published           the published table that stands beside the results; None: none
+    anchor              what throughputs stand over beside it; None: the table's first subject
+    plugins             mechanisms and backbones of the user's own, and weights: name -> file
+    """
+
+    title: str
+    suite: str
+    device: str
+    cases: tuple[Case, ...]
+    rounds: int
+    rule: TimingRule
+    seed: int = 0
+    timeout_s: float = 300.0
+    threads: int | None = None
+    memory_limit_bytes: int | None = None
+    budget_s: float | None = None
+    allocator: Allocator = "steady"
+    timed: bool = True
+    published: str | None = None
+    anchor: str | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise BadInput("the sweep is empty: no case is left to measure")
+        if self.allocator not in ALLOCATORS:
+            raise BadInput(
+                f"no allocator is called {self.allocator!r}; {nearest(self.allocator, ALLOCATORS)}"
+            )
+        for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BadInput(f"{name} must be positive and finite, got {value}")
+
+    def order(self, round_index: int) -> list[Case]:
+        """The cases of a round, shuffled so that no case always follows the same other."""
+        cases = list(self.cases)
+        random.Random(f"{self.seed}-{round_index}").shuffle(cases)
+        return cases
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        cases = [case.to_dict() for case in self.cases]
+        return dataclasses.asdict(self) | {"cases": cases, "plugins": dict(self.plugins)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of to_dict."""
+        cases = tuple(Case.from_dict(case) for case in data["cases"])
+        return cls(**{**data, "cases": cases, "rule": TimingRule(**data["rule"])})
+
+
+def effort(name: str) -> Effort:
+    """The effort of that name. Raises BadInput."""
+    if name not in EFFORTS:
+        raise BadInput(f"no effort is called {name!r}; {nearest(name, EFFORTS)}")
+    return EFFORTS[name]
+
+
+def rounds_of(name: str, device: str) -> int:
+    """How many rounds an effort takes on a kind of device."""
+    chosen = effort(name)
+    return chosen.cuda_rounds if device.startswith("cuda") else chosen.cpu_rounds
+
+
+def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
+    """The timing rule of an effort on a kind of device. Raises BadInput."""
+    fields: dict[str, Any] = dict(_CUDA_RULE) if device.startswith("cuda") else {}
+    fields |= effort(name).rule
+    fields |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return TimingRule(**fields)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+# Seconds that a worker takes to start and the first-round passes of a case (build, check,
+# counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
+START_S = 5.0
+_PASSES_S = 0.6
+_MODEL_PASSES_S = 3.0
+_COMPILE_S = 12.0
+# MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
+_MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
+_RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
+_CUDA_RATE = 20e12
+
+
+def call_s(case: Case) -> float:
+    """A rough guess of one call's time: the cost of MSA, or of a small backbone and its head, at a
+    rate that such machines reach.
+    """
+    return _macs(case) / _rate(case, case.dtype)
+
+
+def _macs(case: Case) -> float:
+    if case.backbone:
+        area = case.image_height * case.image_width / 224**2
+        macs = case.batch_size * area * _MODEL_MACS.get(case.head, _MODEL_MACS[""])
+    else:
+        tokens = case.grid.tokens
+        macs = case.batch_size * (4.0 * tokens * case.dim**2 + 2.0 * tokens**2 * case.dim)
+    if case.mode == "forward_backward":
+        macs *= 3
+    return macs
+
+
+def _rate(case: Case, dtype: str) -> float:
+    return _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][dtype]
+
+
+def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
+    """The least and the most that warm-up and sampling of one case take in one round."""
+    once = call_s(case)
+    warm_s = max(rule.warmup_s, min(rule.warmup_calls * once, rule.warmup_cap_s + once))
+    least = max(rule.min_s, min(rule.min_samples * max(once, rule.sample_s), rule.cap_s))
+    most = max(rule.cap_s, rule.cap_samples * once)
+    return warm_s + least, warm_s + most
+
+
+def overhead_s(case: Case, *, first_round: bool) -> float:
+    """What a case takes in a round apart from warm-up and sampling."""
+    passes = 0.1
+    if first_round:
+        passes = (_MODEL_PASSES_S if case.backbone else _PASSES_S) + 4 * call_s(case)
+    if first_round and case.backbone:
+        # The check in fp64, of two images at most, at half the rate of large products.
+        images = min(2, case.batch_size) / case.batch_size
+        passes += 2 * images * _macs(case) / _rate(case, "float64")
+    return passes + _COMPILE_S * case.compiled
+
+
+def fixed_s(cases: Sequence[Case], rounds: int) -> float:
+    """What the rounds take apart from warm-up and sampling."""
+    first = sum(overhead_s(case, first_round=True) for case in cases)
+    later = sum(overhead_s(case, first_round=False) for case in cases)
+    return rounds * START_S + first + (rounds - 1) * later
+
+
+def estimate_s(plan: Plan) -> tuple[float, float]:
+    """The least and the most that the run takes: noise decides between them."""
+    if not plan.timed:
+        once = fixed_s(plan.cases, 1)
+        return once, 2 * once
+    bounds = [case_s(case, plan.rule) for case in plan.cases]
+    least, most = (
+        fixed_s(plan.cases, plan.rounds) + plan.rounds * sum(side)
+        for side in zip(*bounds, strict=True)
+    )
+    if plan.budget_s is not None:
+        return min(least, plan.budget_s), plan.budget_s
+    return least, most

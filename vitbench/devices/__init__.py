@@ -1,0 +1,1 @@
+"""Where a case runs: one file for each kind of device."""

@@ -1,0 +1,1 @@
+"""From a plan to outcomes: worker processes, rounds, A/B comparisons, budgets."""

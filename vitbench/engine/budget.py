@@ -1,0 +1,136 @@
+"""A budget of time: the rounds that fit into it, and what each case gets of what is left. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from vitbench.analysis import stats
+from vitbench.cases import plan as plans
+from vitbench.cases.case import Case
+from vitbench.cases.plan import Plan
+from vitbench.errors import BadInput
+from vitbench.instruments.timing import TimingRule
+from vitbench.results.record import Measured
+
+MIN_ROUNDS = 2
+MAX_ROUNDS = 20
+# Charts, tables, and the planning before the clock starts.
+_END_S = 10.0
+# The shortest that warm-up and sampling are worth: two calls and three samples, or this.
+_LEAST_S = 0.1
+# Passes that only the first round makes.
+_FIRST_ROUND = ("check", "macs", "memory", "energy")
+
+
+def rounds_in(budget_s: float, cases: Sequence[Case], rule: TimingRule) -> int:
+    """How many rounds to plan: processes differ more than samples of one do, so time that a round
+    cannot use well goes to another round. Raises BadInput where no short sample of each case fits.
+    """
+    comfortable_s = len(cases) * (rule.warmup_s + rule.cap_s / 2)
+    rounds = MIN_ROUNDS
+    while rounds < MAX_ROUNDS and _needed_s(cases, rule, rounds + 1, comfortable_s) <= budget_s:
+        rounds += 1
+    while rounds > 1 and least_s(cases, rule, rounds) > budget_s:
+        rounds -= 1
+    check(budget_s, cases, rule, rounds)
+    return rounds
+
+
+def check(budget_s: float, cases: Sequence[Case], rule: TimingRule, rounds: int) -> None:
+    """Raises BadInput where the rounds do not fit even with the shortest samples."""
+    least = least_s(cases, rule, rounds)
+    if least > budget_s:
+        raise BadInput(
+            f"a budget of {budget_s:g} s holds no short sample of each of {len(cases)} cases in "
+            f"{rounds} {'round' if rounds == 1 else 'rounds'}; the least is about "
+            f"{math.ceil(least)} s"
+        )
+
+
+def least_s(cases: Sequence[Case], rule: TimingRule, rounds: int) -> float:
+    """What the rounds take with the shortest samples."""
+    return _needed_s(cases, rule, rounds, sum(_floor_s(plans.call_s(c), rule) for c in cases))
+
+
+def _needed_s(
+    cases: Sequence[Case], rule: TimingRule, rounds: int, timing_of_a_round_s: float
+) -> float:
+    return _END_S + plans.fixed_s(cases, rounds) + rounds * timing_of_a_round_s
+
+
+def _floor_s(call_s: float, rule: TimingRule) -> float:
+    return max(_LEAST_S, (2 + rule.cap_samples) * call_s)
+
+
+def samples_each(plan: Plan) -> int:
+    """About how many samples a case will have, over all rounds, when all time is used."""
+    assert plan.budget_s is not None
+    free_s = plan.budget_s - _END_S - plans.fixed_s(plan.cases, plan.rounds)
+    slot_s = free_s / (plan.rounds * len(plan.cases))
+    calls = sorted(plans.call_s(case) for case in plan.cases)
+    sample_s = max(plan.rule.sample_s, calls[len(calls) // 2])
+    return max(plan.rule.cap_samples, int(_SHARE["cap_s"] * slot_s / sample_s)) * plan.rounds
+
+
+def half_width(scatter: float, samples: int) -> float:
+    """Relative half-width of the 95% interval of the median of normal samples whose standard
+    deviation is `scatter` of it: 1.96 times sqrt(pi / 2) scatter / sqrt(samples)."""
+    return 1.96 * math.sqrt(math.pi / 2) * scatter / math.sqrt(samples)
+
+
+# What the fields of the rule may take of a case's time.
+_SHARE = {"warmup_s": 0.2, "warmup_cap_s": 0.3, "min_s": 0.4, "cap_s": 0.7}
+
+
+@dataclass(slots=True)
+class Purse:
+    """The time that is left, dealt anew before each case: what one leaves goes to the others.
+
+    ends_s  when the budget is spent, on the clock that `now_s` is read from
+    """
+
+    plan: Plan
+    ends_s: float
+    _call_s: dict[str, float] = field(default_factory=dict)
+    _overhead_s: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, now_s: float) -> Purse | None:
+        """The purse of a plan that has a budget; it begins now, also for a run that is resumed."""
+        return None if plan.budget_s is None else cls(plan, now_s + plan.budget_s - _END_S)
+
+    def is_spent(self, now_s: float) -> bool:
+        return now_s >= self.ends_s
+
+    def rule(self, case: Case, left: Iterable[tuple[Case, int]], now_s: float) -> TimingRule:
+        """The rule for a case when these (case, round) are left to measure, its own among them."""
+        rule, slots = self.plan.rule, list(left)
+        floors_s = sum(_floor_s(self._call(one), rule) for one, _ in slots)
+        spare_s = self.ends_s - now_s - self._fixed_s(slots) - floors_s
+        mine_s = _floor_s(self._call(case), rule) + max(0.0, spare_s) / len(slots)
+        limits = {name: share * mine_s for name, share in _SHARE.items()}
+        # The effort's cap is no cap here: the time that was given may be used.
+        least = {name: min(getattr(rule, name), limits[name]) for name in limits if name != "cap_s"}
+        return replace(rule, **least, cap_s=limits["cap_s"])
+
+    def learn(self, case: Case, outcome: Measured) -> None:
+        """Replaces the guesses for a case by what it took."""
+        self._call_s[case.id] = stats.median(outcome.samples_s)
+        again = [s for name, s in outcome.spent_s.items() if name not in (*_FIRST_ROUND, "timing")]
+        self._overhead_s[case.id] = sum(again)
+
+    def _call(self, case: Case) -> float:
+        return self._call_s.get(case.id, plans.call_s(case))
+
+    def _fixed_s(self, slots: Sequence[tuple[Case, int]]) -> float:
+        """What is not timing: workers to start, and the passes before each case."""
+        rounds = {index for _, index in slots}
+        total = plans.START_S * (len(rounds) - 1)
+        for case, index in slots:
+            if case.id in self._overhead_s:
+                total += self._overhead_s[case.id]
+            else:
+                total += plans.overhead_s(case, first_round=index == 0)
+        return total

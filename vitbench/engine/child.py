@@ -1,0 +1,209 @@
+"""The runner's end of a worker process: start it, ask it, end it and all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+# What Python runs as the worker: not from the current folder, whose files may be called anything.
+WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.engine.worker")
+
+# Where a worker measures another tree or in another Python: our measuring code, theirs measured.
+_ENTRY = Path(__file__).parent / "entry.py"
+
+_OUTPUT_TAIL_BYTES = 4096
+_OUTPUT_LIMIT_BYTES = 64 * 2**20
+# In the environment of a worker, and so of all that it starts, wherever that ends up.
+_MARK = "VITBENCH_WORKER"
+
+
+def _signal_name(number: int) -> str:
+    """SIGSEGV; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class ChildDied(RuntimeError):
+    """The worker ended by itself. The message says how, and what it printed last."""
+
+
+class ChildTimeout(RuntimeError):
+    """The worker did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the code that is measured comes from.
+
+    python  the interpreter, and with it torch and every other package; None: this one
+    root    the tree whose attentions, backbones and modules are measured; None: those installed
+    """
+
+    python: str | None = None
+    root: Path | None = None
+
+    def command(self) -> list[str]:
+        """What starts a worker there; its two pipes are still to be named."""
+        python = self.python or sys.executable
+        if self == Place():
+            return [python, *WORKER]
+        engine = Path(__file__).parents[2]
+        return [python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
+
+
+class Child:
+    """A worker process. What it prints goes to a file, of which a tail is kept for messages."""
+
+    def __init__(self, place: Place | None = None) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        request_read, request_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        self._mark = uuid.uuid4().hex
+        place = place or Place()
+        command = [*place.command(), str(request_read), str(reply_write)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=place.root,
+            pass_fds=(request_read, reply_write),
+            start_new_session=True,  # a group of its own, to be ended as one
+            env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark},
+        )
+        os.close(request_read)
+        os.close(reply_write)
+        self._requests = os.fdopen(request_write, "w", encoding="utf-8")
+        self._replies = reply_read
+        self._buffer = b""
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The reply to one request. Raises ChildDied or ChildTimeout."""
+        try:
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+        except OSError:
+            raise ChildDied(self._how_it_ended()) from None
+        line = self._read_line(time.monotonic() + timeout_s, timeout_s)
+        try:
+            reply: dict[str, Any] = json.loads(line)
+        except ValueError:  # something else wrote into the pipe
+            raise ChildDied("the worker's answer cannot be read") from None
+        return reply
+
+    def _read_line(self, deadline: float, timeout_s: float) -> bytes:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._replies, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if selector.select(timeout=0.2):
+                    data = os.read(self._replies, 2**16)
+                    if not data:
+                        raise ChildDied(self._how_it_ended())
+                    self._buffer += data
+                elif self._process.poll() is not None:
+                    # It may have answered between the two looks; a forked child may hold the
+                    # pipe open, so that no end of file comes.
+                    if selector.select(timeout=0):
+                        continue
+                    raise ChildDied(self._how_it_ended())
+                elif time.monotonic() > deadline:
+                    raise ChildTimeout(f"no answer within {timeout_s:g} s")
+                self._trim_output()
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _trim_output(self) -> None:
+        """A mechanism that prints without end must not fill the disk."""
+        if os.fstat(self._output.fileno()).st_size > _OUTPUT_LIMIT_BYTES:
+            self._output.truncate(0)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its pipes"
+        if code < 0:
+            how = f"the worker was ended by {_signal_name(-code)}"
+        else:
+            how = f"the worker ended with exit status {code}"
+        tail = self.last_line()
+        return f"{how}; last output: {tail}" if tail else how
+
+    def last_line(self) -> str:
+        """The last line that the worker printed."""
+        size = os.fstat(self._output.fileno()).st_size
+        tail = os.pread(
+            self._output.fileno(), _OUTPUT_TAIL_BYTES, max(0, size - _OUTPUT_TAIL_BYTES)
+        )
+        lines = tail.decode(errors="replace").replace("\0", "").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else ""
+
+    def close(self) -> None:
+        """Ends the worker and everything that it started, and waits until they are gone."""
+        family = self._family()
+        with contextlib.suppress(OSError):
+            self._requests.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=5)
+        self._process.wait()
+        os.close(self._replies)
+        self._output.close()
+
+    def started(self) -> set[int]:
+        """Ids of the processes that the worker started, directly or not, and that still run."""
+        running = set()
+        for process in self._family():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    running.add(process.pid)
+        return running
+
+    def _family(self) -> list[psutil.Process]:
+        """Descendants, and what is left of those whose parents are gone: they keep our session,
+        or at least our mark."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        known = {self._process.pid, *(process.pid for process in family)}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid not in known and self._is_ours(process):
+                    family.append(process)
+        return family
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        if hasattr(os, "getsid") and os.getsid(process.pid) == self._process.pid:
+            return True
+        return process.environ().get(_MARK) == self._mark
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,342 @@
+"""Charts of a run: PNG and PDF, one style, the same colour for a mechanism everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from vitbench.render import units
+from vitbench.results import frame
+
+# The colour of a mechanism is its place in this list: append, never reorder.
+_ORDER = (
+    "msa",
+    "hilo",
+    "window",
+    "shifted_window",
+    "sra",
+    "linear_sra",
+    "cross_window",
+    "neighborhood",
+    "grid",
+    "xca",
+    "twins_lsa",
+    "twins_gsa",
+    "dat",
+    "focal",
+    "quadtree",
+    "lka",
+    "gnconv",
+    "performer",
+    "linformer",
+    "efficient",
+    "relu_linear",
+    "pooling",
+)
+# Of whole models in the same way.
+_MODELS = (
+    "resnet50",
+    "litv2_s",
+    "swin_tiny",
+    "pvt_v2_b2",
+    "convnext_tiny",
+    "twins_pcpvt_small",
+    "twins_svt_small",
+    "xcit_small_12_p16",
+    "coatnet_0",
+    "cait_xs24",
+    "tnt_s",
+    "maxvit_tiny",
+    "efficientvit_b1",
+    "poolformer_s24",
+    "vit_small",
+    "litv2_m",
+    "litv2_b",
+)
+# Characters of a line of a label.
+_LABEL_WIDTH = 36
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too
+# light for a line), and three more.
+_PALETTE = (
+    "#222222",
+    "#D55E00",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#8C564B",
+    "#7A5FBF",
+    "#9A9A00",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+_LINES = ("-", "--", "-.", ":")
+# Mechanisms that lie on another's curve wherever the shift or the transpose costs nothing.
+_DASHED = {"shifted_window", "grid", "twins_lsa"}
+
+STYLE: Any = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a mechanism is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def look_of(attention: str) -> Look:
+    """The same for a mechanism in every chart; one of the user's own gets one from its name."""
+    if attention in _ORDER:
+        place = _ORDER.index(attention)
+    elif attention in _MODELS:
+        place = _MODELS.index(attention)
+    else:
+        digest = hashlib.sha256(attention.encode()).digest()
+        place = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
+    line = _LINES[1 if attention in _DASHED else place // len(_PALETTE) % len(_LINES)]
+    marker = _MARKERS[(place + place // len(_PALETTE) * 3) % len(_MARKERS)]
+    return Look(_PALETTE[place % len(_PALETTE)], marker, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What a chart shows of a row."""
+
+    name: str
+    column: str
+    label: str
+    low: str | None = None
+    high: str | None = None
+    scale: float = 1.0
+
+
+THROUGHPUT = Quantity(
+    "throughput",
+    "throughput_img_s",
+    "throughput, images/s",
+    "throughput_low_img_s",
+    "throughput_high_img_s",
+)
+MACS = Quantity("macs", "macs", "MACs of one image")
+MEMORY = Quantity("peak-memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
+QUANTITIES = (THROUGHPUT, MACS, MEMORY)
+
+
+def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
+    """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, figure in figures(rows, device_name):
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            figure.savefig(folder / f"{name}.png")
+            paths.append(folder / f"{name}.png")
+    return paths
+
+
+def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
+    # What tells a row from the others of its subject, from those too that were not measured.
+    rows = frame.measured(rows.assign(variant=frame.variants(rows)))
+    if rows.empty:
+        return
+    differing = frame.varying(rows, frame.SETTING)
+    groups = rows.groupby(differing, sort=False, dropna=False) if differing else [((), rows)]
+    for values, group in groups:
+        suffix = "".join(
+            f"-{name}-{value}"
+            for name, value in zip(differing, values, strict=True)
+            if value is not pd.NA
+        )
+        suffix = suffix.replace("_", "-").replace(":", "")
+        caption = _caption(group, device_name)
+        yield f"throughput-bars{suffix}", bars(_smallest(group), caption)
+        if len(_sides(group)) > 1:
+            yield f"overview{suffix}", overview(group, caption)
+            for quantity in QUANTITIES:
+                yield f"{quantity.name}{suffix}", curves(group, quantity, caption)
+
+
+def _caption(rows: pd.DataFrame, device_name: str) -> str:
+    row = rows.iloc[0]
+    words = [
+        device_name,
+        str(row["dtype"]),
+        f"batch {row['batch_size']}",
+    ]
+    if row["attention"]:
+        words += [f"dim {row['dim']}", f"{row['num_heads']} heads", f"stride {row['stride']}"]
+    if row["mode"] != "forward":
+        words.append("forward + backward")
+    if row["cold"]:
+        words.append("cold caches")
+    return ", ".join(words)
+
+
+def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
+    area = rows["image_height"] * rows["image_width"]
+    return rows[area == area.min()]
+
+
+def _label(subject: str, variant: str) -> str:
+    """In lines that leave the chart its room."""
+    words = f"{subject} {variant}".strip()
+    return textwrap.fill(words, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def bars(rows: pd.DataFrame, caption: str) -> Figure:
+    """Throughput at one resolution: bars from zero, fastest on top, with 95% intervals."""
+    rows = rows.sort_values("throughput_img_s")
+    labels = [_label(row["subject"], row["variant"]) for _, row in rows.iterrows()]
+    lines = max(label.count("\n") for label in labels) + 1
+    tall = max(0.36, 0.19 * lines) * len(rows)
+    figure = Figure(figsize=(7.2, 1.7 + tall), layout="constrained")
+    axes = figure.subplots()
+    values = rows["throughput_img_s"].to_numpy(float)
+    spread = [
+        values - rows["throughput_low_img_s"].to_numpy(float),
+        rows["throughput_high_img_s"].to_numpy(float) - values,
+    ]
+    axes.barh(
+        labels,
+        values,
+        color=[look_of(name).colour for name in rows["subject"]],
+        xerr=spread,
+        error_kw={"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5},
+    )
+    widest = float(rows["throughput_high_img_s"].max())
+    for place, (value, high) in enumerate(zip(values, rows["throughput_high_img_s"], strict=True)):
+        axes.text(high + 0.012 * widest, place, units.significant(value), va="center", fontsize=9)
+    axes.set_xlim(0, widest * 1.12)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"{THROUGHPUT.label} (bars: median, whiskers: 95% interval)")
+    first = rows.iloc[0]
+    grid = f", {first['grid_height']} x {first['grid_width']} tokens" if first["attention"] else ""
+    axes.set_title(f"Throughput at {frame.resolution(first)} px{grid}")
+    _caption_below(figure, caption)
+    return figure
+
+
+def curves(rows: pd.DataFrame, quantity: Quantity, caption: str) -> Figure:
+    """One quantity against resolution, one line a mechanism, both axes logarithmic."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    _draw(axes, rows, quantity)
+    axes.set_title(f"{_title(quantity)} against resolution")
+    figure.legend(*_legend(axes), loc="outside right upper", fontsize=9)
+    _caption_below(figure, caption)
+    return figure
+
+
+def overview(rows: pd.DataFrame, caption: str) -> Figure:
+    """Throughput, MACs and peak memory side by side."""
+    figure = Figure(figsize=(14.5, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(QUANTITIES))
+    for axes, quantity in zip(panels, QUANTITIES, strict=True):
+        _draw(axes, rows, quantity)
+        axes.set_title(_title(quantity))
+    figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9)
+    _caption_below(figure, caption)
+    return figure
+
+
+def _title(quantity: Quantity) -> str:
+    return {"throughput": "Throughput", "macs": "MACs", "peak-memory": "Peak memory"}[quantity.name]
+
+
+def _caption_below(figure: Figure, caption: str) -> None:
+    figure.supxlabel(caption, fontsize=8.5, color="#555555", x=0.01, ha="left")
+
+
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels in the order of the curves' right ends, so that eye and legend agree."""
+    legend: tuple[list[Any], list[str]] = axes.get_legend_handles_labels()
+    handles, labels = legend
+    ends = [handle[0].get_ydata()[-1] for handle in handles]
+    order = sorted(range(len(labels)), key=lambda place: -ends[place])
+    return [handles[place] for place in order], [labels[place] for place in order]
+
+
+def _sides(rows: pd.DataFrame) -> dict[float, str]:
+    """Place on the axis (geometric mean of the sides) and name of every resolution."""
+    return {_side(row): frame.resolution(row) for _, row in rows.iterrows()}
+
+
+def _side(row: pd.Series) -> float:
+    return float(row["image_height"] * row["image_width"]) ** 0.5
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, quantity: Quantity) -> None:
+    repeats: dict[str, int] = {}
+    for (name, variant), line in rows.groupby(["subject", "variant"], sort=False):
+        attention = str(name)
+        nth = repeats[attention] = repeats.get(attention, -1) + 1
+        _draw_line(axes, line, quantity, _label(attention, str(variant)), nth)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sides = _sides(rows)
+    axes.set_xticks(list(sides), list(sides.values()), fontsize=9)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tick(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("image, pixels")
+    axes.set_ylabel(quantity.label)
+
+
+def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, nth: int) -> None:
+    line = line.assign(side=[_side(row) for _, row in line.iterrows()]).sort_values("side")
+    line = line[line[quantity.column] > 0]  # no MACs has no place on a logarithmic axis
+    if line.empty:
+        return
+    look = look_of(str(line["subject"].iloc[0]))
+    values = line[quantity.column].to_numpy(float) * quantity.scale
+    spread = None
+    if quantity.low is not None and quantity.high is not None:
+        low = line[quantity.low].to_numpy(float) * quantity.scale
+        high = line[quantity.high].to_numpy(float) * quantity.scale
+        spread = [values - low, high - values]
+    axes.errorbar(
+        line["side"].to_numpy(float),
+        values,
+        yerr=spread,
+        label=label,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=_LINES[(_LINES.index(look.line) + nth) % len(_LINES)],
+        alpha=1.0 if nth == 0 else 0.75,
+        markerfacecolor=look.colour if nth == 0 else "white",
+        capsize=2.5,
+        elinewidth=1.1,
+    )

@@ -1,0 +1,87 @@
+"""Which implementation to use: for each mechanism and size the fastest of those measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.render import tables, units
+from vitbench.results.record import MEASURED, Record
+
+# What an implementation is: the rest of a case's identity is the question, this the answer.
+_ANSWER = ("impl", "compiled", "cuda_graph")
+_HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak MiB", "because")
+
+
+def rows(records: Sequence[Record]) -> list[list[str]]:
+    """A line for every question that has two answers or more, as they were measured.
+
+    Where the intervals of the two fastest overlap, both are named, the one with less memory first.
+    """
+    questions: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        if record["status"] == MEASURED:
+            shared = [name for name in (*IDENTITY, *MACHINE) if name not in _ANSWER]
+            questions.setdefault(tuple(record[name] for name in shared), []).append(record)
+    return [_answer(answers) for answers in questions.values() if len(answers) > 1]
+
+
+def _answer(answers: Sequence[Record]) -> list[str]:
+    fastest = min(answers, key=lambda one: _number(one, "latency_s"))
+    slowest = max(answers, key=lambda one: _number(one, "latency_s"))
+    level = [
+        one
+        for one in answers
+        if _number(one, "latency_low_s") <= _number(fastest, "latency_high_s")
+    ]
+    level.sort(key=_peak)
+    used = level[0]
+    times = _number(slowest, "latency_s") / _number(used, "latency_s")
+    why = f"{_named(slowest)} takes {times:.2f} times as long"
+    if len(level) > 1:
+        others = ", ".join(_named(one) for one in level[1:])
+        why = f"as fast as {others} within noise, and takes no more memory"
+    return [
+        str(used["attention"] or used["backbone"]),
+        f"{used['image_height']}x{used['image_width']}",
+        str(used["dtype"]),
+        str(used["batch_size"]),
+        _named(used),
+        units.significant(_number(used, "throughput_img_s")),
+        f"{times:.2f}",
+        units.mebibytes(_peak(used)) if math.isfinite(_peak(used)) else "",
+        why + (f"; {used['fallback']}" if used["fallback"] else ""),
+    ]
+
+
+def _number(record: Record, name: str) -> float:
+    return float(str(record[name]))
+
+
+def _peak(record: Record) -> float:
+    """Bytes; infinite where it was not measured."""
+    return math.inf if record["peak_memory_bytes"] is None else _number(record, "peak_memory_bytes")
+
+
+def _named(record: Record) -> str:
+    words = [str(record["impl"])]
+    words += [told for name, told in _TOLD if record[name] is True]
+    return " + ".join(words)
+
+
+_TOLD = (("compiled", "torch.compile"), ("cuda_graph", "CUDA graph"))
+
+
+def table(records: Sequence[Record]) -> Table | None:
+    """As a table for the terminal; None where nothing was measured twice."""
+    lines = rows(records)
+    return tables.listing(_HEADER, lines) if lines else None
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """As GitHub's Markdown; empty where nothing was measured twice."""
+    lines = rows(records)
+    return tables.markdown(_HEADER, lines) if lines else ""

@@ -1,0 +1,1 @@
+"""Outcomes, their columns, the journal and the CSV files. No torch."""

@@ -1,0 +1,1 @@
+"""How a module is run: one file for each runtime."""

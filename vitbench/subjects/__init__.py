@@ -1,0 +1,1 @@
+"""What is computed: a case's module, its input and its counts."""

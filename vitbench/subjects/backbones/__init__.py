@@ -1,0 +1,160 @@
+"""Whole models. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attentions import BrokenAttention
+from attentions._registry import import_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LITV2 = ("litv2_s", "litv2_m", "litv2_b")
+
+# Rivals by the names of the field, and what timm calls them.
+RIVALS: Mapping[str, str] = {
+    "cait_xs24": "cait_xs24_384",
+    "coatnet_0": "coatnet_0_224",
+    "convnext_tiny": "convnext_tiny",
+    "efficientvit_b1": "efficientvit_b1",
+    "maxvit_tiny": "maxvit_tiny_tf_224",
+    "poolformer_s24": "poolformer_s24",
+    "pvt_v2_b2": "pvt_v2_b2",
+    "resnet50": "resnet50",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "tnt_s": "tnt_s_patch16_224",
+    "twins_pcpvt_small": "twins_pcpvt_small",
+    "twins_svt_small": "twins_svt_small",
+    "vit_small": "vit_small_patch16_224",
+    "xcit_small_12_p16": "xcit_small_12_p16_224",
+}
+
+# Where timm's model is another than the paper's. CoAtNet's convolution blocks halve the map in
+# their first convolution, Conv(DepthConv(Conv(Norm(x), stride=2))) (arXiv 2106.04803); timm's do in
+# the next one.
+AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"coatnet_0": {"conv_stride_mode": "1x1"}}
+
+# Strides of the maps that a feature pyramid is built on.
+STRIDES = (4, 8, 16, 32)
+
+
+class Unsuitable(ValueError):
+    """The backbone cannot be built for this size or task; the message is the reason, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneSpec:
+    """One backbone. `BackboneSpec(build=make_model)` alone is valid.
+
+    build    `build(image_height, image_width, **params)` gives a module that maps images (batch, 3,
+             height, width) to a tensor, or to a list, tuple or dict of tensors. It may take `impl`.
+             For detection and segmentation it takes `features_only`, and then gives maps (batch,
+             channels, height, width) at strides 4, 8, 16 and 32
+    impls    implementations
+    macs     closed form, `macs(image_height, image_width)`: MACs of one image
+    formula  what the authors' own formula gives, `formula(image_height, image_width, **params)`
+    """
+
+    build: Callable[..., nn.Module]
+    impls: tuple[str, ...] = ("eager",)
+    macs: Callable[[int, int], int] | None = None
+    formula: Callable[..., int | None] | None = None
+
+    def make(
+        self,
+        image_height: int,
+        image_width: int,
+        *,
+        impl: str,
+        features_only: bool = False,
+        **params: Any,
+    ) -> nn.Module:
+        """The module; `impl` is passed on where `build` takes it.
+
+        Raises Unsuitable, and whatever `build` raises.
+        """
+        given: dict[str, Any] = {"impl": impl}
+        if features_only:
+            given["features_only"] = True
+            if not self.is_dense():
+                raise Unsuitable("its factory takes no features_only: it gives no pyramid")
+        accepted = {key: value for key, value in given.items() if self._takes(key)}
+        return self.build(*self._size(image_height, image_width), **accepted, **params)
+
+    def _size(self, *size: int) -> tuple[int, ...]:
+        """Height and width, where `build` takes them, whatever it calls them."""
+        known = inspect.signature(self.build).parameters.values()
+        places = [
+            one
+            for one in known
+            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+            and (one.default is one.empty or one.name in ("image_height", "image_width"))
+        ]
+        return size if len(places) == len(size) else ()
+
+    def is_dense(self) -> bool:
+        """Whether it can give a pyramid of maps."""
+        return self._takes("features_only")
+
+    def _takes(self, name: str) -> bool:
+        known = inspect.signature(self.build).parameters
+        return name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+
+def load(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
+    """The spec of a backbone: a plugin's, LITv2, one of timm's, or `module:factory`.
+
+    Raises BrokenAttention for a file or module that cannot be used.
+    """
+    if name in plugins:
+        return load_file(plugins[name])
+    if name in LITV2:
+        return importlib.import_module(f"{__name__}.litv2").spec(name, plugins)
+    if name in RIVALS or name.startswith("timm:"):
+        timm_name = RIVALS.get(name) or name.removeprefix("timm:")
+        params = AS_PUBLISHED.get(name, {})
+        return importlib.import_module(f"{__name__}.timm_models").spec(timm_name, **params)
+    return _factory(name)
+
+
+def _factory(name: str) -> BackboneSpec:
+    """`module:factory`, from anywhere that Python finds it, the current folder last."""
+    module_name, _, factory_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    # Whatever a module raises while it is imported, the reader needs its name first.
+    except Exception as error:
+        raise BrokenAttention(
+            f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, factory_name, None)
+    if isinstance(found, BackboneSpec):
+        return found
+    if not callable(found):
+        raise BrokenAttention(f"{module_name} has no factory {factory_name!r}")
+    return BackboneSpec(build=found)
+
+
+def load_file(path: Path) -> BackboneSpec:
+    """The spec in a plugin file. Raises BrokenAttention, whose message names the file."""
+    try:
+        module = import_file(path)
+    # Whatever a file raises while it is imported, the reader needs the file's name first.
+    except Exception as error:
+        raise BrokenAttention(
+            f"{path.name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    spec = getattr(module, "BACKBONE", None)
+    if not isinstance(spec, BackboneSpec):
+        raise BrokenAttention(f"{path.name} must define BACKBONE = BackboneSpec(build=...)")
+    return spec

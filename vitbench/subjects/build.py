@@ -1,0 +1,284 @@
+"""Case -> module, inputs and the call that is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import attentions
+from attentions import AttentionSpec
+from attentions._halves import instead
+from vitbench.cases.case import Case
+from vitbench.instruments import macs
+from vitbench.subjects import backbones
+from vitbench.subjects.backbones import BackboneSpec
+from vitbench.subjects.backbones.weights import BadWeights, load_into
+
+Plugins = Mapping[str, Path]
+
+
+class Unsupported(Exception):
+    """The mechanism cannot run this case; the message is the reason, in words."""
+
+
+@dataclass(slots=True)
+class Subject:
+    """What is measured.
+
+    module  on the device, in the dtype, eval() unless trained
+    x       attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
+    call    one forward pass, or one training step
+    graph_breaks  of torch.compile, once it ran; None where it was not asked for
+    """
+
+    module: nn.Module
+    x: Tensor
+    call: Callable[[], Any]
+    graph_breaks: int | None = None
+
+
+def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
+    """The spec of a case's mechanism, of the registry or of a plugin."""
+    name = case.attention
+    return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
+
+
+_SPECS: dict[tuple[str, tuple[tuple[str, Path], ...]], BackboneSpec] = {}
+
+
+def backbone_of(case: Case, plugins: Plugins) -> BackboneSpec:
+    """The spec of a case's backbone. Raises attentions.BrokenAttention."""
+    key = case.backbone, tuple(sorted(plugins.items()))
+    if key not in _SPECS:
+        _SPECS[key] = backbones.load(case.backbone, plugins)
+    return _SPECS[key]
+
+
+def seed_of(case: Case) -> int:
+    """A seed shared by the cases that should hold equal weights: all but impl, dtype and device."""
+    words = (case.subject, case.params, case.grid_height, case.grid_width, case.dim, case.num_heads)
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:6], "big")
+
+
+def build_module(case: Case, plugins: Plugins, impl: str) -> nn.Module:
+    """The module in fp32 on the CPU, its weights drawn from the case's seed, a backbone's from its
+    checkpoint where it has one. Raises Unsupported, BadWeights."""
+    torch.manual_seed(seed_of(case))
+    if case.backbone:
+        try:
+            return _backbone(case, plugins, impl)
+        except backbones.Unsuitable as reason:
+            raise Unsupported(str(reason)) from None
+    params = dict(case.params)
+    mechanism = attention_of(case, plugins)
+    why_not = mechanism.reason_against(case.dim, case.num_heads, case.grid, **params)
+    if why_not is not None:
+        raise Unsupported(why_not)
+    return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
+
+
+def _backbone(case: Case, plugins: Plugins, impl: str) -> nn.Module:
+    """The backbone, under its head where it has one to carry."""
+    spec = backbone_of(case, plugins)
+    params: dict[str, Any] = dict(case.params)
+    for name in ("head", "weights"):
+        params.pop(name, None)
+    size = case.image_height, case.image_width
+    if not case.head:
+        module = spec.make(*size, impl=impl, **params)
+        _fill(module, case, plugins)
+        return module
+    from vitbench.subjects.backbones import dense
+
+    body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
+    _fill(body, case, plugins)
+    return dense.build(body, case.head, *size)
+
+
+def _fill(module: nn.Module, case: Case, plugins: Plugins) -> None:
+    name = dict(case.params).get("weights")
+    if name is None:
+        return
+    if name not in plugins:
+        raise BadWeights(f"the checkpoint {name} is not there: give it with --weights")
+    load_into(module, plugins[str(name)])
+
+
+def reference_impl(case: Case, plugins: Plugins) -> str:
+    """The implementation that defines the others."""
+    spec = backbone_of(case, plugins) if case.backbone else attention_of(case, plugins)
+    return "eager" if "eager" in spec.impls else spec.impls[0]
+
+
+def input_shape(case: Case, batch_size: int) -> tuple[int, ...]:
+    """The input's shape; an attention layer's output has the same."""
+    if case.backbone:
+        return batch_size, 3, case.image_height, case.image_width
+    return batch_size, case.grid_height, case.grid_width, case.dim
+
+
+def build_input(case: Case) -> Tensor:
+    """Random normal input in fp32 on the CPU: zeros time faster than data."""
+    generator = torch.Generator().manual_seed(seed_of(case) + 1)
+    return torch.randn(input_shape(case, case.batch_size), generator=generator)
+
+
+def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
+    """MACs of one image by the spec's own formula, where it has one."""
+    if case.backbone:
+        formula = backbone_of(case, plugins).macs
+        return None if formula is None else formula(case.image_height, case.image_width)
+    spec = attention_of(case, plugins)
+    if spec.macs is None:
+        return None
+    return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
+
+
+def formula_macs(case: Case, plugins: Plugins) -> int | None:
+    """MACs of one image by the formula that the backbone's authors publish figures by; None where
+    there is none, or it is not for this task or attention."""
+    if not case.backbone or case.head:
+        return None
+    formula = backbone_of(case, plugins).formula
+    params = {key: value for key, value in case.params if key != "weights"}
+    return None if formula is None else formula(case.image_height, case.image_width, **params)
+
+
+def count_macs(case: Case, plugins: Plugins, module: nn.Module) -> tuple[macs.Macs, int | None]:
+    """MACs of one image, by the definition, and of them those of the head that a backbone carries.
+
+    module  of the case, which has run: it knows the maps that the head gets
+    """
+    eager = build_module(case, plugins, reference_impl(case, plugins))
+    if not case.head:
+        return macs.count(eager, input_shape(case, 1)), None
+    from vitbench.subjects.backbones import dense
+
+    assert isinstance(eager, dense.Detector | dense.Segmenter)
+    assert isinstance(module, dense.Detector | dense.Segmenter)
+    image = dense.padded(case.head, case.image_height, case.image_width)
+    parts = dense.parts(eager, module.pyramid.shapes, image)
+    counted = {part.name: macs.count(part.module, part.shape) for part in parts}
+    return macs.joined(counted.values()), counted["head"].total
+
+
+def checked_with(case: Case, plugins: Plugins) -> Mapping[str, Any]:
+    """Hyper-parameters under which the output is compared with the definition."""
+    if case.attention:
+        return attention_of(case, plugins).checked_with
+    found: dict[str, Any] = {}
+    inside = str(dict(case.params).get("attention", ""))
+    for name in inside.split("+") if case.backbone in backbones.LITV2 else ():
+        found |= attention_of(dataclasses.replace(case, attention=name), plugins).checked_with
+    return found
+
+
+def is_supported(case: Case, plugins: Plugins) -> bool:
+    """Whether the mechanism can run the case."""
+    spec = attention_of(case, plugins)
+    reason = spec.reason_against(case.dim, case.num_heads, case.grid, **dict(case.params))
+    return reason is None
+
+
+def fallback(case: Case, plugins: Plugins, module: nn.Module) -> str:
+    """What the fused implementation does in place of its kernels here, and why; empty where it runs
+    them."""
+    if case.impl != "fused":
+        return ""
+    if case.device == "cpu" and case.mode == "forward" and not case.compiled:
+        wide = instead(module, getattr(torch, case.dtype))
+        if wide is not None:
+            return wide
+    if case.backbone:
+        return ""
+    spec = attention_of(case, plugins)
+    if spec.fallback is None:
+        return ""
+    params = dict(case.params)
+    return spec.fallback(case.dim, case.num_heads, case.grid, case.dtype, **params) or ""
+
+
+def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
+    """Padded tokens over computed tokens."""
+    computed = None if case.backbone else attention_of(case, plugins).computed
+    if computed is None:
+        return 0.0
+    tokens = computed(case.grid, **dict(case.params)).tokens
+    return (tokens - case.grid.tokens) / tokens
+
+
+def build(case: Case, plugins: Plugins) -> Subject:
+    """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
+    dtype = getattr(torch, case.dtype)
+    trained = case.mode == "forward_backward"
+    module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
+    x = build_input(case).to(case.device, dtype)
+    runnable: Callable[[Tensor], Any] = module
+    if case.compiled:
+        # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
+        # give up and run the ninth as it is.
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        runnable = torch.compile(module, dynamic=False)
+    call = training_step(module, runnable, x) if trained else inference(runnable, x)
+    return Subject(module, x, call)
+
+
+def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
+    """One forward pass; it is run under inference_mode."""
+    return lambda: runnable(x)
+
+
+def training_step(
+    module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor
+) -> Callable[[], Any]:
+    """Forward, and backward to the input and every parameter; gradients are made anew.
+
+    The gradients that arrive are random and made once: their making is not the subject's work.
+    """
+    x.requires_grad_(True)
+    arriving: list[Tensor] = []
+
+    def step() -> Any:
+        x.grad = None
+        module.zero_grad(set_to_none=True)
+        output = runnable(x)
+        loss = getattr(module, "loss", None)
+        if isinstance(loss, Tensor):  # a head with a loss of its own
+            torch.autograd.backward(loss)
+            setattr(module, "loss", None)  # noqa: B010 - it is no parameter, as types have it
+            return pytree.tree_map_only(Tensor, Tensor.detach, output)
+        outputs = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        if not arriving:
+            arriving.extend(torch.randn_like(tensor) for tensor in outputs)
+        torch.autograd.backward(outputs, arriving)
+        return pytree.tree_map_only(Tensor, Tensor.detach, output)
+
+    return step
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors of an output: itself, or those of a list, tuple or dict."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def captured(call: Callable[[], Any], device: str) -> tuple[Callable[[], Any], Any]:
+    """The call as a CUDA graph. Returns the replay and the output that it fills."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # lazy initialisation must not be captured
+            call()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call()
+    return graph.replay, output

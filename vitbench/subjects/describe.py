@@ -1,0 +1,90 @@
+"""What there is to say of one mechanism: its paper, its cost, and its counts at a size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attentions
+from attentions import AttentionSpec, Grid
+from vitbench.cases.case import Resolution
+from vitbench.cases.scalars import Scalar
+from vitbench.errors import BadInput
+
+
+def describe(
+    name: str,
+    plugins: Mapping[str, Path],
+    *,
+    resolution: Resolution,
+    stride: int,
+    dim: int,
+    num_heads: int,
+    params: Mapping[str, Scalar],
+) -> dict[str, Any]:
+    """Everything, as JSON can hold it. `counts` is None where the size is unsupported, and then
+    `unsupported` says why. Raises BadInput for a mechanism that does not import.
+    """
+    try:
+        spec = attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
+    except attentions.BrokenAttention as error:
+        raise BadInput(str(error)) from None
+    grid = Grid(resolution.height // stride, resolution.width // stride)
+    chosen = spec.settings_at(stride) | dict(params)
+    outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
+    defaults = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
+    try:
+        reason = spec.reason_against(dim, num_heads, grid, **chosen)
+        counts = None if reason else _counts(spec, dim, num_heads, grid, chosen)
+    # A plugin may raise anything; the user is told what, and whose it is.
+    except Exception as error:
+        raise BadInput(f"{name} cannot be built: {type(error).__name__}: {error}") from None
+    return {
+        "name": name,
+        "summary": outline.summary,
+        "paper": None if spec.paper is None else _paper(spec.paper),
+        "equation": spec.equation,
+        "cost": spec.cost,
+        "size_rule": spec.size_rule,
+        "impls": list(spec.impls),
+        "kernels": spec.kernels,
+        "parameters": json.loads(json.dumps(defaults)),
+        "settings": {str(stride): dict(given) for stride, given in spec.settings.items()},
+        "traps": list(spec.traps),
+        "at": {
+            "resolution": str(resolution),
+            "stride": stride,
+            "grid": [grid.height, grid.width],
+            "dim": dim,
+            "num_heads": num_heads,
+            "params": chosen,
+        },
+        "unsupported": reason,
+        "counts": counts,
+    }
+
+
+def _paper(paper: attentions.Paper) -> dict[str, Any]:
+    return {
+        "title": paper.title,
+        "venue": paper.venue,
+        "year": paper.year,
+        "link": paper.link,
+        "code": paper.code,
+    }
+
+
+def _counts(
+    spec: AttentionSpec, dim: int, num_heads: int, grid: Grid, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parameters, MACs by the closed form, and the grid that is computed where there is padding."""
+    impl = "eager" if "eager" in spec.impls else spec.impls[0]
+    module = spec.build(dim, num_heads, grid, impl=impl, **params)
+    computed = grid if spec.computed is None else spec.computed(grid, **params)
+    return {
+        "params": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "macs": None if spec.macs is None else spec.macs(dim, num_heads, grid, **params),
+        "computed_grid": [computed.height, computed.width],
+    }
