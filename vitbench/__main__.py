@@ -18,6 +18,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     from vitbench.cli import app
+    from vitbench.cli.axes import REPLACED
     from vitbench.errors import BadInput
 
     try:
@@ -35,6 +36,9 @@ def run(arguments: list[str]) -> int:
         # typer's own exceptions live in different modules from version to version.
         if hasattr(error, "format_message"):
             message, status = error.format_message(), getattr(error, "exit_code", EXIT_USAGE)
+            option = getattr(error, "option_name", None)
+            if option in REPLACED:
+                message = f"{option} is now {REPLACED[option]}"
             return _say(message, status) if message else status  # help was printed
         if type(error).__name__ == "Abort":
             return _say("interrupted", EXIT_INTERRUPTED)

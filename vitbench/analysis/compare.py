@@ -23,8 +23,7 @@ IDENTITY = (
     "attention",
     "backbone",
     "impl",
-    "compiled",
-    "cuda_graph",
+    "runtime",
     "cold",
     "mode",
     "batch_size",
@@ -116,7 +115,8 @@ def _name(record: Mapping[str, object]) -> str:
     size = f"{height}px" if height == width else f"{height}x{width}px"
     words = [str(record["attention"] or record["backbone"]), size, str(record["dtype"])]
     words += [f"batch {record['batch_size']}", str(record["impl"])]
-    words += [name for name in ("compiled", "cuda_graph", "cold") if record[name] is True]
+    words += [str(record["runtime"])] if record["runtime"] != "eager" else []
+    words += ["cold"] if record["cold"] is True else []
     if record["mode"] != "forward":
         words.append(str(record["mode"]))
     return " ".join([*words, str(record["settings"] or "")]).strip()
@@ -304,11 +304,7 @@ def options_of(record: Record) -> str:
     size = f"{record['image_height']}x{record['image_width']}"
     words = [f"--{kind} {name}", f"--resolution {size}"]
     words += [f"{option} {record[column]}" for column, option in _OPTIONS if record[column]]
-    words += [
-        f"{option} true"
-        for column, option in (("compiled", "--compile"), ("cuda_graph", "--cuda-graph"))
-        if record[column] is True
-    ]
+    words += [f"--runtime {record['runtime']}"] if record["runtime"] != "eager" else []
     words += ["--cold true"] if record["cold"] is True else []
     words += [f"--param {name}.{setting}" for setting in str(record["settings"] or "").split()]
     return " ".join(words)

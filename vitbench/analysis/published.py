@@ -172,8 +172,7 @@ def _beside(record: Record, figure: Figure) -> Beside:
 
 # What two cases must share for their times to compare.
 _CONDITIONS = (
-    "compiled",
-    "cuda_graph",
+    "runtime",
     "cold",
     "mode",
     "device",

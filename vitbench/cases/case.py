@@ -21,6 +21,14 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 MODES = ("forward", "forward_backward")
 IMPLS = ("eager", "fused")
+RUNTIMES = ("eager", "compile", "cuda-graph")
+# What the two columns `compiled` and `cuda_graph` of older files are as one. Ids go by them still.
+_FLAGS = {
+    "eager": (False, False),
+    "compile": (True, False),
+    "cuda-graph": (False, True),
+    "compile+cuda-graph": (True, True),
+}
 # Images that a task is measured on, unless others are named.
 TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
 
@@ -55,8 +63,7 @@ class Case:
     params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied.
                    A backbone's `head` is what it carries, `weights` the checkpoint in it
     impl           "eager" or "fused"
-    compiled       through torch.compile
-    cuda_graph     replayed from a CUDA graph
+    runtime        "eager", "compile" (torch.compile) or "cuda-graph" (replayed from a CUDA graph)
     cold           the caches are flushed before each call
     mode           "forward" or "forward_backward" (one training step of the layer)
     device         "cpu", "cuda" or "cuda:1"
@@ -67,8 +74,7 @@ class Case:
     backbone: str
     params: tuple[tuple[str, Scalar], ...]
     impl: str
-    compiled: bool
-    cuda_graph: bool
+    runtime: str
     cold: bool
     mode: str
     device: str
@@ -84,8 +90,14 @@ class Case:
 
     @property
     def id(self) -> str:
-        """A stable hash of the content: 12 hexadecimal digits."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        """A hash of the content, 12 hexadecimal digits. No release may change it: journals and
+        baselines find their cases by it.
+        """
+        content = self.to_dict()
+        if self.runtime in _FLAGS:
+            del content["runtime"]
+            content |= dict(zip(("compiled", "cuda_graph"), _FLAGS[self.runtime], strict=True))
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -116,7 +128,8 @@ class Case:
         words = [self.subject, f"{self.resolution}px", self.dtype, f"batch {self.batch_size}"]
         if self.impl != "fused":
             words.append(self.impl)
-        words += [word for word in ("compiled", "cuda_graph", "cold") if getattr(self, word)]
+        words += [self.runtime] if self.runtime != "eager" else []
+        words += ["cold"] if self.cold else []
         if self.mode != "forward":
             words.append(self.mode)
         return " ".join(words)
@@ -127,8 +140,16 @@ class Case:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Case:
-        """The inverse of to_dict."""
-        return cls(**{**data, "params": tuple(sorted(data["params"].items()))})
+        """The inverse of to_dict; reads what older releases wrote too."""
+        fields = {**data, "params": tuple(sorted(data["params"].items()))}
+        if "runtime" not in fields:
+            fields["runtime"] = runtime_of(fields.pop("compiled"), fields.pop("cuda_graph"))
+        return cls(**fields)
+
+
+def runtime_of(compiled: bool, cuda_graph: bool) -> str:
+    """The runtime that older releases wrote as two truths."""
+    return next(name for name, flags in _FLAGS.items() if flags == (compiled, cuda_graph))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +175,7 @@ class Sweep:
     batch_size: tuple[int, ...] = (8,)
     dtype: tuple[str, ...] = ("float32",)
     impl: tuple[str, ...] = ("fused",)
-    compiled: tuple[bool, ...] = (False,)
-    cuda_graph: tuple[bool, ...] = (False,)
+    runtime: tuple[str, ...] = ("eager",)
     cold: tuple[bool, ...] = (False,)
     mode: tuple[str, ...] = ("forward",)
     task: tuple[str, ...] = ("classify",)
@@ -181,11 +201,17 @@ class Sweep:
         self._check_sizes()
         for name, values in self.params.items():
             self._check_params(name, values)
-        if any(self.cuda_graph) and not self.device.startswith("cuda"):
+        if "cuda-graph" in self.runtime and not self.device.startswith("cuda"):
             raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
 
     def _check_words(self) -> None:
-        words = (("dtype", DTYPES), ("impl", IMPLS), ("mode", MODES), ("task", models.TASKS))
+        words = (
+            ("dtype", DTYPES),
+            ("impl", IMPLS),
+            ("runtime", RUNTIMES),
+            ("mode", MODES),
+            ("task", models.TASKS),
+        )
         for axis, known in words:
             for word in getattr(self, axis):
                 if word not in known:
@@ -320,8 +346,7 @@ _BACKBONE_POINT = (
     "batch_size",
     "dtype",
     "impl",
-    "compiled",
-    "cuda_graph",
+    "runtime",
     "cold",
     "mode",
 )

@@ -176,7 +176,7 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
         # The check in fp64, of two images at most, at half the rate of large products.
         images = min(2, case.batch_size) / case.batch_size
         passes += 2 * images * _macs(case) / _rate(case, "float64")
-    return passes + _COMPILE_S * case.compiled
+    return passes + _COMPILE_S * (case.runtime == "compile")
 
 
 def fixed_s(cases: Sequence[Case], rounds: int) -> float:

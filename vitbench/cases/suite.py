@@ -70,8 +70,7 @@ class Axes(BaseModel):
     batch_size: Wholes | None = None
     dtype: Dtypes | None = None
     impl: Words | None = None
-    compiled: Bools | None = None
-    cuda_graph: Bools | None = None
+    runtime: Words | None = None
     cold: Bools | None = None
     mode: Words | None = None
     task: Words | None = None

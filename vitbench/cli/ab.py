@@ -43,8 +43,7 @@ def ab(
     impl: axes.Impl = None,
     mode: axes.Mode = None,
     task: axes.Task = None,
-    compiled: axes.Compiled = None,
-    cuda_graph: axes.CudaGraph = None,
+    runtime: axes.Runtime = None,
     cold: axes.Cold = None,
     param: axes.Param = None,
     plugin: axes.Plugin = None,
@@ -90,8 +89,7 @@ def ab(
         dtype=dtype,
         impl=impl,
         mode=mode,
-        compiled=compiled,
-        cuda_graph=cuda_graph,
+        runtime=runtime,
         cold=cold,
     )
     rules_of_policy = judge.read_policy(policy, max_slowdown, strict)

@@ -55,12 +55,9 @@ Impl = Annotated[str | None, typer.Option(help="eager, fused.", rich_help_panel=
 Mode = Annotated[
     str | None, typer.Option(help="forward, forward_backward.", rich_help_panel=_PANEL)
 ]
-Compiled = Annotated[
+Runtime = Annotated[
     str | None,
-    typer.Option("--compile", help="torch.compile: true, false.", rich_help_panel=_PANEL),
-]
-CudaGraph = Annotated[
-    str | None, typer.Option(help="CUDA graph: true, false.", rich_help_panel=_PANEL)
+    typer.Option(help="How it is run: eager, compile, cuda-graph.", rich_help_panel=_PANEL),
 ]
 Cold = Annotated[
     str | None,
@@ -79,6 +76,9 @@ Plugin = Annotated[
     typer.Option(help="A file with a mechanism or backbone of yours.", rich_help_panel=_PANEL),
 ]
 
+# Options of earlier releases, and what does the same.
+REPLACED = {"--compile": "--runtime compile", "--cuda-graph": "--runtime cuda-graph"}
+
 _PARSERS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "attention": parse.mechanisms,
     "backbone": parse.backbones,
@@ -91,8 +91,7 @@ _PARSERS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "dtype": parse.dtypes,
     "impl": parse.words,
     "mode": parse.words,
-    "compiled": parse.truths("--compile"),
-    "cuda_graph": parse.truths("--cuda-graph"),
+    "runtime": parse.words,
     "cold": parse.truths("--cold"),
 }
 

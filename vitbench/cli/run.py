@@ -35,8 +35,7 @@ def run(
     impl: axes.Impl = None,
     mode: axes.Mode = None,
     task: axes.Task = None,
-    compiled: axes.Compiled = None,
-    cuda_graph: axes.CudaGraph = None,
+    runtime: axes.Runtime = None,
     cold: axes.Cold = None,
     param: axes.Param = None,
     plugin: axes.Plugin = None,
@@ -142,8 +141,7 @@ def run(
         impl=impl,
         mode=mode,
         task=task,
-        compiled=compiled,
-        cuda_graph=cuda_graph,
+        runtime=runtime,
         cold=cold,
     )
     rule = {

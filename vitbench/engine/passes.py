@@ -116,7 +116,7 @@ def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: b
     spent: dict[str, float] = {}
     with _stopwatch(spent, "build"):
         subject = subjects.build(case, plugins)
-    if case.compiled:
+    if case.runtime == "compile":
         graphs_before = compiled_graphs()
         with _stopwatch(spent, "compile"):
             subject.call()
@@ -213,7 +213,7 @@ def _checkable(
             case,
             params=tuple(sorted(merged.items())),
             batch_size=min(case.batch_size, 2),
-            compiled=False,
+            runtime="eager",
         )
     asked = case.grid
     shape = math.log(asked.height / asked.width)
@@ -233,7 +233,7 @@ def _checkable(
             image_height=height * case.stride,
             image_width=width * case.stride,
             batch_size=min(case.batch_size, 2),
-            compiled=False,
+            runtime="eager",
         )
         if subjects.is_supported(other, plugins):
             return other
@@ -287,7 +287,7 @@ def _facts(
         with _stopwatch(spent, "energy"):
             energy = _energy_j_img(case, subject)
     with _stopwatch(spent, "operators"):
-        traced = None if case.compiled else operators.trace(subject.call)
+        traced = None if case.runtime == "compile" else operators.trace(subject.call)
     weight_bytes = sum(p.nbytes for p in subject.module.parameters())
     return Facts(
         params=macs.params(subject.module),
@@ -347,7 +347,7 @@ def _time(
 
 def timed_call(case: Case, subject: subjects.Subject) -> Callable[[], Any]:
     """The call that is timed: the subject's, or its CUDA graph's. Raises WrongOutput."""
-    return _validated_graph(case, subject) if case.cuda_graph else subject.call
+    return _validated_graph(case, subject) if case.runtime == "cuda-graph" else subject.call
 
 
 def clock_of(case: Case) -> timing.Clock:

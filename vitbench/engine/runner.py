@@ -214,7 +214,7 @@ class _Round:
         if isinstance(outcome, Failed) and case.device.startswith("cuda"):
             return outcome.kind in ("error", "out_of_memory")
         started = child.started()
-        if case.compiled:
+        if case.runtime == "compile":
             self._compilers |= started
         return not started <= self._compilers
 

@@ -12,7 +12,7 @@ from vitbench.render import tables, units
 from vitbench.results.record import MEASURED, Record
 
 # What an implementation is: the rest of a case's identity is the question, this the answer.
-_ANSWER = ("impl", "compiled", "cuda_graph")
+_ANSWER = ("impl", "runtime")
 _HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak MiB", "because")
 
 
@@ -67,12 +67,8 @@ def _peak(record: Record) -> float:
 
 
 def _named(record: Record) -> str:
-    words = [str(record["impl"])]
-    words += [told for name, told in _TOLD if record[name] is True]
-    return " + ".join(words)
-
-
-_TOLD = (("compiled", "torch.compile"), ("cuda_graph", "CUDA graph"))
+    runtime = [] if record["runtime"] == "eager" else [str(record["runtime"])]
+    return " + ".join([str(record["impl"]), *runtime])
 
 
 def table(records: Sequence[Record]) -> Table | None:

@@ -14,8 +14,7 @@ from vitbench.results.record import COUNTED, MEASURED, Record
 
 _SETTING_COLUMNS = (
     ("impl", "impl"),
-    ("compiled", "compiled"),
-    ("cuda_graph", "CUDA graph"),
+    ("runtime", "runtime"),
     ("cold", "cold"),
     ("mode", "mode"),
     ("device", "device"),

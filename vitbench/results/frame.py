@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vitbench.cases.case import runtime_of
 from vitbench.errors import BadInput
 from vitbench.results.record import COLUMN_NAMES, MEASURED, Record
 from vitbench.results.store import RECORDS
@@ -16,6 +17,7 @@ _WORDS = {
     "attention",
     "backbone",
     "impl",
+    "runtime",
     "mode",
     "device",
     "dtype",
@@ -35,7 +37,9 @@ _WORDS = {
     "device_name",
     "torch",
 }
-_TRUTHS = {"compiled", "cuda_graph", "cold", "host_bound"}
+_TRUTHS = {"cold", "host_bound"}
+# Columns of older files, which are one now: `runtime`.
+_OLD_TRUTHS = {"compiled", "cuda_graph"}
 _COUNTS = {
     "batch_size",
     "image_height",
@@ -57,7 +61,7 @@ SETTING = (
     "mode",
     "cold",
 )
-VARIANT = ("impl", "compiled", "cuda_graph", "settings")
+VARIANT = ("impl", "runtime", "settings")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -66,7 +70,7 @@ def read(path: Path) -> pd.DataFrame:
     if not file.exists():
         raise BadInput(f"{path} holds no {RECORDS}: give a run folder or a CSV file of records")
     types = dict.fromkeys(_WORDS, "string") | dict.fromkeys(_COUNTS, "Int64")
-    types |= dict.fromkeys(_TRUTHS, "boolean")
+    types |= dict.fromkeys(_TRUTHS | _OLD_TRUTHS, "boolean")
     try:
         rows = pd.read_csv(
             file,
@@ -78,6 +82,9 @@ def read(path: Path) -> pd.DataFrame:
         )
     except (ValueError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not a CSV file of records: {first_line(error)}") from None
+    if "runtime" not in rows.columns and set(rows.columns) >= _OLD_TRUTHS:
+        pairs = zip(rows["compiled"], rows["cuda_graph"], strict=True)
+        rows["runtime"] = pd.array([runtime_of(*pair) for pair in pairs], dtype="string")
     missing = [name for name in COLUMN_NAMES if name not in rows.columns]
     if missing and {"case", "status", "latency_s"} <= set(rows.columns):
         raise BadInput(
@@ -134,10 +141,8 @@ def variants(rows: pd.DataFrame) -> pd.Series:
 def _words(row: pd.Series, names: list[str]) -> list[str]:
     shown = []
     for name in names:
-        if name == "impl":
+        if name != "runtime" or row[name] != "eager":
             shown.append(str(row[name]))
-        elif row[name]:
-            shown.append(name.replace("_", " "))
     return shown
 
 

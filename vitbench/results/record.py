@@ -147,8 +147,7 @@ COLUMNS: tuple[Column, ...] = (
     _case_column("attention", "", "mechanism, the name of its file; empty for a backbone"),
     _case_column("backbone", "", "whole model; empty for an attention layer"),
     _case_column("impl", "", "`eager`: the paper's equations op by op; `fused`: fastest kernels"),
-    _case_column("compiled", "", "through torch.compile"),
-    _case_column("cuda_graph", "", "replayed from a CUDA graph"),
+    _case_column("runtime", "", "`eager`, `compile` (torch.compile) or `cuda-graph` (replayed)"),
     _case_column("cold", "", "caches flushed before each call"),
     _case_column("mode", "", "`forward`, or `forward_backward`: one training step of the layer"),
     _case_column("device", "", "`cpu`, `cuda` or `cuda:1`"),
@@ -331,7 +330,7 @@ def case_of(record: Mapping[str, Any]) -> Case:
     counts = ("stride", "grid_height", "grid_width", "dim", "num_heads")
     fields |= {name: int(record[name] or 0) for name in counts}
     fields |= {name: int(record[name]) for name in ("batch_size", "image_height", "image_width")}
-    fields |= {name: bool(record[name]) for name in ("compiled", "cuda_graph", "cold")}
+    fields["cold"] = bool(record["cold"])
     fields |= {name: str(record[name] or "") for name in ("attention", "backbone")}
     params = tuple(sorted((name, parse_scalar(value)) for name, _, value in words))
     case = Case(**fields, params=params)

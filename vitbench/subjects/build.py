@@ -193,7 +193,7 @@ def fallback(case: Case, plugins: Plugins, module: nn.Module) -> str:
     them."""
     if case.impl != "fused":
         return ""
-    if case.device == "cpu" and case.mode == "forward" and not case.compiled:
+    if case.device == "cpu" and case.mode == "forward" and case.runtime != "compile":
         wide = instead(module, getattr(torch, case.dtype))
         if wide is not None:
             return wide
@@ -222,7 +222,7 @@ def build(case: Case, plugins: Plugins) -> Subject:
     module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
     x = build_input(case).to(case.device, dtype)
     runnable: Callable[[Tensor], Any] = module
-    if case.compiled:
+    if case.runtime == "compile":
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
         # give up and run the ninth as it is.
         torch._dynamo.reset()

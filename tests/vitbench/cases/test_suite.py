@@ -19,7 +19,7 @@ effort = "quick"
 attention = ["msa", "hilo"]
 resolution = [64, "96x64"]
 dtype = "fp32"
-compiled = false
+runtime = ["eager", "compile"]
 
 [cuda]
 batch_size = 32
@@ -75,7 +75,7 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
         "attention": ("msa", "hilo"),
         "resolution": (Resolution(64, 64), Resolution(96, 64)),
         "dtype": ("float32",),
-        "compiled": (False,),
+        "runtime": ("eager", "compile"),
     }
     assert one.axes_on("cuda:1")["batch_size"] == (32,)
     assert one.params == {"hilo": {"alpha": (0.5, 0.9)}}
@@ -94,7 +94,7 @@ def test_an_unknown_suite_hears_the_nearest() -> None:
         ("resolution", "resolutoin", 6, "axes.resolutoin"),
         ('[64, "96x64"]', "[64, 0]", 6, "axes.resolution"),
         ('[64, "96x64"]', "[64, 9.5]", 6, "axes.resolution"),
-        ("compiled = false", 'compiled = "yes"', 8, "axes.compiled"),
+        ('runtime = ["eager", "compile"]', "runtime = true", 8, "axes.runtime"),
         ('["msa", "hilo"]', '["msa", 3]', 5, "axes.attention"),
         ("batch_size = 32", "batch_size = [32, true]", 11, "cuda.batch_size"),
         ("batch_size = 32", "batch_size = 3.5", 11, "cuda.batch_size"),

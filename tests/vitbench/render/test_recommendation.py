@@ -40,9 +40,9 @@ def test_of_two_alike_the_leaner() -> None:
 
 
 def test_compiled_is_an_answer_too() -> None:
-    rows = [row(0.02), row(0.01, compiled=True), row(0.03, impl="eager")]
+    rows = [row(0.02), row(0.01, runtime="compile"), row(0.03, impl="eager")]
     (line,) = choice.rows(rows)
-    assert line[4] == "fused + torch.compile"
+    assert line[4] == "fused + compile"
     assert "eager takes 3.00 times as long" in line[-1]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.vitbench.examples import backbone_case, case, ceilings, environment, measured, plan
+from tests.vitbench.examples import ROOT, backbone_case, case, ceilings, environment, measured, plan
 from vitbench.cases.case import Case
 from vitbench.errors import BadInput
 from vitbench.results import frame, store
-from vitbench.results.record import COLUMN_NAMES, COLUMNS, Failed, Outcome, build_record
+from vitbench.results.record import COLUMN_NAMES, COLUMNS, Failed, Outcome, build_record, case_of
 from vitbench.results.store import Run
 
 
@@ -58,6 +58,27 @@ def test_rows_as_records(tmp_path: Path) -> None:
             for k, v in wanted.items()
             if v not in (None, "")
         }
+
+
+@pytest.mark.parametrize("path", ["cpu-quick", "cpu-detection", "baseline/counts.csv"])
+def test_rows_of_older_releases(path: str) -> None:
+    """The committed reports have two columns where there is one now; ids and cases are as then."""
+    records = frame.records(frame.read(ROOT / "reports" / path))
+    assert {record["runtime"] for record in records} == {"eager"}
+    assert [case_of(record).id for record in records] == [record["case"] for record in records]
+
+
+def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
+    """Their four combinations are four runtimes."""
+    rows = read_back(tmp_path, *((case(dim=dim), measured()) for dim in (2, 4, 6, 8)))
+    flags = {"compiled": [False, True] * 2, "cuda_graph": [False, False, True, True]}
+    store.write_csv(
+        tmp_path / "old.csv",
+        (*(name for name in COLUMN_NAMES if name != "runtime"), *flags),
+        [row | {k: v[i] for k, v in flags.items()} for i, row in enumerate(frame.records(rows))],
+    )
+    found = frame.read(tmp_path / "old.csv")["runtime"].tolist()
+    assert found == ["eager", "compile", "cuda-graph", "compile+cuda-graph"]
 
 
 def test_types() -> None:
