@@ -18,7 +18,7 @@ from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
 from vitbench.instruments.timing import TimingRule
 from vitbench.render import tables
 from vitbench.results import frame
-from vitbench.results.record import COLUMNS
+from vitbench.results.columns import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

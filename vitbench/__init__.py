@@ -16,7 +16,7 @@ _HOMES = {
     "Case": "vitbench.cases.case",
     "Plan": "vitbench.cases.plan",
     "Resolution": "vitbench.cases.case",
-    "Run": "vitbench.results.store",
+    "Run": "vitbench.results.journal",
     "Sweep": "vitbench.cases.case",
     "TimingRule": "vitbench.instruments.timing",
     "draw": "vitbench.engine.session",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from vitbench.engine.session import draw, make_plan, measure, read_records, resume
     from vitbench.errors import BadInput
     from vitbench.instruments.timing import TimingRule
-    from vitbench.results.store import Run
+    from vitbench.results.journal import Run
     from vitbench.subjects.backbones import BackboneSpec
 
 

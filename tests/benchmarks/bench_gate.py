@@ -40,7 +40,7 @@ from vitbench.engine.ab import Comparison, Rules
 from vitbench.engine.child import Child, Place
 from vitbench.engine.revision import Side
 from vitbench.render import tables
-from vitbench.results.record import Measured, outcome_to_dict
+from vitbench.results.outcome import Measured, outcome_to_dict
 
 NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
 SLOWED = "hilo"

@@ -16,7 +16,7 @@ import psutil
 
 from tests.benchmarks import ROOT, Section, vitbench
 from vitbench.render import tables
-from vitbench.results import store
+from vitbench.results.folder import JOURNAL
 
 _LAYER = "--attention msa,hilo,sra --resolution 32,64 --dim 32 --heads 2 --batch-size 1"
 _TIME = "--rounds 2 --effort quick --cap 0.2 --min-time 0.05 --warmup 0.02"
@@ -25,7 +25,7 @@ WORDS = ["run", "--device", "cpu", "--quiet", *_LAYER.split(), *_TIME.split()]
 
 def keys(folder: Path) -> list[tuple[str, int]]:
     """The (case, round) pairs of a journal, sorted. A torn line is an exception."""
-    lines = (folder / store.JOURNAL).read_text(encoding="utf-8").splitlines()
+    lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     return sorted((e["case"], e["round"]) for e in entries if e["event"] == "outcome")
 
@@ -54,7 +54,7 @@ def disturbed(out: Path, after_s: float, whom: str) -> bool:
 def resumed(out: Path) -> int:
     """The exit status of what a user would do next."""
     again = ["run", "--resume", str(out), "--quiet"]
-    if not (out / store.JOURNAL).exists():
+    if not (out / JOURNAL).exists():
         again = [*WORDS, "--out", str(out)]
     return vitbench(*again).returncode
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks import Section, vitbench
 from vitbench.render import tables
-from vitbench.results import store
+from vitbench.results.folder import JOURNAL
 
 GOAL = 0.25
 
@@ -18,7 +18,7 @@ GOAL = 0.25
 def spent(folder: Path) -> Counter[str]:
     """Seconds of every pass, summed over the outcomes of a run."""
     total: Counter[str] = Counter()
-    for line in (folder / store.JOURNAL).read_text(encoding="utf-8").splitlines():
+    for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["event"] == "outcome":
             total.update(entry["outcome"]["measured"]["spent_s"])

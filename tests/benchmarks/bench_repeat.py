@@ -12,7 +12,7 @@ from tests.benchmarks import Section, vitbench
 from vitbench.analysis import stats
 from vitbench.render import tables
 from vitbench.results import frame
-from vitbench.results.record import EXACT_COLUMNS
+from vitbench.results.columns import EXACT_COLUMNS
 
 
 def runs(count: int, effort: str, folder: Path) -> list[pd.DataFrame]:

@@ -9,7 +9,7 @@ from typing import Any
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Ceilings, Facts, Measured
+from vitbench.results.outcome import Ceilings, Facts, Measured
 
 ROOT = Path(__file__).parents[2]
 

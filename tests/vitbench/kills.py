@@ -24,7 +24,7 @@ import psutil
 from tests.vitbench.examples import case, plan
 from vitbench.cases.plan import Plan
 from vitbench.engine import child, runner
-from vitbench.results import store
+from vitbench.results.folder import JOURNAL, RECORDS, SAMPLES
 
 PLAN: Plan = plan(*(case(batch_size=size) for size in range(1, 7)), rounds=3)
 
@@ -51,7 +51,7 @@ for line in open(int(sys.argv[1])):
 def answerer(folder: Path) -> Path:
     """The worker's code as a file, with what it answers written into it."""
     from tests.vitbench.examples import ceilings, environment, measured
-    from vitbench.results.record import outcome_to_dict
+    from vitbench.results.outcome import outcome_to_dict
 
     told = {"flops_rate": dict(ceilings().flops_rate), "bandwidth": ceilings().bandwidth}
     constants = {
@@ -86,7 +86,7 @@ def kill_runner(folder: Path, after_s: float) -> bool:
     time.sleep(after_s)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    if (folder / store.JOURNAL).exists():
+    if (folder / JOURNAL).exists():
         runner.resume(folder)
     else:
         runner.start(PLAN, folder)
@@ -108,11 +108,11 @@ def kill_worker(folder: Path, after_s: float) -> bool:
 def rows(folder: Path) -> list[dict[str, str]]:
     """The journal's outcomes and the rows of the CSV files, as text."""
     found = []
-    for line in (folder / store.JOURNAL).read_text().splitlines():
+    for line in (folder / JOURNAL).read_text().splitlines():
         entry = json.loads(line)
         if entry["event"] == "outcome":
             found.append({"outcome": json.dumps(entry, sort_keys=True)})
-    for name in (store.RECORDS, store.SAMPLES):
+    for name in (RECORDS, SAMPLES):
         with (folder / name).open(newline="") as file:
             found += list(csv.DictReader(file))
     return found

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tests.benchmarks import Section, __main__, bench_clock, bench_gate, bench_overhead
 from tests.benchmarks import bench_profile as profiling
 from tests.vitbench.examples import case, measured, plan
-from vitbench.results import store
+from vitbench.results import journal as journals
 
 
 def test_share_not_measuring() -> None:
@@ -28,10 +28,10 @@ def test_share_not_measuring() -> None:
 
 def test_passes_are_added_over_a_journal(tmp_path: Path) -> None:
     """Each pass of every outcome."""
-    with store.create(tmp_path / "run", plan()) as journal:
+    with journals.create(tmp_path / "run", plan()) as journal:
         for index, seconds in enumerate((1.0, 2.0)):
             outcome = measured(spent_s={"build": 0.5, "timing": seconds})
-            journal.append(store.outcome_entry(case(), index, outcome))
+            journal.append(journals.outcome_entry(case(), index, outcome))
     assert bench_overhead.spent(tmp_path / "run") == {"build": 1.0, "timing": 3.0}
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 from vitbench.analysis import stats
 from vitbench.errors import BadInput, nearest
-from vitbench.results.record import COUNTED, MEASURED, NOT_MEASURED, Record
+from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED
+from vitbench.results.record import Record
 
 Word = Literal[
     "faster", "same", "slower", "changed", "undecided", "incomparable", "missing", "failed"

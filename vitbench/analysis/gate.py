@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
 from vitbench.errors import BadInput, nearest
-from vitbench.results.record import COUNTED, MEASURED, Record
+from vitbench.results.outcome import COUNTED, MEASURED
+from vitbench.results.record import Record
 
 PASSED, REGRESSION, UNDECIDED, NOTHING = 0, 3, 4, 5
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitbench.cases.case import Resolution
 from vitbench.errors import BadInput, nearest
-from vitbench.results.record import MEASURED, Record
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record
 
 _REPOSITORY = Path(__file__).parents[2] / "reports" / "published"
 _INSTALLED = Path(__file__).parents[1] / "figures"  # where the wheel puts them

@@ -12,7 +12,8 @@ import ruptures
 import scipy.stats
 
 from vitbench.analysis.compare import IDENTITY, SIGNIFICANCE, name_of
-from vitbench.results.record import MEASURED, Record
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record
 
 # Runs of one commit differ by what the machine does; a step is looked for in those that share all
 # of this. The version of torch may differ: it is one of the causes that are looked for.

@@ -99,7 +99,7 @@ def ab(
     from vitbench.engine import ab as interleaved
     from vitbench.engine import revision as side
     from vitbench.engine import session
-    from vitbench.results import store
+    from vitbench.results.folder import make_folder, new_folder
 
     limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
     limits = dataclasses.replace(limits, turn_s=reading / (2 * limits.fours))
@@ -123,14 +123,14 @@ def ab(
         )
         words = ["vitbench ab", base, *([head] if head else [])]
         words += [f"--plugin {path}" for path in plugins]
-        folder = out or store.new_folder(Path("reports"), "ab", plan.device)
+        folder = out or new_folder(Path("reports"), "ab", plan.device)
         comparison = interleaved.Comparison(
             plan, sides, rules_of_policy, limits, folder, command=" ".join(words)
         )
         if dry_run:
             _outlook(comparison)
             return 0
-        store.make_folder(folder)
+        make_folder(folder)
         return _carry_out(comparison, folder, forms, quiet=quiet)
 
 
@@ -184,10 +184,11 @@ def _carry_out(
 def _keep(comparison: Comparison, result: Result, folder: Path) -> None:
     """result.json and the chart."""
     from vitbench.render import forest
-    from vitbench.results import store
+    from vitbench.results.csv import write_json
+    from vitbench.results.folder import StorageFull
 
     try:
-        store.write_json(folder / "result.json", comparison.summary(result))
+        write_json(folder / "result.json", comparison.summary(result))
         forest.save(result, comparison.title(), folder)
     except OSError as error:
-        raise store.StorageFull(f"{folder} cannot be written: {error.strerror}") from error
+        raise StorageFull(f"{folder} cannot be written: {error.strerror}") from error

@@ -155,7 +155,7 @@ def _measure(
     """The cases of the baseline, measured here and now."""
     from vitbench.engine import session
     from vitbench.render.progress import ProgressBar
-    from vitbench.results import store
+    from vitbench.results.folder import new_folder
 
     plan = session.plan_again(
         base,
@@ -165,7 +165,7 @@ def _measure(
         threads=threads,
         timed=not untimed,
     )
-    folder = out or store.new_folder(Path("reports"), "check", plan.device)
+    folder = out or new_folder(Path("reports"), "check", plan.device)
     console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
         found = session.measure(plan, folder, bar).records()
@@ -240,19 +240,21 @@ def update(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("baseline.csv"),
 ) -> None:
     """Write the rows of a run as a baseline, a CSV file that one commits, with its environment."""
-    from vitbench.results import store
-    from vitbench.results.record import COLUMN_NAMES, COUNTED, MEASURED
+    from vitbench.results.columns import COLUMN_NAMES
+    from vitbench.results.csv import write_csv, write_json
+    from vitbench.results.folder import environment_file, read_environment
+    from vitbench.results.outcome import COUNTED, MEASURED
 
     rows = [record for record in records(run) if record["status"] in (MEASURED, COUNTED)]
     if not rows:
         raise BadInput(f"{run} holds no measured case: a baseline of nothing would pass anything")
-    environment = store.read_environment(run)
+    environment = read_environment(run)
     told = [out]
     try:
-        store.write_csv(out, COLUMN_NAMES, rows)
+        write_csv(out, COLUMN_NAMES, rows)
         if environment:
-            told.append(store.environment_file(out))
-            store.write_json(told[1], {"environment": environment})
+            told.append(environment_file(out))
+            write_json(told[1], {"environment": environment})
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error.strerror}") from None
     typer.echo(f"{' and '.join(str(path) for path in told)}: {len(rows)} cases")

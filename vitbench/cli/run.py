@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vitbench.cases.plan import Plan
-    from vitbench.results.store import Run
+    from vitbench.results.journal import Run
 
 REPORTS = Path("reports")
 
@@ -222,10 +222,10 @@ def _outlook(plan: Plan) -> str:
 def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
     from vitbench.engine import session
     from vitbench.render.progress import ProgressBar
-    from vitbench.results import store
+    from vitbench.results.folder import new_folder
 
     console = terminal.console()
-    folder = out or store.new_folder(REPORTS, plan.suite, plan.device)
+    folder = out or new_folder(REPORTS, plan.suite, plan.device)
     console.print(f"{plan.title}: {_outlook(plan)}")
     with ProgressBar(console, quiet=quiet) as bar:
         try:
@@ -265,8 +265,8 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from vitbench.engine import session
     from vitbench.render import recommendation as choice
     from vitbench.render import tables, units
-    from vitbench.results import store
-    from vitbench.results.record import COUNTED, MEASURED
+    from vitbench.results.folder import RECORDS, SAMPLES
+    from vitbench.results.outcome import COUNTED, MEASURED
 
     records = done.records()
     console.print(tables.results(records))
@@ -301,6 +301,6 @@ def _report(done: Run, folder: Path, console: Console) -> int:
             f"the budget of {units.duration(done.plan.budget_s)} bought medians known to "
             f"{median:.1%}, at worst {worst:.1%} ({subject})"
         )
-    for path in (folder / store.RECORDS, folder / store.SAMPLES, *plots):
+    for path in (folder / RECORDS, folder / SAMPLES, *plots):
         console.print(str(path), style="cyan")
     return 1 if failed else 0

@@ -76,7 +76,7 @@ def columns(
 ) -> None:
     """Explain the columns of records.csv."""
     from vitbench.render import tables
-    from vitbench.results.record import COLUMNS
+    from vitbench.results.columns import COLUMNS
 
     rows = [(column.name, column.unit, column.meaning) for column in COLUMNS]
     header = ("column", "unit", "meaning")

@@ -41,7 +41,7 @@ def trend(
         return
     from vitbench.render import history as charts
     from vitbench.render import tables, units
-    from vitbench.results import store
+    from vitbench.results.folder import StorageFull, make_folder, new_folder
 
     console = terminal.console()
     rows = [
@@ -58,17 +58,17 @@ def trend(
     sentences = [trends.sentence(one, step, history) for one in found for step in one.steps]
     few = "fewer than 4 runs show no step" if max(len(o.runs) for o in found) < 4 else "no step"
     console.print("", *(sentences or [few]), sep="\n", markup=False)
-    folder = store.make_folder(out or store.new_folder(Path("reports"), "trend", "runs"))
+    folder = make_folder(out or new_folder(Path("reports"), "trend", "runs"))
     try:
         path = charts.save(found, history, folder)
     except OSError as error:
-        raise store.StorageFull(f"{folder} cannot be written: {error.strerror}") from error
+        raise StorageFull(f"{folder} cannot be written: {error.strerror}") from error
     console.print(str(path), style="cyan")
 
 
 def _past(path: Path) -> Past:
     from vitbench.analysis.trend import Past
-    from vitbench.results import store
+    from vitbench.results.folder import read_environment
 
-    code = store.read_environment(path).get("code") or {}
+    code = read_environment(path).get("code") or {}
     return Past(path.name, judge.records(path), code.get("commit"), bool(code.get("dirty")))

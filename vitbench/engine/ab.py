@@ -29,15 +29,11 @@ from vitbench.engine import runner
 from vitbench.engine.child import Child, ChildDied, ChildTimeout
 from vitbench.engine.revision import Side
 from vitbench.errors import BadInput
-from vitbench.results import store
-from vitbench.results.record import (
-    COLUMN_NAMES,
-    Failed,
-    Outcome,
-    Record,
-    build_record,
-    outcome_from_dict,
-)
+from vitbench.results.columns import COLUMN_NAMES
+from vitbench.results.csv import write_csv
+from vitbench.results.folder import StorageFull
+from vitbench.results.outcome import Failed, Outcome, outcome_from_dict
+from vitbench.results.record import Record, build_record
 
 Which = Literal["base", "head"]
 _PAIRS: tuple[tuple[Which, Which], ...] = (("base", "head"), ("head", "base"))
@@ -177,7 +173,7 @@ class Comparison:
     def measure(self) -> Result:
         """Blocks until every case is settled, then the flagged cases again. Writes the folder.
 
-        Raises BadInput where a side cannot be measured at all, store.StorageFull.
+        Raises BadInput where a side cannot be measured at all, StorageFull.
         """
         try:
             with (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file:
@@ -187,7 +183,7 @@ class Comparison:
                 self._flagged = [p for p in self.pairs if words[p.head.id] in ("slower", "faster")]
                 self._phase(2, self._flagged, file)
         except OSError as error:
-            raise store.StorageFull(f"{self._folder} cannot be written: {error.strerror}") from None
+            raise StorageFull(f"{self._folder} cannot be written: {error.strerror}") from None
         return self.finish()
 
     def finish(self) -> Result:
@@ -195,7 +191,7 @@ class Comparison:
         self.seconds = time.monotonic() - self._begun
         result = gate.judge(self._final(), self.policy, self._command)
         for which in self.sides:
-            store.write_csv(self._folder / f"{which}.csv", COLUMN_NAMES, self.records(which))
+            write_csv(self._folder / f"{which}.csv", COLUMN_NAMES, self.records(which))
         return result
 
     def title(self) -> str:

@@ -12,7 +12,7 @@ from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Measured
+from vitbench.results.outcome import Measured
 
 MIN_ROUNDS = 2
 MAX_ROUNDS = 20

@@ -19,7 +19,7 @@ from vitbench.cases.case import Case
 from vitbench.devices import environment
 from vitbench.devices import nvml as gpu
 from vitbench.instruments import correctness, host, macs, memory, operators, timing
-from vitbench.results.record import Counted, Facts, Failed, FailureKind, Measured, Outcome
+from vitbench.results.outcome import Counted, Facts, Failed, FailureKind, Measured, Outcome
 from vitbench.subjects import build as subjects
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens

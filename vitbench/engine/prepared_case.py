@@ -11,7 +11,7 @@ import torch
 from vitbench.cases.case import Case
 from vitbench.engine import passes as measurement
 from vitbench.instruments import host, timing
-from vitbench.results.record import Failed, Measured
+from vitbench.results.outcome import Failed, Measured
 from vitbench.subjects import build as subjects
 
 

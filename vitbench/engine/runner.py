@@ -15,9 +15,11 @@ from vitbench.engine.budget import Purse
 from vitbench.engine.child import Child, ChildDied, ChildTimeout
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
-from vitbench.results import store
-from vitbench.results.record import Ceilings, Failed, Measured, Outcome, outcome_from_dict
-from vitbench.results.store import Journal, Run
+from vitbench.results import journal as journals
+from vitbench.results.csv import derive
+from vitbench.results.folder import JOURNAL
+from vitbench.results.journal import Journal, Run
+from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome, outcome_from_dict
 
 _START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
@@ -94,7 +96,7 @@ def settle(
 
 def start(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
     """Measures a plan into a new folder. Raises BadInput, StorageFull."""
-    with store.create(folder, plan) as journal:
+    with journals.create(folder, plan) as journal:
         return _carry_out(Run(plan), journal, folder, on_progress)
 
 
@@ -103,9 +105,10 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
 
     Raises BadInput, StorageFull.
     """
-    run = store.read(folder)
-    with Journal(folder / store.JOURNAL) as journal:
-        return _carry_out(store.read(folder), journal, folder, on_progress, begun=run.environment)
+    run = journals.read(folder)
+    with Journal(folder / JOURNAL) as journal:
+        again = journals.read(folder)
+        return _carry_out(again, journal, folder, on_progress, begun=run.environment)
 
 
 def _carry_out(
@@ -121,7 +124,7 @@ def _carry_out(
         for round_index in range(run.plan.rounds):
             _Round(run, journal, round_index, on_progress, begun, purse).measure()
     finally:
-        store.derive(folder, run)
+        derive(folder, run)
     return run
 
 
@@ -153,7 +156,7 @@ class _Round:
                     return
                 self._tell(case, None)
                 outcome = self._measure(case)
-                self._journal.append(store.outcome_entry(case, self._index, outcome))
+                self._journal.append(journals.outcome_entry(case, self._index, outcome))
                 self._run.outcomes[case.id, self._index] = outcome
                 if self._purse is not None and isinstance(outcome, Measured):
                     self._purse.learn(case, outcome)
@@ -262,7 +265,7 @@ class _Round:
         )
         if new_run:
             ceilings = reply.get("ceilings")
-            self._journal.append(store.environment_entry(reply["environment"], ceilings))
+            self._journal.append(journals.environment_entry(reply["environment"], ceilings))
             run.environment = reply["environment"]
             run.ceilings = None if ceilings is None else Ceilings(**ceilings)
         elif self._begun is not None:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from vitbench.cases.plan import Plan
     from vitbench.engine.runner import OnProgress
     from vitbench.instruments.timing import TimingRule
+    from vitbench.results.journal import Run
     from vitbench.results.record import Record
-    from vitbench.results.store import Run
 
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 
@@ -333,14 +333,14 @@ def _default_memory_limit(device: str) -> dict[str, Any]:
 
 
 def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
-    """Carries out a plan into a new run folder. Raises BadInput, store.StorageFull."""
+    """Carries out a plan into a new run folder. Raises BadInput, StorageFull."""
     from vitbench.engine import runner
 
     return runner.start(plan, folder, on_progress)
 
 
 def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
-    """Continues a run that was cut off. Raises BadInput, store.StorageFull."""
+    """Continues a run that was cut off. Raises BadInput, StorageFull."""
     from vitbench.engine import runner
 
     return runner.resume(folder, on_progress)
@@ -367,9 +367,10 @@ def read_records(path: Path) -> pd.DataFrame:
 def beside_published(run: Run, folder: Path) -> list[published.Figure]:
     """The published figures that belong to a run; writes published.csv, ours beside them.
 
-    Raises BadInput, store.StorageFull.
+    Raises BadInput, StorageFull.
     """
-    from vitbench.results import store
+    from vitbench.results.csv import write_csv
+    from vitbench.results.folder import StorageFull
 
     if run.plan.published is None:
         return []
@@ -387,19 +388,20 @@ def beside_published(run: Run, folder: Path) -> list[published.Figure]:
     columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")
     path = folder / "published.csv"
     try:
-        store.write_csv(path, (*columns, "device", "source", "note"), rows)
+        write_csv(path, (*columns, "device", "source", "note"), rows)
     except OSError as error:
-        raise store.StorageFull(f"{path} cannot be written: {error.strerror}") from error
+        raise StorageFull(f"{path} cannot be written: {error.strerror}") from error
     return figures
 
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:
     """The charts of a run folder, as PNG and PDF; returns the PNG paths. Raises BadInput."""
     from vitbench.render import charts as plots
-    from vitbench.results import frame, store
+    from vitbench.results import frame
+    from vitbench.results.folder import StorageFull, read_environment
 
     rows = frame.read(folder)
-    name = str(store.read_environment(folder).get("device_name") or "unknown device")
+    name = str(read_environment(folder).get("device_name") or "unknown device")
     target = into or folder / "plots"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -408,4 +410,4 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
     try:
         return plots.save_all(rows, name, target)
     except OSError as error:
-        raise store.StorageFull(f"{target} cannot be written: {error.strerror}") from error
+        raise StorageFull(f"{target} cannot be written: {error.strerror}") from error

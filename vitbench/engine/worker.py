@@ -29,7 +29,7 @@ from vitbench.engine import passes as measurement
 from vitbench.engine import prepared_case as held
 from vitbench.instruments import host
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Failed, Measured, Outcome, outcome_to_dict
+from vitbench.results.outcome import Failed, Measured, Outcome, outcome_to_dict
 from vitbench.subjects import build as subjects
 from vitbench.subjects.backbones.weights import BadWeights
 

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from vitbench.analysis import stats
 from vitbench.engine.runner import Progress
 from vitbench.render import units
-from vitbench.results.record import Failed, Measured
+from vitbench.results.outcome import Failed, Measured
 
 if TYPE_CHECKING:
     from vitbench.engine import ab as interleaved

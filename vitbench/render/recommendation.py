@@ -9,7 +9,8 @@ from rich.table import Table
 
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.render import tables, units
-from vitbench.results.record import MEASURED, Record
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record
 
 # What an implementation is: the rest of a case's identity is the question, this the answer.
 _ANSWER = ("impl", "runtime")

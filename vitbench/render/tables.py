@@ -10,7 +10,8 @@ from rich.text import Text
 
 from vitbench.cases.case import Resolution
 from vitbench.render import units
-from vitbench.results.record import COUNTED, MEASURED, Record
+from vitbench.results.outcome import COUNTED, MEASURED
+from vitbench.results.record import Record
 
 _SETTING_COLUMNS = (
     ("impl", "impl"),

@@ -9,47 +9,14 @@ import pandas as pd
 
 from vitbench.cases.case import runtime_of
 from vitbench.errors import BadInput
-from vitbench.results.record import COLUMN_NAMES, MEASURED, Record
-from vitbench.results.store import RECORDS
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS
+from vitbench.results.folder import RECORDS
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record
 
-_WORDS = {
-    "case",
-    "attention",
-    "backbone",
-    "impl",
-    "runtime",
-    "mode",
-    "device",
-    "dtype",
-    "settings",
-    "status",
-    "message",
-    "stopped_by",
-    "macs_source",
-    "uncounted_ops",
-    "sdpa_kernels",
-    "fallback",
-    "checked_against",
-    "throttle_reasons",
-    "trust",
-    "trust_reasons",
-    "round_medians",
-    "device_name",
-    "torch",
-}
-_TRUTHS = {"cold", "host_bound"}
 # Columns of older files, which are one now: `runtime`.
-_OLD_TRUTHS = {"compiled", "cuda_graph"}
-_COUNTS = {
-    "batch_size",
-    "image_height",
-    "image_width",
-    "stride",
-    "grid_height",
-    "grid_width",
-    "dim",
-    "num_heads",
-}
+_OLD_FLAGS = {"compiled", "cuda_graph"}
+_PANDAS_TYPES = {"text": "string", "bool": "boolean", "int": "Int64", "float": "float64"}
 # What makes two rows different measurements, apart from the mechanism and the resolution.
 SETTING = (
     "device",
@@ -69,20 +36,20 @@ def read(path: Path) -> pd.DataFrame:
     file = path / RECORDS if path.is_dir() else path
     if not file.exists():
         raise BadInput(f"{path} holds no {RECORDS}: give a run folder or a CSV file of records")
-    types = dict.fromkeys(_WORDS, "string") | dict.fromkeys(_COUNTS, "Int64")
-    types |= dict.fromkeys(_TRUTHS | _OLD_TRUTHS, "boolean")
+    types = {column.name: _PANDAS_TYPES[column.type] for column in COLUMNS}
+    types |= dict.fromkeys(_OLD_FLAGS, "boolean")
     try:
         rows = pd.read_csv(
             file,
             dtype=types,
             keep_default_na=False,
-            na_values={name: [""] for name in COLUMN_NAMES if name not in _WORDS},
+            na_values={c.name: [""] for c in COLUMNS if c.type != "text"},
             true_values=["true"],
             false_values=["false"],
         )
     except (ValueError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not a CSV file of records: {first_line(error)}") from None
-    if "runtime" not in rows.columns and set(rows.columns) >= _OLD_TRUTHS:
+    if "runtime" not in rows.columns and set(rows.columns) >= _OLD_FLAGS:
         pairs = zip(rows["compiled"], rows["cuda_graph"], strict=True)
         rows["runtime"] = pd.array([runtime_of(*pair) for pair in pairs], dtype="string")
     missing = [name for name in COLUMN_NAMES if name not in rows.columns]

@@ -1,282 +1,28 @@
-"""Outcomes of single measurements, and Record: one CSV row per case. Pure, no torch."""
+"""Record: one row of records.csv per case, from the outcomes of its rounds. Pure, no torch."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from vitbench.analysis import stats, trust
 from vitbench.cases.case import Case
 from vitbench.cases.scalars import parse_scalar
-
-FailureKind = Literal["unsupported", "out_of_memory", "timeout", "crashed", "wrong_output", "error"]
-FAILURE_KINDS: tuple[FailureKind, ...] = (
-    "unsupported",
-    "out_of_memory",
-    "timeout",
-    "crashed",
-    "wrong_output",
-    "error",
+from vitbench.results.columns import COLUMN_NAMES, HOST_BOUND_RATIO
+from vitbench.results.outcome import (
+    COUNTED,
+    MEASURED,
+    NOT_MEASURED,
+    Ceilings,
+    Counted,
+    Facts,
+    Failed,
+    Measured,
+    Outcome,
 )
-MEASURED = "measured"
-COUNTED = "counted"
-NOT_MEASURED = "not_measured"
-HOST_BOUND_RATIO = 1.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What one look at a case tells: counts, memory, correctness. Taken in the first round.
-
-    compulsory_bytes  weights, input and output, once each: what any implementation must move
-    operator_calls    operators that one call dispatches; None for a compiled call
-    sdpa_kernels      how often scaled_dot_product_attention ran on which kernel
-    graph_breaks      of torch.compile; None where it was not compiled
-    fallback          what the fused implementation does in place of its kernels here, and why: the
-                      equations, or all of it in float32; empty: neither
-    macs_head         of one image, in the head that a backbone carries; None where it carries none
-    macs_formula      of one image, by the formula that a backbone's authors publish figures by
-    """
-
-    params: int
-    macs: int
-    macs_fvcore: int
-    macs_closed_form: int | None
-    uncounted_ops: Mapping[str, int]
-    wasted_token_fraction: float
-    compulsory_bytes: int
-    peak_memory_bytes: int
-    activation_memory_bytes: int
-    reserved_memory_bytes: int | None
-    peak_rss_bytes: int | None
-    checked_against: str
-    error_rms: float
-    error_worst: float
-    energy_j_img: float | None = None
-    operator_calls: int | None = None
-    sdpa_kernels: Mapping[str, int] = field(default_factory=dict)
-    graph_breaks: int | None = None
-    fallback: str = ""
-    macs_head: int | None = None
-    macs_formula: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One round's timing of one case. Seconds of one call, every sample, in order taken.
-
-    state  the machine while the samples were taken (instruments.host, instruments.gpu)
-    """
-
-    samples_s: tuple[float, ...]
-    wall_samples_s: tuple[float, ...]
-    calls_per_sample: int
-    first_call_s: float
-    compile_s: float | None
-    warmup_calls: int
-    warmup_s: float
-    stopped_by: str
-    state: Mapping[str, Any] = field(default_factory=dict)
-    facts: Facts | None = None
-    spent_s: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why there is no measurement: data, not an exception."""
-
-    kind: FailureKind
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """One look at a case whose time was not asked for: checked, counted, its memory measured."""
-
-    facts: Facts
-
-
-Outcome = Measured | Counted | Failed
-
-
-def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """As JSON can hold it."""
-    if isinstance(outcome, Failed):
-        return {"failed": dataclasses.asdict(outcome)}
-    if isinstance(outcome, Counted):
-        return {"counted": dataclasses.asdict(outcome)}
-    return {"measured": dataclasses.asdict(outcome)}
-
-
-def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
-    """The inverse of outcome_to_dict."""
-    if "failed" in data:
-        return Failed(**data["failed"])
-    if "counted" in data:
-        return Counted(Facts(**data["counted"]["facts"]))
-    fields = dict(data["measured"])
-    if fields["facts"] is not None:
-        fields["facts"] = Facts(**fields["facts"])
-    fields["samples_s"] = tuple(fields["samples_s"])
-    fields["wall_samples_s"] = tuple(fields["wall_samples_s"])
-    return Measured(**fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of records.csv.
-
-    exact  deterministic: two runs of one plan on one machine give the same bytes
-    """
-
-    name: str
-    unit: str
-    meaning: str
-    exact: bool = False
-
-
-def _case_column(name: str, unit: str, meaning: str) -> Column:
-    return Column(name, unit, meaning, exact=True)
-
-
-COLUMNS: tuple[Column, ...] = (
-    _case_column("case", "", "stable id of the case: a hash of the columns up to `settings`"),
-    _case_column("attention", "", "mechanism, the name of its file; empty for a backbone"),
-    _case_column("backbone", "", "whole model; empty for an attention layer"),
-    _case_column("impl", "", "`eager`: the paper's equations op by op; `fused`: fastest kernels"),
-    _case_column("runtime", "", "`eager`, `compile` (torch.compile) or `cuda-graph` (replayed)"),
-    _case_column("cold", "", "caches flushed before each call"),
-    _case_column("mode", "", "`forward`, or `forward_backward`: one training step of the layer"),
-    _case_column("device", "", "`cpu`, `cuda` or `cuda:1`"),
-    _case_column("dtype", "", "of weights and inputs"),
-    _case_column("batch_size", "images", "images in one call"),
-    _case_column("image_height", "pixels", "height of the image that the feature map belongs to"),
-    _case_column("image_width", "pixels", "width of that image"),
-    _case_column("stride", "pixels", "side of the image patch behind one token"),
-    _case_column("grid_height", "tokens", "height of the feature map"),
-    _case_column("grid_width", "tokens", "width of the feature map"),
-    _case_column("dim", "channels", "channels of the feature map"),
-    _case_column("num_heads", "heads", "attention heads"),
-    _case_column("settings", "", "hyper-parameters of the mechanism"),
-    Column(
-        "status",
-        "",
-        "`measured`, `counted` (all but the time), or why not: " + ", ".join(FAILURE_KINDS),
-    ),
-    Column("message", "", "the reason for a failure, in words"),
-    Column("latency_s", "s", "time of one call on the whole batch: median over all samples"),
-    Column("latency_low_s", "s", "lower end of its 95% interval"),
-    Column("latency_high_s", "s", "upper end of its 95% interval"),
-    Column("throughput_img_s", "images/s", "batch_size / latency_s"),
-    Column("throughput_low_img_s", "images/s", "batch_size / latency_high_s"),
-    Column("throughput_high_img_s", "images/s", "batch_size / latency_low_s"),
-    Column("noise", "share", "relative half-width of the 95% interval of the median"),
-    Column("latency_p99_s", "s", "99th percentile; empty below 100 samples"),
-    Column("samples", "", "samples taken, over all rounds"),
-    Column("outliers", "", "samples beyond Tukey's fences; none is dropped"),
-    Column("rounds", "", "worker processes that measured the case"),
-    Column("round_spread", "share", "highest over lowest median of a round, less 1"),
-    Column("round_medians", "", "latency of each round in seconds, which comparisons use"),
-    Column("stopped_by", "", "`noise`: the target was reached in every round; `cap`: time was up"),
-    Column("calls_per_sample", "calls", "calls averaged in one sample (first round)"),
-    Column("first_call_s", "s", "the first call of a process: median over rounds"),
-    Column("compile_s", "s", "torch.compile and its first call: median over rounds"),
-    Column("wall_latency_s", "s", "host time until the result is there: median over all samples"),
-    Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s"),
-    Column("macs", "MACs", "multiply-accumulates of one image", exact=True),
-    Column("flops", "FLOPs", "2 x macs", exact=True),
-    Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", exact=True),
-    Column(
-        "macs_head",
-        "MACs",
-        "of `macs`, what a detection or segmentation head takes, its feature pyramid included",
-        exact=True,
-    ),
-    Column(
-        "macs_formula",
-        "MACs",
-        "of one image by the formula that a backbone's authors publish by, where we have it",
-        exact=True,
-    ),
-    Column("macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", exact=True),
-    Column(
-        "uncounted_ops",
-        "",
-        "operators that count nothing by convention, with how often",
-        exact=True,
-    ),
-    Column("params", "", "trainable parameters", exact=True),
-    Column(
-        "operator_calls",
-        "calls",
-        "operators that one call dispatches, views included; empty for a compiled call",
-    ),
-    Column(
-        "sdpa_kernels",
-        "",
-        "kernels that scaled_dot_product_attention ran on, with how often; `math` is not fused",
-    ),
-    Column("graph_breaks", "", "of torch.compile; empty where it was not compiled"),
-    Column(
-        "fallback",
-        "",
-        "what the fused implementation does in place of its kernels here, and why: the equations, "
-        "or all of it in float32; empty: neither",
-    ),
-    Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
-    Column(
-        "peak_memory_bytes",
-        "bytes",
-        "highest allocator level during one call, weights and inputs included; on the CPU exact",
-        exact=True,
-    ),
-    Column("activation_memory_bytes", "bytes", "the same, less weights and inputs", exact=True),
-    Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve"),
-    Column("peak_rss_bytes", "bytes", "the process's highest resident set (VmHWM) on the CPU"),
-    Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)"),
-    Column("flops_rate", "FLOP/s", "flops x batch_size / latency_s"),
-    Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
-    Column("checked_against", "", "reference of the output check"),
-    Column("error_rms", "share", "rms difference from that reference, relative to its rms"),
-    Column("error_worst", "share", "largest difference, relative to its rms"),
-    Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
-    Column("neighbour_cores", "cores", "busy cores of other processes, while sampling"),
-    Column("steal_share", "share", "time the hypervisor gave to others, while sampling"),
-    Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling"),
-    Column("involuntary_switches", "1/s", "involuntary context switches, while sampling"),
-    Column("sm_clock_hz", "Hz", "lowest SM clock seen between samples"),
-    Column("temperature_c", "°C", "highest GPU temperature seen"),
-    Column("power_w", "W", "median GPU power seen"),
-    Column("throttle_reasons", "", "clock limits seen that make the figure suspect"),
-    Column("retries", "", "chunks of samples taken again under a lowered clock, over all rounds"),
-    Column("gpu_idle_utilisation", "share", "GPU utilisation before our first call: others' work"),
-    Column("gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile"),
-    Column("device_name", "", "the device's name, and a CPU's threads", exact=True),
-    Column("torch", "", "version of torch", exact=True),
-    Column("trust", "", "A to D, from noise, rounds and the state of the machine"),
-    Column("trust_reasons", "", "why it is not A"),
-)
-
-COLUMN_NAMES = tuple(column.name for column in COLUMNS)
-EXACT_COLUMNS = tuple(column.name for column in COLUMNS if column.exact)
 
 Value = str | int | float | bool | None
 Record = dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """What the device reached at the start of the run.
-
-    flops_rate  FLOP/s of a large matrix product, by dtype
-    bandwidth   bytes/s of a large copy, reads and writes counted
-    """
-
-    flops_rate: Mapping[str, float]
-    bandwidth: float
 
 
 def build_record(
@@ -434,8 +180,3 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
     }
     reasons = sorted({reason for words in seen("throttle_reasons") for reason in words})
     return columns | {"throttle_reasons": ", ".join(reasons)}
-
-
-def to_json(value: Any) -> str:
-    """One line, keys in a stable order."""
-    return json.dumps(value, sort_keys=True, allow_nan=False)

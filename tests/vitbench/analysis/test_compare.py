@@ -15,7 +15,8 @@ from tests.vitbench.examples import case, environment, facts, measured
 from vitbench.analysis import compare, stats
 from vitbench.analysis.compare import Verdict
 from vitbench.errors import BadInput
-from vitbench.results.record import Failed, Record, build_record
+from vitbench.results.outcome import Failed
+from vitbench.results.record import Record, build_record
 
 
 def row(*medians_s: float, **changes: object) -> Record:

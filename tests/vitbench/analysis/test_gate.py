@@ -15,9 +15,10 @@ from vitbench.__main__ import run
 from vitbench.analysis import gate
 from vitbench.analysis.gate import Policy
 from vitbench.errors import BadInput
-from vitbench.results import store
-from vitbench.results.record import Failed, Outcome, Record, build_record
-from vitbench.results.store import Run
+from vitbench.results.csv import derive
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Failed, Outcome
+from vitbench.results.record import Record, build_record
 
 QUIET = (0.0100, 0.01001, 0.00999, 0.0100, 0.01002)
 CASES = (a_case(), a_case(attention="hilo", params=(("alpha", 0.9),)))
@@ -153,7 +154,7 @@ def written(folder: Path, factor: float = 1.0, kind: str | None = None) -> Path:
                 outcome = Failed(kind, "no")  # type: ignore[arg-type] # a parameter of tests
             done.outcomes[case.id, index] = outcome
     folder.mkdir()
-    store.derive(folder, done)
+    derive(folder, done)
     return folder
 
 

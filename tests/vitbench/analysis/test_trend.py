@@ -13,9 +13,10 @@ from tests.vitbench.examples import case, environment, facts, measured, plan
 from vitbench.__main__ import run
 from vitbench.analysis import trend
 from vitbench.analysis.trend import Past, Step
-from vitbench.results import store
+from vitbench.results import journal
+from vitbench.results.csv import derive
+from vitbench.results.journal import Run
 from vitbench.results.record import Record, build_record
-from vitbench.results.store import Run
 
 
 def noisy(rng: np.random.Generator, levels: list[tuple[int, float]], scale: float) -> list[float]:
@@ -99,11 +100,11 @@ def written(folder: Path, latency_s: float, commit: str) -> Path:
     """A run folder of one case."""
     one = case()
     chosen = plan(one, rounds=1)
-    with store.create(folder, chosen):
+    with journal.create(folder, chosen):
         pass
     machine = environment(code={"commit": commit, "dirty": False})
     outcome = measured(latency_s, latency_s * 1.01, facts=facts())
-    store.derive(folder, Run(chosen, machine, None, {(one.id, 0): outcome}))
+    derive(folder, Run(chosen, machine, None, {(one.id, 0): outcome}))
     return folder
 
 

@@ -22,9 +22,12 @@ from vitbench.cases import suite
 from vitbench.cases.plan import Plan
 from vitbench.engine import runner
 from vitbench.render import charts as plots
-from vitbench.results import store
-from vitbench.results.record import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS, Failed, Outcome
-from vitbench.results.store import Run
+from vitbench.results import journal
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
+from vitbench.results.csv import derive
+from vitbench.results.folder import StorageFull
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Failed, Outcome
 
 _LAYER = "--attention msa --resolution 32 --dim 32 --heads 2 --batch-size 1"
 _TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01"
@@ -183,7 +186,7 @@ def test_a_budget_is_kept(vitbench_here: Vitbench, tmp_path: Path) -> None:
     assert answer.status == 0
     assert "30 s at most" in answer.out
     assert "the budget of 30 s bought medians known to " in answer.out
-    done = store.read(tmp_path / "out")
+    done = journal.read(tmp_path / "out")
     assert done.plan.budget_s == 30
     assert done.plan.rounds >= 2
     assert 1 <= len(done.outcomes) <= done.plan.rounds  # fewer where the machine became slower
@@ -437,8 +440,8 @@ def carried_out(
         done = Run(plan, environment(), ceilings())
         pairs = zip(plan.cases, outcomes, strict=False)
         done.outcomes = {(one.id, 0): outcome for one, outcome in pairs}
-        store.create(out, plan).close()
-        store.derive(out, done)
+        journal.create(out, plan).close()
+        derive(out, done)
         if fault is not None:
             raise fault
         return done
@@ -479,7 +482,7 @@ def test_ctrl_c(vitbench_here: Vitbench, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_full_disk(vitbench_here: Vitbench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, and status 1: what was asked was right."""
-    carried_out(monkeypatch, [measured()], store.StorageFull("the disk that holds out is full"))
+    carried_out(monkeypatch, [measured()], StorageFull("the disk that holds out is full"))
     answer = vitbench_here(*TINY, "--out", "out")
     assert (answer.status, answer.err) == (1, "vitbench: the disk that holds out is full\n")
 

@@ -20,7 +20,7 @@ from vitbench.engine.ab import Comparison, Rules
 from vitbench.engine.child import ChildDied, ChildTimeout, Place
 from vitbench.engine.revision import Side
 from vitbench.errors import BadInput
-from vitbench.results.record import Facts, Failed, Outcome, outcome_to_dict
+from vitbench.results.outcome import Facts, Failed, Outcome, outcome_to_dict
 
 CASES = tuple(case(attention=name) for name in ("msa", "hilo", "window", "sra", "shifted_window"))
 Latency = Callable[[str, Case], float]

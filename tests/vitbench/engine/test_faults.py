@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from vitbench.results.record import MEASURED
+from vitbench.results.outcome import MEASURED
 
 _LAYER = "--resolution 32 --dim 32 --heads 2 --batch-size 1 --impl eager"
 _TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --timeout 40"

@@ -20,7 +20,7 @@ from vitbench.devices import environment
 from vitbench.engine import passes as measurement
 from vitbench.engine import worker
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Failed, Measured, outcome_from_dict
+from vitbench.results.outcome import Failed, Measured, outcome_from_dict
 from vitbench.subjects import build as subjects
 
 QUICK = TimingRule(

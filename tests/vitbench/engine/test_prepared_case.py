@@ -10,7 +10,7 @@ import pytest
 from tests.vitbench.examples import case, plugin
 from vitbench.engine import prepared_case as held
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Failed
+from vitbench.results.outcome import Failed
 
 RULE = TimingRule(warmup_calls=1, warmup_s=0, warmup_agree=1.0, sample_s=0.0005)
 

@@ -20,9 +20,10 @@ from vitbench.engine import runner
 from vitbench.engine.child import ChildDied, ChildTimeout
 from vitbench.engine.runner import Progress
 from vitbench.errors import BadInput
-from vitbench.results import store
-from vitbench.results.record import Failed, Outcome, outcome_to_dict
-from vitbench.results.store import Run, StorageFull
+from vitbench.results import journal
+from vitbench.results.folder import JOURNAL, RECORDS, StorageFull
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Failed, Outcome, outcome_to_dict
 
 CASES = tuple(case(batch_size=size) for size in range(1, 5))
 PLAN = plan(*CASES, rounds=3)
@@ -143,8 +144,8 @@ def test_every_case_in_every_round(workers: Workers, tmp_path: Path) -> None:
 def test_the_journal_says_the_same(workers: Workers, tmp_path: Path) -> None:
     """What is read back equals the run, and the CSV files follow."""
     run = runner.start(PLAN, tmp_path / "run")
-    assert store.read(tmp_path / "run") == run
-    with (tmp_path / "run" / store.RECORDS).open(newline="") as file:
+    assert journal.read(tmp_path / "run") == run
+    with (tmp_path / "run" / RECORDS).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == [one.id for one in CASES]
     assert {row["rounds"] for row in rows} == {"3"}
@@ -154,7 +155,7 @@ def test_an_outcome_is_written_before_the_next_case(workers: Workers, tmp_path: 
     """When a worker is asked for case n + 1, the journal holds n outcomes."""
     folder = tmp_path / "run"
     held: list[int] = []
-    workers.before_answer = lambda: held.append(len(store.read(folder).outcomes))
+    workers.before_answer = lambda: held.append(len(journal.read(folder).outcomes))
     runner.start(PLAN, folder)
     assert held == list(range(len(whole())))
 
@@ -247,17 +248,17 @@ def test_resume_ends_as_if_undisturbed(workers: Workers, tmp_path: Path, done: i
     workers.script = lambda *_: measured() if next(left, None) is not None else KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         runner.start(PLAN, folder)
-    assert len(store.read(folder).outcomes) == done
-    assert (folder / store.RECORDS).exists()
+    assert len(journal.read(folder).outcomes) == done
+    assert (folder / RECORDS).exists()
     assert workers.started == workers.ended
-    before = keys(store.read(folder))
+    before = keys(journal.read(folder))
     workers.asked.clear()
     workers.script = lambda *_: measured()
     run = runner.resume(folder)
     assert keys(run) == whole()
     assert len(workers.asked) == len(whole()) - len(before)
-    assert store.read(folder) == run
-    assert (folder / store.JOURNAL).read_bytes().count(b"\n") == 2 + len(whole())
+    assert journal.read(folder) == run
+    assert (folder / JOURNAL).read_bytes().count(b"\n") == 2 + len(whole())
 
 
 def test_resume_of_a_finished_run(workers: Workers, tmp_path: Path) -> None:
@@ -265,10 +266,10 @@ def test_resume_of_a_finished_run(workers: Workers, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = runner.start(PLAN, folder)
     started = workers.started
-    (folder / store.RECORDS).unlink()
+    (folder / RECORDS).unlink()
     assert runner.resume(folder) == run
     assert workers.started == started
-    assert (folder / store.RECORDS).exists()
+    assert (folder / RECORDS).exists()
 
 
 def test_resume_does_not_repeat_failures(workers: Workers, tmp_path: Path) -> None:
@@ -303,12 +304,12 @@ def test_another_machine_is_refused(
     workers.script = lambda *_: next(answers)
     with pytest.raises(KeyboardInterrupt):
         runner.start(PLAN, folder)
-    journal = (folder / store.JOURNAL).read_bytes()
+    journal = (folder / JOURNAL).read_bytes()
     workers.environment = environment(**changes)
     workers.script = lambda *_: measured()
     with pytest.raises(BadInput, match=words):
         runner.resume(folder)
-    assert (folder / store.JOURNAL).read_bytes() == journal
+    assert (folder / JOURNAL).read_bytes() == journal
     assert workers.started == workers.ended
 
 
@@ -333,20 +334,20 @@ def test_a_disk_that_fills_up(
 ) -> None:
     """The run ends with what there is: journal, CSV files, no worker left."""
     folder = tmp_path / "run"
-    append = store.Journal.append
+    append = journal.Journal.append
     lines = iter(range(4))
 
-    def full(self: store.Journal, entry: Mapping[str, Any]) -> None:
+    def full(self: journal.Journal, entry: Mapping[str, Any]) -> None:
         if next(lines, None) is None:
             raise StorageFull("the disk is full")
         append(self, entry)
 
-    monkeypatch.setattr(store.Journal, "append", full)
+    monkeypatch.setattr(journal.Journal, "append", full)
     with pytest.raises(StorageFull):
         runner.start(PLAN, folder)
-    run = store.read(folder)
+    run = journal.read(folder)
     assert len(run.outcomes) == 3
-    with (folder / store.RECORDS).open(newline="") as file:
+    with (folder / RECORDS).open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(CASES)
     assert workers.started == workers.ended
 

@@ -19,8 +19,8 @@ from vitbench.cases.case import Resolution
 from vitbench.cases.plan import Plan
 from vitbench.engine import runner, session
 from vitbench.errors import BadInput
-from vitbench.results import store
-from vitbench.results.store import Run
+from vitbench.results.csv import derive
+from vitbench.results.journal import Run
 
 BACKBONE = (
     "from vitbench.subjects.backbones import BackboneSpec\nBACKBONE = BackboneSpec(build=print)\n"
@@ -236,7 +236,7 @@ def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:
     plan = make_plan(axes={"attention": ("msa",), "resolution": (Resolution(64, 64),)}, rounds=1)
     run = Run(plan, environment())
     run.outcomes = {(plan.cases[0].id, 0): measured()}
-    store.derive(tmp_path, run)
+    derive(tmp_path, run)
     rows = session.read_records(tmp_path)
     assert rows["subject"].tolist() == ["msa"]
     assert session.draw(tmp_path) == [tmp_path / "plots" / "throughput-bars.png"]

@@ -19,9 +19,10 @@ import attentions
 from tests.vitbench.examples import backbone_case, case, ceilings, environment, measured, plan
 from vitbench.cases.case import Case
 from vitbench.render import charts as plots
-from vitbench.results import frame, store
-from vitbench.results.record import Failed, Outcome
-from vitbench.results.store import Run
+from vitbench.results import frame
+from vitbench.results.csv import derive
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Failed, Outcome
 
 DEVICE = "A CPU, 2 threads"
 
@@ -45,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("run")
     run = Run(plan(*outcomes, rounds=1), environment(), ceilings())
     run.outcomes = {(one.id, 0): outcome for one, outcome in outcomes.items()}
-    store.derive(folder, run)
+    derive(folder, run)
     return frame.read(folder)
 
 
@@ -192,7 +193,7 @@ def from_cases(folder: Path, *cases: Case) -> dict[str, Figure]:
     """The charts of these cases, each measured alike."""
     run = Run(plan(*cases, rounds=1), environment(), ceilings())
     run.outcomes = {(one.id, 0): measured() for one in cases}
-    store.derive(folder, run)
+    derive(folder, run)
     with mpl.rc_context(plots.STYLE):
         return dict(plots.figures(frame.read(folder), DEVICE))
 
@@ -223,7 +224,7 @@ def test_a_variant_is_named_though_the_others_failed(tmp_path: Path) -> None:
     )
     run = Run(plan(half, whole, rounds=1), environment(), ceilings())
     run.outcomes = {(half.id, 0): measured(), (whole.id, 0): Failed("out_of_memory", "no room")}
-    store.derive(tmp_path, run)
+    derive(tmp_path, run)
     with mpl.rc_context(plots.STYLE):
         (axes,) = dict(plots.figures(frame.read(tmp_path), DEVICE))["throughput-bars"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hilo alpha=0.5"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.vitbench.examples import case, measured
 from vitbench.engine.runner import Progress
 from vitbench.render.progress import ProgressBar
-from vitbench.results.record import Failed, Outcome
+from vitbench.results.outcome import Failed, Outcome
 
 STEPS: list[tuple[int, Outcome | None]] = [
     (0, None),

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from tests.vitbench.examples import case, measured
 from vitbench.render import tables
-from vitbench.results.record import Failed, Record, build_record
+from vitbench.results.outcome import Failed
+from vitbench.results.record import Record, build_record
 
 
 def printed(table: Table) -> str:

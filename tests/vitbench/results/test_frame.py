@@ -10,16 +10,19 @@ import pytest
 from tests.vitbench.examples import ROOT, backbone_case, case, ceilings, environment, measured, plan
 from vitbench.cases.case import Case
 from vitbench.errors import BadInput
-from vitbench.results import frame, store
-from vitbench.results.record import COLUMN_NAMES, COLUMNS, Failed, Outcome, build_record, case_of
-from vitbench.results.store import Run
+from vitbench.results import frame
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS
+from vitbench.results.csv import derive, write_csv
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Failed, Outcome
+from vitbench.results.record import build_record, case_of
 
 
 def read_back(folder: Path, *pairs: tuple[Case, Outcome]) -> pd.DataFrame:
     """Rows of one-round runs through a CSV file."""
     run = Run(plan(*(one for one, _ in pairs), rounds=1), environment(), ceilings())
     run.outcomes = {(one.id, 0): outcome for one, outcome in pairs}
-    store.derive(folder, run)
+    derive(folder, run)
     return frame.read(folder)
 
 
@@ -72,7 +75,7 @@ def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
     """Their four combinations are four runtimes."""
     rows = read_back(tmp_path, *((case(dim=dim), measured()) for dim in (2, 4, 6, 8)))
     flags = {"compiled": [False, True] * 2, "cuda_graph": [False, False, True, True]}
-    store.write_csv(
+    write_csv(
         tmp_path / "old.csv",
         (*(name for name in COLUMN_NAMES if name != "runtime"), *flags),
         [row | {k: v[i] for k, v in flags.items()} for i, row in enumerate(frame.records(rows))],
@@ -82,12 +85,8 @@ def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
 
 
 def test_types() -> None:
-    """Words are text, truths are booleans, counts are whole: each of the table's columns once."""
-    words, truths, counts = frame._WORDS, frame._TRUTHS, frame._COUNTS
-    assert words | truths | counts <= set(COLUMN_NAMES)
-    assert len(words | truths | counts) == len(words) + len(truths) + len(counts)
-    in_units = {column.name for column in COLUMNS if column.unit} - counts
-    assert not in_units & (words | truths)
+    """A column with a unit is a number."""
+    assert not [column.name for column in COLUMNS if column.unit and column.type == "text"]
     assert set(frame.SETTING) | set(frame.VARIANT) <= set(COLUMN_NAMES)
 
 

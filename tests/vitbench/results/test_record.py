@@ -11,20 +11,18 @@ from hypothesis import strategies as st
 
 from tests.vitbench.examples import backbone_case, case, ceilings, facts, measured, state
 from vitbench.analysis import stats
-from vitbench.results.record import (
-    COLUMN_NAMES,
-    COLUMNS,
-    EXACT_COLUMNS,
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
+from vitbench.results.outcome import (
     FAILURE_KINDS,
     NOT_MEASURED,
     Failed,
     FailureKind,
     Outcome,
-    build_record,
     outcome_from_dict,
     outcome_to_dict,
     to_json,
 )
+from vitbench.results.record import build_record
 
 SPEED_COLUMNS = (
     "latency_s",

@@ -14,7 +14,7 @@ from tests.vitbench.examples import plugin
 from vitbench.cases.case import Case, Resolution, Sweep
 from vitbench.engine import passes as measurement
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Counted, Failed, Measured
+from vitbench.results.outcome import Counted, Failed, Measured
 from vitbench.subjects import build as subjects
 from vitbench.subjects.backbones.litv2 import CONFIGS, LITv2
 

@@ -20,24 +20,34 @@ from hypothesis import strategies as st
 from tests.vitbench.examples import ROOT, case, ceilings, environment, measured, plan
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput
-from vitbench.results import store
-from vitbench.results.record import COLUMN_NAMES, Failed, Outcome
-from vitbench.results.store import Journal, Run, StorageFull
+from vitbench.results import journal as journals
+from vitbench.results.columns import COLUMN_NAMES
+from vitbench.results.csv import SAMPLE_COLUMNS, derive, write_csv
+from vitbench.results.folder import (
+    ENVIRONMENT,
+    JOURNAL,
+    RECORDS,
+    StorageFull,
+    new_folder,
+    read_environment,
+)
+from vitbench.results.journal import Journal, Run
+from vitbench.results.outcome import Failed, Outcome
 
 ONE, TWO = case(), case(batch_size=3)
 
 
 def outcome_line(outcome: Outcome, round_index: int = 0) -> dict[str, Any]:
     """A journal's entry of the first case."""
-    return store.outcome_entry(ONE, round_index, outcome)
+    return journals.outcome_entry(ONE, round_index, outcome)
 
 
 def begun(folder: Path, chosen: Plan | None = None) -> Path:
     """A run folder with a plan and an environment."""
-    with store.create(folder, chosen or plan(ONE, TWO)) as journal:
+    with journals.create(folder, chosen or plan(ONE, TWO)) as journal:
         ceiling = ceilings()
         told = {"flops_rate": dict(ceiling.flops_rate), "bandwidth": ceiling.bandwidth}
-        journal.append(store.environment_entry(environment(), told))
+        journal.append(journals.environment_entry(environment(), told))
     return folder
 
 
@@ -45,10 +55,10 @@ def test_a_run_is_what_its_journal_says(tmp_path: Path) -> None:
     """Plan, environment, ceilings and outcomes come back as they were."""
     folder = begun(tmp_path / "run")
     outcomes: list[Outcome] = [measured(0.01, 0.02), Failed("timeout", "no answer within 3 s")]
-    with Journal(folder / store.JOURNAL) as journal:
+    with Journal(folder / JOURNAL) as journal:
         for index, outcome in enumerate(outcomes):
             journal.append(outcome_line(outcome, index))
-    run = store.read(folder)
+    run = journals.read(folder)
     assert run.plan == plan(ONE, TWO)
     assert run.environment == environment()
     assert run.ceilings == ceilings()
@@ -60,7 +70,7 @@ def test_a_run_is_what_its_journal_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cpu-quick", "cpu-detection"])
 def test_a_run_of_an_older_release(name: str) -> None:
     """The committed journals name their cases by the id of then, which is the id of now."""
-    run = store.read(ROOT / "reports" / name)
+    run = journals.read(ROOT / "reports" / name)
     assert run.plan.cases
     assert all(len(run.outcomes_of(case)) == run.plan.rounds for case in run.plan.cases)
     assert {case.runtime for case in run.plan.cases} == {"eager"}
@@ -70,15 +80,15 @@ def test_a_run_of_an_older_release(name: str) -> None:
 def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     """A kill in the middle of a line costs that line; reading and appending go on after it."""
     folder = begun(tmp_path / "run")
-    path = folder / store.JOURNAL
+    path = folder / JOURNAL
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert store.read(folder).plan == plan(ONE, TWO)
+    assert journals.read(folder).plan == plan(ONE, TWO)
     with Journal(path) as journal:
         assert path.read_bytes() == whole
         journal.append(outcome_line(measured()))
     assert path.read_bytes().startswith(whole)
-    assert store.read(folder).outcomes_of(ONE) == [measured()]
+    assert journals.read(folder).outcomes_of(ONE) == [measured()]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,7 +96,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
 def test_cut_anywhere(tmp_path: Path, cut: float) -> None:
     """A journal that is cut at any byte after its plan holds every whole line before the cut."""
     folder = begun(Path(tempfile.mkdtemp(dir=tmp_path)) / "run")
-    path = folder / store.JOURNAL
+    path = folder / JOURNAL
     with Journal(path) as journal:
         for index in range(3):
             journal.append(outcome_line(measured(0.01 * (index + 1)), index))
@@ -95,7 +105,7 @@ def test_cut_anywhere(tmp_path: Path, cut: float) -> None:
     end = first + round(cut * (len(data) - first))
     path.write_bytes(data[:end])
     lines = data[:end].count(b"\n")
-    assert len(store.read(folder).outcomes) == max(0, lines - 2)
+    assert len(journals.read(folder).outcomes) == max(0, lines - 2)
 
 
 class FullDisk:
@@ -122,7 +132,7 @@ class FullDisk:
 def test_a_disk_that_takes_no_more(tmp_path: Path, room: int, code: int, words: str) -> None:
     """One sentence, and the journal ends with its last whole line, from which it goes on."""
     folder = begun(tmp_path / "run")
-    path = folder / store.JOURNAL
+    path = folder / JOURNAL
     whole = path.read_bytes()
     with Journal(path) as journal:
         real = journal._file
@@ -133,13 +143,13 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, room: int, code: int, words: 
         assert path.read_bytes() == whole
         journal._file = real
         journal.append(outcome_line(measured()))
-    assert store.read(folder).outcomes_of(ONE) == [measured()]
+    assert journals.read(folder).outcomes_of(ONE) == [measured()]
 
 
 def test_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that may not be on the disk is taken back: it was not reported as written."""
     folder = begun(tmp_path / "run")
-    path = folder / store.JOURNAL
+    path = folder / JOURNAL
     whole = path.read_bytes()
 
     def fsync(fd: int) -> None:
@@ -188,25 +198,27 @@ import sys
 import tempfile
 from pathlib import Path
 from tests.vitbench.examples import case, measured, plan
-from vitbench.results import store
+from vitbench.results import journal as journals
+from vitbench.results.csv import derive
+from vitbench.results.folder import JOURNAL, StorageFull
 folder = Path(sys.argv[1]) / "run"
 one = case()
 count = 0
-run = store.Run(plan(one, rounds=1000))
+run = journals.Run(plan(one, rounds=1000))
 try:
-    with store.create(folder, run.plan) as journal:
+    with journals.create(folder, run.plan) as journal:
         for index in range(1000):
             outcome = measured(*[0.001 * (index + 1)] * 20)
-            journal.append(store.outcome_entry(one, index, outcome))
+            journal.append(journals.outcome_entry(one, index, outcome))
             run.outcomes[one.id, index] = outcome
             count += 1
-except store.StorageFull as error:
+except StorageFull as error:
     print(error)
-assert store.read(folder).outcomes == run.outcomes, "lines were lost"
-assert (folder / store.JOURNAL).read_bytes().endswith(b"\\n"), "a torn line is left"
+assert journals.read(folder).outcomes == run.outcomes, "lines were lost"
+assert (folder / JOURNAL).read_bytes().endswith(b"\\n"), "a torn line is left"
 try:
-    store.derive(folder, run)
-except store.StorageFull as error:
+    derive(folder, run)
+except StorageFull as error:
     print(error)
 assert not [path for path in folder.iterdir() if path.name.startswith(".")], "rubbish is left"
 print(count > 10)
@@ -229,9 +241,9 @@ import tempfile
 from pathlib import Path
 from tests.vitbench.examples import plan
 from vitbench import errors
-from vitbench.results import store
+from vitbench.results import journal as journals
 try:
-    store.create(Path(sys.argv[1]), plan())
+    journals.create(Path(sys.argv[1]), plan())
 except errors.BadInput as error:
     print(error)
 """
@@ -261,7 +273,7 @@ def test_a_folder_of_another_user(tmp_path: Path) -> None:
     closed.chmod(0)
     # The imports come first: the packages may lie where the other user cannot read.
     become = "import os, sys, tempfile\nfrom tests.vitbench.examples import plan\n"
-    become += "import vitbench.results.store\n"
+    become += "import vitbench.results.journal\n"
     if os.geteuid() == 0:
         become += "os.seteuid(65534)\n"
     done = subprocess.run(
@@ -281,12 +293,12 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     """The second is refused, while the first is at work and after it."""
     folder = tmp_path / "run"
     refused = pytest.raises(BadInput, match="already holds a run")
-    with store.create(folder, plan(ONE)), refused:
-        store.create(folder, plan(TWO))
+    with journals.create(folder, plan(ONE)), refused:
+        journals.create(folder, plan(TWO))
     with pytest.raises(BadInput, match="already holds a run"):
-        store.create(folder, plan(TWO))
-    assert store.read(folder).plan == plan(ONE)
-    assert [path.name for path in folder.iterdir()] == [store.JOURNAL]
+        journals.create(folder, plan(TWO))
+    assert journals.read(folder).plan == plan(ONE)
+    assert [path.name for path in folder.iterdir()] == [JOURNAL]
 
 
 def test_two_runs_that_start_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,16 +315,16 @@ def test_two_runs_that_start_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "link", link_second)
     with pytest.raises(BadInput, match="already holds a run"):
-        store.create(folder, plan(ONE))
-    assert (folder / store.JOURNAL).read_text() == "theirs\n"
-    assert [path.name for path in folder.iterdir()] == [store.JOURNAL]
+        journals.create(folder, plan(ONE))
+    assert (folder / JOURNAL).read_text() == "theirs\n"
+    assert [path.name for path in folder.iterdir()] == [JOURNAL]
 
 
 def test_a_folder_with_other_files_may_be_used(tmp_path: Path) -> None:
     """An empty folder, or one with notes in it, holds no run yet."""
     (tmp_path / "notes.txt").touch()
-    store.create(tmp_path, plan()).close()
-    assert store.read(tmp_path).plan == plan()
+    journals.create(tmp_path, plan()).close()
+    assert journals.read(tmp_path).plan == plan()
 
 
 @pytest.mark.parametrize("below", ["run", "a/b/run"])
@@ -320,34 +332,34 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path, below: str)
     """Below a file there is no folder."""
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot be made: Not a directory"):
-        store.create(tmp_path / "file" / below, plan())
+        journals.create(tmp_path / "file" / below, plan())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     """A sentence, as for any other folder that cannot be made."""
     with pytest.raises(BadInput, match="File name too long"):
-        store.create(tmp_path / ("x" * 300), plan())
+        journals.create(tmp_path / ("x" * 300), plan())
 
 
 def test_a_journal_that_is_being_written_is_refused(tmp_path: Path) -> None:
     """Two runners on one journal would tear it."""
     folder = begun(tmp_path / "run")
     refused = pytest.raises(BadInput, match="being written by another vitbench")
-    with Journal(folder / store.JOURNAL), refused:
-        Journal(folder / store.JOURNAL)
-    Journal(folder / store.JOURNAL).close()
+    with Journal(folder / JOURNAL), refused:
+        Journal(folder / JOURNAL)
+    Journal(folder / JOURNAL).close()
 
 
 def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
     """Neither reading nor continuing what is no run."""
     with pytest.raises(BadInput, match="holds no run"):
-        store.read(tmp_path)
+        journals.read(tmp_path)
     with pytest.raises(BadInput, match="cannot be written"):
-        Journal(tmp_path / store.JOURNAL)
+        Journal(tmp_path / JOURNAL)
 
 
-PLAN_LINE = json.dumps({"event": "plan", "format": store.FORMAT, "plan": plan(ONE).to_dict()})
+PLAN_LINE = json.dumps({"event": "plan", "format": journals.FORMAT, "plan": plan(ONE).to_dict()})
 NO_PARAMS = json.loads(PLAN_LINE)
 NO_PARAMS["plan"]["cases"][0]["params"] = ["alpha"]
 
@@ -377,17 +389,17 @@ NO_PARAMS["plan"]["cases"][0]["params"] = ["alpha"]
 )
 def test_a_corrupt_journal_is_a_sentence(tmp_path: Path, text: str, words: str) -> None:
     """Which line, and that it is no entry; never a traceback."""
-    (tmp_path / store.JOURNAL).write_text(text)
+    (tmp_path / JOURNAL).write_text(text)
     with pytest.raises(BadInput, match=words) as caught:
-        store.read(tmp_path)
+        journals.read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_journal_of_other_bytes(tmp_path: Path) -> None:
     """Not even text."""
-    (tmp_path / store.JOURNAL).write_bytes(bytes(range(256)))
+    (tmp_path / JOURNAL).write_bytes(bytes(range(256)))
     with pytest.raises(BadInput, match="line 1, is not a journal entry"):
-        store.read(tmp_path)
+        journals.read(tmp_path)
 
 
 def whole_run(rounds: int = 2) -> Run:
@@ -401,7 +413,7 @@ def whole_run(rounds: int = 2) -> Run:
 
 def test_csv_files(tmp_path: Path) -> None:
     """One row a case with the columns of record, and one row a sample."""
-    paths = store.derive(tmp_path, whole_run())
+    paths = derive(tmp_path, whole_run())
     assert [path.name for path in paths] == ["records.csv", "samples.csv", "environment.json"]
     with paths[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -413,7 +425,7 @@ def test_csv_files(tmp_path: Path) -> None:
     assert rows[1]["message"] == 'ValueError: "quotes", commas\nand a line'
     with paths[1].open(newline="") as file:
         samples = list(csv.DictReader(file))
-    assert tuple(samples[0]) == store.SAMPLE_COLUMNS
+    assert tuple(samples[0]) == SAMPLE_COLUMNS
     assert [(row["round"], row["sample"]) for row in samples] == [
         (str(r), str(s)) for r in range(2) for s in range(3)
     ]
@@ -424,33 +436,33 @@ def test_environment_file(tmp_path: Path) -> None:
     """What it ran on and how, without the paths of plugins, and read back."""
     run = whole_run()
     run.plan = plan(ONE, TWO, plugins={"mine": "/somewhere/of/mine.py"})
-    store.derive(tmp_path, run)
-    assert store.read_environment(tmp_path) == environment()
-    text = (tmp_path / store.ENVIRONMENT).read_text()
+    derive(tmp_path, run)
+    assert read_environment(tmp_path) == environment()
+    text = (tmp_path / ENVIRONMENT).read_text()
     assert "/somewhere" not in text
     assert json.loads(text)["plan"]["plugins"] == ["mine"]
 
 
 def test_environment_that_is_absent_or_broken(tmp_path: Path) -> None:
     """Absent is empty, since only a caption needs it; broken is a sentence."""
-    assert store.read_environment(tmp_path) == {}
+    assert read_environment(tmp_path) == {}
     for text in ("", "[]", "{}"):
-        (tmp_path / store.ENVIRONMENT).write_text(text)
+        (tmp_path / ENVIRONMENT).write_text(text)
         with pytest.raises(BadInput, match="cannot be read"):
-            store.read_environment(tmp_path)
+            read_environment(tmp_path)
 
 
 def test_csv_files_are_replaced_as_a_whole(tmp_path: Path) -> None:
     """A row that cannot be written leaves the file of before, and no partial one."""
     path = tmp_path / "a.csv"
-    store.write_csv(path, ("x", "y"), [{"x": 1, "y": None}])
+    write_csv(path, ("x", "y"), [{"x": 1, "y": None}])
     assert path.read_text() == "x,y\n1,\n"
     with pytest.raises(KeyError):
-        store.write_csv(path, ("x", "y"), [{"x": 2, "y": 2}, {"x": 3}])
+        write_csv(path, ("x", "y"), [{"x": 2, "y": 2}, {"x": 3}])
     assert path.read_text() == "x,y\n1,\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
     inode = path.stat().st_ino
-    store.write_csv(path, ("x", "y"), [{"x": 0.1, "y": True}])
+    write_csv(path, ("x", "y"), [{"x": 0.1, "y": True}])
     assert path.read_text() == "x,y\n0.1,true\n"
     assert path.stat().st_ino != inode
 
@@ -459,25 +471,25 @@ def test_messages_of_any_text_reach_the_csv(tmp_path: Path) -> None:
     """Broken text in a failure's message stops neither journal nor CSV file."""
     folder = begun(tmp_path / "run")
     outcome = Failed("error", b"\xff.py".decode(errors="surrogateescape"))
-    with Journal(folder / store.JOURNAL) as journal:
+    with Journal(folder / JOURNAL) as journal:
         journal.append(outcome_line(outcome))
-    run = store.read(folder)
-    store.derive(folder, run)
-    assert (folder / store.RECORDS).read_bytes().count(b"\n") == 3
+    run = journals.read(folder)
+    derive(folder, run)
+    assert (folder / RECORDS).read_bytes().count(b"\n") == 3
 
 
 def test_a_run_is_derived_to_the_same_bytes(tmp_path: Path) -> None:
     """CSV files follow from the journal alone."""
     run = whole_run()
-    first = [path.read_bytes() for path in store.derive(tmp_path, run)]
-    assert first == [path.read_bytes() for path in store.derive(tmp_path, run)]
+    first = [path.read_bytes() for path in derive(tmp_path, run)]
+    assert first == [path.read_bytes() for path in derive(tmp_path, run)]
 
 
 def test_names_of_new_folders(tmp_path: Path) -> None:
     """Date, suite and device; a number where that exists, and nothing is made."""
     now = datetime(2026, 1, 31, 15, 45)
-    first = store.new_folder(tmp_path, "quick", "cuda:1", now)
+    first = new_folder(tmp_path, "quick", "cuda:1", now)
     assert first == tmp_path / "20260131-154500-quick-cuda1"
     assert not first.exists()
     first.mkdir()
-    assert store.new_folder(tmp_path, "quick", "cuda:1", now).name == f"{first.name}-2"
+    assert new_folder(tmp_path, "quick", "cuda:1", now).name == f"{first.name}-2"

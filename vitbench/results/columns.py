@@ -1,0 +1,174 @@
+"""The columns of records.csv: name, unit, type, meaning. Pure, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitbench.results.outcome import FAILURE_KINDS
+
+HOST_BOUND_RATIO = 1.2
+Type = Literal["text", "bool", "int", "float"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of records.csv.
+
+    exact  deterministic: two runs of one plan on one machine give the same bytes
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    type: Type = "float"
+    exact: bool = False
+
+
+def _axis(name: str, unit: str, meaning: str, kind: Type = "text") -> Column:
+    return Column(name, unit, meaning, kind, exact=True)
+
+
+COLUMNS: tuple[Column, ...] = (
+    _axis("case", "", "stable id of the case: a hash of the columns up to `settings`"),
+    _axis("attention", "", "mechanism, the name of its file; empty for a backbone"),
+    _axis("backbone", "", "whole model; empty for an attention layer"),
+    _axis("impl", "", "`eager`: the paper's equations op by op; `fused`: fastest kernels"),
+    _axis("runtime", "", "`eager`, `compile` (torch.compile) or `cuda-graph` (replayed)"),
+    _axis("cold", "", "caches flushed before each call", "bool"),
+    _axis("mode", "", "`forward`, or `forward_backward`: one training step of the layer"),
+    _axis("device", "", "`cpu`, `cuda` or `cuda:1`"),
+    _axis("dtype", "", "of weights and inputs"),
+    _axis("batch_size", "images", "images in one call", "int"),
+    _axis("image_height", "pixels", "height of the image that the feature map belongs to", "int"),
+    _axis("image_width", "pixels", "width of that image", "int"),
+    _axis("stride", "pixels", "side of the image patch behind one token", "int"),
+    _axis("grid_height", "tokens", "height of the feature map", "int"),
+    _axis("grid_width", "tokens", "width of the feature map", "int"),
+    _axis("dim", "channels", "channels of the feature map", "int"),
+    _axis("num_heads", "heads", "attention heads", "int"),
+    _axis("settings", "", "hyper-parameters of the mechanism"),
+    Column(
+        "status",
+        "",
+        "`measured`, `counted` (all but the time), or why not: " + ", ".join(FAILURE_KINDS),
+        "text",
+    ),
+    Column("message", "", "the reason for a failure, in words", "text"),
+    Column("latency_s", "s", "time of one call on the whole batch: median over all samples"),
+    Column("latency_low_s", "s", "lower end of its 95% interval"),
+    Column("latency_high_s", "s", "upper end of its 95% interval"),
+    Column("throughput_img_s", "images/s", "batch_size / latency_s"),
+    Column("throughput_low_img_s", "images/s", "batch_size / latency_high_s"),
+    Column("throughput_high_img_s", "images/s", "batch_size / latency_low_s"),
+    Column("noise", "share", "relative half-width of the 95% interval of the median"),
+    Column("latency_p99_s", "s", "99th percentile; empty below 100 samples"),
+    Column("samples", "", "samples taken, over all rounds", "int"),
+    Column("outliers", "", "samples beyond Tukey's fences; none is dropped", "int"),
+    Column("rounds", "", "worker processes that measured the case", "int"),
+    Column("round_spread", "share", "highest over lowest median of a round, less 1"),
+    Column("round_medians", "", "latency of each round in seconds, which comparisons use", "text"),
+    Column(
+        "stopped_by",
+        "",
+        "`noise`: the target was reached in every round; `cap`: time was up",
+        "text",
+    ),
+    Column("calls_per_sample", "calls", "calls averaged in one sample (first round)", "int"),
+    Column("first_call_s", "s", "the first call of a process: median over rounds"),
+    Column("compile_s", "s", "torch.compile and its first call: median over rounds"),
+    Column("wall_latency_s", "s", "host time until the result is there: median over all samples"),
+    Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s", "bool"),
+    Column("macs", "MACs", "multiply-accumulates of one image", "int", exact=True),
+    Column("flops", "FLOPs", "2 x macs", "int", exact=True),
+    Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", "text", exact=True),
+    Column(
+        "macs_head",
+        "MACs",
+        "of `macs`, what a detection or segmentation head takes, its feature pyramid included",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "macs_formula",
+        "MACs",
+        "of one image by the formula that a backbone's authors publish by, where we have it",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", "int", exact=True
+    ),
+    Column(
+        "uncounted_ops",
+        "",
+        "operators that count nothing by convention, with how often",
+        "text",
+        exact=True,
+    ),
+    Column("params", "", "trainable parameters", "int", exact=True),
+    Column(
+        "operator_calls",
+        "calls",
+        "operators that one call dispatches, views included; empty for a compiled call",
+        "int",
+    ),
+    Column(
+        "sdpa_kernels",
+        "",
+        "kernels that scaled_dot_product_attention ran on, with how often; `math` is not fused",
+        "text",
+    ),
+    Column("graph_breaks", "", "of torch.compile; empty where it was not compiled", "int"),
+    Column(
+        "fallback",
+        "",
+        "what the fused implementation does in place of its kernels here, and why: the equations, "
+        "or all of it in float32; empty: neither",
+        "text",
+    ),
+    Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
+    Column(
+        "peak_memory_bytes",
+        "bytes",
+        "highest allocator level during one call, weights and inputs included; on the CPU exact",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "activation_memory_bytes", "bytes", "the same, less weights and inputs", "int", exact=True
+    ),
+    Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
+    Column(
+        "peak_rss_bytes", "bytes", "the process's highest resident set (VmHWM) on the CPU", "int"
+    ),
+    Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)"),
+    Column("flops_rate", "FLOP/s", "flops x batch_size / latency_s"),
+    Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
+    Column("checked_against", "", "reference of the output check", "text"),
+    Column("error_rms", "share", "rms difference from that reference, relative to its rms"),
+    Column("error_worst", "share", "largest difference, relative to its rms"),
+    Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
+    Column("neighbour_cores", "cores", "busy cores of other processes, while sampling"),
+    Column("steal_share", "share", "time the hypervisor gave to others, while sampling"),
+    Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling"),
+    Column("involuntary_switches", "1/s", "involuntary context switches, while sampling"),
+    Column("sm_clock_hz", "Hz", "lowest SM clock seen between samples"),
+    Column("temperature_c", "°C", "highest GPU temperature seen"),
+    Column("power_w", "W", "median GPU power seen"),
+    Column("throttle_reasons", "", "clock limits seen that make the figure suspect", "text"),
+    Column(
+        "retries", "", "chunks of samples taken again under a lowered clock, over all rounds", "int"
+    ),
+    Column("gpu_idle_utilisation", "share", "GPU utilisation before our first call: others' work"),
+    Column(
+        "gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile", "int"
+    ),
+    Column("device_name", "", "the device's name, and a CPU's threads", "text", exact=True),
+    Column("torch", "", "version of torch", "text", exact=True),
+    Column("trust", "", "A to D, from noise, rounds and the state of the machine", "text"),
+    Column("trust_reasons", "", "why it is not A", "text"),
+)
+
+COLUMN_NAMES = tuple(column.name for column in COLUMNS)
+EXACT_COLUMNS = tuple(column.name for column in COLUMNS if column.exact)

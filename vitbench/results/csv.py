@@ -1,0 +1,104 @@
+"""The files that follow from a journal: records.csv, samples.csv and environment.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitbench.results.columns import COLUMN_NAMES
+from vitbench.results.folder import (
+    ENVIRONMENT,
+    JOURNAL,
+    RECORDS,
+    SAMPLES,
+    StorageFull,
+    remove,
+    storage_sentence,
+)
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Measured
+from vitbench.results.record import Record
+
+SAMPLE_COLUMNS = ("case", "round", "sample", "latency_s", "wall_latency_s")
+
+
+def derive(folder: Path, run: Run) -> list[Path]:
+    """Writes records.csv, samples.csv and environment.json anew; returns their paths.
+
+    Raises StorageFull.
+    """
+    paths = [folder / RECORDS, folder / SAMPLES, folder / ENVIRONMENT]
+    for name in (JOURNAL, RECORDS, SAMPLES, ENVIRONMENT):
+        for partial in folder.glob(f".{name}.*"):  # of a process that was killed as it wrote
+            remove(partial)
+    try:
+        write_csv(paths[0], COLUMN_NAMES, run.records())
+        write_csv(paths[1], SAMPLE_COLUMNS, _sample_rows(run))
+        write_json(paths[2], _environment_file(run))
+    except OSError as error:
+        raise StorageFull(storage_sentence(error, Path(error.filename or paths[0]))) from error
+    return paths
+
+
+def _environment_file(run: Run) -> dict[str, Any]:
+    ceilings = None
+    if run.ceilings is not None:
+        ceilings = {
+            "flops_rate": dict(run.ceilings.flops_rate),
+            "bandwidth": run.ceilings.bandwidth,
+        }
+    plan = run.plan.to_dict()
+    plan["cases"] = len(run.plan.cases)
+    plan["plugins"] = sorted(run.plan.plugins)
+    return {"environment": run.environment, "ceilings": ceilings, "plan": plan}
+
+
+def _sample_rows(run: Run) -> Iterable[Record]:
+    for case in run.plan.cases:
+        for round_index in range(run.plan.rounds):
+            outcome = run.outcomes.get((case.id, round_index))
+            if not isinstance(outcome, Measured):
+                continue
+            pairs = zip(outcome.samples_s, outcome.wall_samples_s, strict=True)
+            for index, (device_s, wall_s) in enumerate(pairs):
+                values = (case.id, round_index, index, device_s, wall_s)
+                yield dict(zip(SAMPLE_COLUMNS, values, strict=True))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a CSV file as a whole: a reader sees the old one or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            for row in rows:
+                writer.writerow([_cell(row[column]) for column in columns])
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replaces a JSON file as a whole, its keys in a stable order."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return value

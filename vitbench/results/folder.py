@@ -1,0 +1,85 @@
+"""The run folder: its name, its files, and what it ran on. Pure, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vitbench.errors import BadInput
+
+JOURNAL = "journal.jsonl"
+RECORDS = "records.csv"
+SAMPLES = "samples.csv"
+ENVIRONMENT = "environment.json"
+
+
+class StorageFull(OSError):
+    """The disk took no more; the message is one sentence."""
+
+
+def storage_sentence(error: OSError, path: Path) -> str:
+    """Why the disk did not take a file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk that holds {path.parent} is full"
+    return f"{path} cannot be written: {error.strerror}"
+
+
+def new_folder(parent: Path, name: str, device: str, now: datetime | None = None) -> Path:
+    """`reports/20260131-154500-quick-cpu`; a number is added where that exists."""
+    stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+    stem = f"{stamp}-{name}-{device.replace(':', '')}"
+    number = 1
+    while True:
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        if not folder.exists():
+            return folder
+        number += 1
+
+
+def make_folder(folder: Path) -> Path:
+    """A new folder for results that are no run, or an empty one. Raises BadInput."""
+    make(folder)
+    if any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty; choose another --out")
+    return folder
+
+
+def make(folder: Path) -> list[Path]:
+    """Makes the folder and its parents; returns those that are new, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for path in missing:
+            if os.path.isdir(path):
+                path.rmdir()
+        raise BadInput(f"{folder} cannot be made: {error.strerror}") from None
+    return missing
+
+
+def remove(path: Path) -> None:
+    """Best effort: on a read-only file system even removing what is not there raises."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def read_environment(place: Path) -> dict[str, Any]:
+    """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
+    path = environment_file(place)
+    try:
+        environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["environment"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+    return environment
+
+
+def environment_file(path: Path) -> Path:
+    """Where the environment of a run folder or of a baseline's CSV file is kept."""
+    return path / ENVIRONMENT if path.is_dir() else path.with_suffix(f".{ENVIRONMENT}")
