@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help bench setup test lint format type check benchmarks clean
+.PHONY: help bench setup test lint format type check docs benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,10 +39,14 @@ type: $(READY) ## check types (mypy --strict)
 
 check: lint type test ## all of the above, as CI does
 
+docs: $(READY) ## build the documentation as a site in site/; a warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 benchmarks: $(READY) ## judge the engine against independent clocks; reports in reports/benchmarks/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove the environment and caches; reports stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""What mkdocs cannot do by its settings: pages and pictures of the site that lie outside docs/.
+
+On GitHub `../reports/x.png` leads from a page of docs/ to the file; in the site the file is
+`reports/x.png` beside the pages.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "reports/benchmarks/**/*.*",
+    "reports/*/plots/*.png",
+)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the files of OUTSIDE under the paths that they have in the repository."""
+    for pattern in OUTSIDE:
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Leads links of docs/ to the added files."""
+    return markdown if page.file.src_uri.count("/") else markdown.replace("](../", "](")

@@ -1,0 +1,352 @@
+"""The parts of README.md and docs/ that follow from the code and from the committed reports.
+
+    python -m tests.docs      writes them anew
+
+They stand between `<!-- name -->` and `<!-- end -->`; test_docs.py checks that they are current.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+import attentions
+import vitbench
+from vitbench.analysis import trust
+from vitbench.cases import suite
+from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
+from vitbench.cli import app
+from vitbench.instruments.timing import TimingRule
+from vitbench.render import tables
+from vitbench.results import frame
+from vitbench.results.columns import COLUMNS
+from vitbench.subjects.backbones import LITV2, RIVALS
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+RUN = ROOT / "reports" / "cpu-quick"
+BENCHMARKS = ROOT / "reports" / "benchmarks"
+
+# Fields of TimingRule: the option that sets it, its unit and what it decides.
+_KNOBS = {
+    "warmup_calls": ("--warmup-calls", "calls", "least warm-up"),
+    "warmup_s": ("--warmup", "s", "least warm-up"),
+    "warmup_agree": ("--warmup-agree", "share", "then until two blocks of calls agree within this"),
+    "warmup_cap_s": ("--warmup-cap", "s", "most warm-up"),
+    "sample_s": ("--sample-time", "s", "least time of one sample"),
+    "min_samples": ("--min-samples", "samples", "least samples"),
+    "min_s": ("--min-time", "s", "least sampling"),
+    "target_noise": ("--noise", "share", "then until the noise is below this"),
+    "cap_s": ("--cap", "s", "most sampling, whatever the noise"),
+    "cap_samples": ("", "samples", "least samples where the time is up"),
+}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], figures: int = 0) -> str:
+    """A Markdown table whose last `figures` columns are aligned to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    aligned = ["---"] * (len(header) - figures) + ["---:"] * figures
+    return tables.markdown(header, cells, aligned)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+# The committed run
+
+
+def device() -> str:
+    """The machine of the committed run."""
+    environment = json.loads((RUN / "environment.json").read_text())["environment"]
+    return f"{environment['device_name']}, torch {environment['torch']['version']}"
+
+
+def results() -> str:
+    """The table of the committed run."""
+    return tables.results_markdown(frame.records(frame.read(RUN)))
+
+
+def picture() -> str:
+    """What the chart of the committed run shows, in two sentences."""
+    rows = {
+        str(row["attention"]): row
+        for row in frame.records(frame.read(RUN))
+        if row["image_height"] == 768
+    }
+
+    def over(column: str) -> float:
+        return float(str(rows["window"][column])) / float(str(rows["msa"][column]))
+
+    return (
+        f"The chart shows `vitbench run quick --effort default` on {device()}. At 768 "
+        f"pixels `window` needs {over('macs'):.2f} of the MACs of `msa`. It is "
+        f"{over('throughput_img_s'):.1f} times as fast, and it takes "
+        f"{over('peak_memory_bytes'):.1f} times the memory."
+    )
+
+
+# The code
+
+
+def knobs() -> str:
+    """Every knob of the timing with its default, by effort and kind of device."""
+    settings = [(effort, device) for effort in EFFORTS for device in ("cpu", "cuda")]
+    rules = [rule_of(effort, device, {}) for effort, device in settings]
+    header = ["option", "unit", "decides", *(f"{effort}, {device}" for effort, device in settings)]
+    rounds = [str(rounds_of(effort, device)) for effort, device in settings]
+    rows = [["`--rounds`", "processes", "fresh worker processes", *rounds]]
+    for field, (option, unit, meaning) in _KNOBS.items():
+        defaults = [f"{getattr(rule, field):g}" for rule in rules]
+        rows.append([_code(option) or "(fixed)", unit, meaning, *defaults])
+    return _table(header, rows, len(settings))
+
+
+def fields_without_a_knob() -> set[str]:
+    """Fields of TimingRule that the table leaves out."""
+    return set(TimingRule.__dataclass_fields__) - set(_KNOBS)
+
+
+def grades() -> str:
+    """What lowers the trust grade."""
+
+    def shown(limit: trust.Limit, value: float | None) -> str:
+        return "never" if value is None else f"over {value * limit.scale:g}{limit.unit}"
+
+    rows = [
+        [_code(limit.column), *(shown(limit, value) for value in (limit.b, limit.c, limit.d))]
+        for limit in trust.LIMITS
+    ]
+    return _table(("column", "B", "C", "D"), rows)
+
+
+def columns() -> str:
+    """The columns of records.csv."""
+    rows = [(_code(column.name), column.unit, column.meaning) for column in COLUMNS]
+    return _table(("column", "unit", "meaning"), rows)
+
+
+def mechanisms() -> str:
+    """The mechanisms, from their files."""
+    rows = []
+    for name in attentions.names():
+        outline = attentions.outline(attentions.path_of(name))
+        rule, cost = (outline.words.get(key, "") for key in ("size_rule", "cost"))
+        rows.append((_code(name), str(outline.year or ""), rule or "any", cost, outline.summary))
+    return _table(("mechanism", "year", "size rule", "cost", "what it is"), rows)
+
+
+def suites() -> str:
+    """The named sweeps."""
+    return _table(("suite", "what it sweeps"), [(_code(n), t) for n, t in suite.describe().items()])
+
+
+def backbones() -> str:
+    """The whole models that have a short name."""
+    rows = [(_code(name), "vitbench") for name in LITV2]
+    rows += [(_code(name), _code(f"timm:{theirs}")) for name, theirs in RIVALS.items()]
+    return _table(("backbone", "implementation"), rows)
+
+
+_AXES = "Axes"  # the start of the name of the panel that holds the axes
+
+
+def _commands(group: Any, prefix: str = "vitbench") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def _is_axis(option: Any) -> bool:
+    return (option.rich_help_panel or "").startswith(_AXES)
+
+
+def _default(option: Any) -> str:
+    return "" if option.default is None or option.default is False else _code(str(option.default))
+
+
+def _argument(parameter: Any) -> str:
+    """How an argument stands in the usage of its command; options are left out."""
+    name = parameter.opts[0].upper()
+    if name.startswith("-"):
+        return ""
+    name += "..." if parameter.nargs < 0 else ""
+    return name if parameter.required else f"[{name}]"
+
+
+def axes() -> str:
+    """The axes of a sweep: the options that take several values."""
+    run = dict(_commands(get_command(app)))["vitbench run"]
+    rows = [(_code(option.opts[0]), option.help) for option in run.params if _is_axis(option)]
+    return _table(("option", "values"), rows)
+
+
+def commands() -> str:
+    """Every command with its arguments and options, the axes apart."""
+    parts = []
+    for name, command in _commands(get_command(app)):
+        words = [name, *map(_argument, command.params), "[OPTIONS]"]
+        usage = " ".join(filter(None, words))
+        parts += [f"### {name}", f"`{usage}`", inspect.cleandoc(command.help)]
+        takes_axes = any(_is_axis(option) for option in command.params)
+        rows = [
+            (_code(option.opts[0]), option.help or "", _default(option))
+            for option in command.params
+            if not _is_axis(option)
+        ]
+        if takes_axes:
+            parts.append("It takes the [axes](#axes) and:")
+        if rows:
+            parts.append(_table(("option", "meaning", "default"), rows))
+    return "\n\n".join(parts)
+
+
+def api() -> str:
+    """The public names, each with the first sentence of its docstring."""
+    rows = []
+    for name in vitbench.__all__:
+        if not name.startswith("_"):
+            text = inspect.getdoc(getattr(vitbench, name)) or ""
+            rows.append((_code(name), re.split(r"(?<=\.)\s", text.replace("\n", " "))[0]))
+    return _table(("name", "meaning"), rows)
+
+
+# The benchmarks
+
+
+def figures(name: str) -> dict[str, Any]:
+    """The figures of a benchmark's report."""
+    content: dict[str, Any] = json.loads((BENCHMARKS / f"{name}.json").read_text())
+    return content
+
+
+def gate() -> str:
+    """How often the gate is wrong, beside other tools."""
+    counts = {
+        key: f"{value:.0f}"
+        for key, value in figures("gate").items()
+        if isinstance(value, int | float)
+    }
+    rows = [
+        ("identical", counts["same_drawn_called"], counts["same_drawn_n"], ""),
+        ("5% slower", counts["five_drawn_called"], counts["five_drawn_n"], counts["five_drawn_s"]),
+        ("10% slower", counts["ten_drawn_called"], counts["ten_drawn_n"], counts["ten_drawn_s"]),
+    ]
+    header = ("of five layers, one is", "alarms", "of comparisons", "median time, s")
+    return f"""{_table(header, rows, 3)}
+
+The machine has two noisy cores. The slower layers repeat work, and their samples are scaled to the
+percent. On the same layers pytest-benchmark's `median:5%` raised an alarm on identical code in
+{counts["pytest-benchmark_alarms"]} of {counts["pytest-benchmark_n"]} comparisons and found a
+slowdown in {counts["pytest-benchmark_found"]}; pyperf's `compare_to --min-speed 5` raised one in
+{counts["pyperf_alarms"]} of {counts["pyperf_n"]} and found {counts["pyperf_found"]}."""
+
+
+_CPUS = {"": "with AVX-512", "avx2/": "with AVX2, which emulates bf16"}
+
+
+def fused() -> str:
+    """What the fused implementations gain, on both CPUs."""
+    rows = []
+    for folder, cpu in _CPUS.items():
+        content = figures(f"{folder}fused")
+        for dtype in ("float32", "bfloat16"):
+            names = ("speed", "least", "system", "bound", "memory")
+            values = (content.get(f"{name}_{dtype}") for name in names)
+            rows.append((cpu, dtype, *("" if v is None else f"{v:.2f}" for v in values)))
+    over = ("fused over eager", "least", "with glibc's allocator", "at most possible")
+    header = ("CPU", "dtype", *over, "peak memory")
+    return f"""{_table(header, rows, 5)}
+
+The figures are geometric means over all mechanisms and three sizes. *Least* is the mechanism and
+size that gains least. *At most possible* is the gain if only the MACs took time."""
+
+
+def litv2() -> str:
+    """LITv2-S against itself by equations, and against its rivals."""
+    rivals = ("litv2_s_eager", *(f"{n}_fused" for n in RIVALS))
+    rows = []
+    for rival in rivals:
+        contents = (figures(f"{folder}backbones") for folder in _CPUS)
+        values = [
+            content.get(f"{rival}_{dtype}")
+            for content in contents
+            for dtype in ("float32", "bfloat16")
+        ]
+        if None not in values:
+            name = (
+                "`litv2_s`, eager" if rival == "litv2_s_eager" else _code(rival[: -len("_fused")])
+            )
+            rows.append((name, *(f"{value:.2f}" for value in values)))
+    header = ("throughput of LITv2-S over", "fp32", "bf16", "fp32, AVX2", "bf16, AVX2")
+    return f"""{_table(header, rows, 4)}
+
+LITv2-S is fused, the images have 224 x 224 pixels, and both models of a row run in alternation in
+one process. The CPU of the first two columns has AVX-512; the other one emulates bf16
+([report](../reports/benchmarks/README.md), [AVX2](../reports/benchmarks/avx2/README.md))."""
+
+
+def judged() -> str:
+    """What make benchmarks found, from its report."""
+    clock, overhead, repeat, kill = map(figures, ("clock", "overhead", "repeat", "kill"))
+    return "\n".join(
+        [
+            f"- Over five mechanisms our medians are {clock['ratio']:.3f} times those of "
+            "torch.utils.benchmark, in alternation.",
+            "- The peak memory equals a count by hand to the byte.",
+            f"- {overhead['share']:.0%} of the time of a default CPU sweep is not measuring.",
+            f"- The same plan, run again, gives medians that lie {repeat['spread']:.0%} apart on "
+            "that noisy machine. Both sides of a comparison therefore belong in one run.",
+            f"- {kill['kills']:.0f} real runs were killed and resumed without a difference.",
+        ]
+    )
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "device": device,
+    "results": results,
+    "picture": picture,
+    "knobs": knobs,
+    "grades": grades,
+    "columns": columns,
+    "mechanisms": mechanisms,
+    "suites": suites,
+    "backbones": backbones,
+    "axes": axes,
+    "commands": commands,
+    "api": api,
+    "gate": gate,
+    "fused": fused,
+    "litv2": litv2,
+    "judged": judged,
+}
+_BLOCK = re.compile(r"<!-- (\w+) -->(\n?).*?<!-- end -->", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """A page with its blocks made anew. Raises KeyError for a block that nothing makes."""
+
+    def make(match: re.Match[str]) -> str:
+        body = BLOCKS[match[1]]()
+        return f"<!-- {match[1]} -->" + (f"\n{body}\n" if match[2] else body) + "<!-- end -->"
+
+    return _BLOCK.sub(make, text)
+
+
+def blocks_of(text: str) -> list[str]:
+    """The names of a page's blocks."""
+    return [match[1] for match in _BLOCK.finditer(text)]
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

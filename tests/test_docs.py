@@ -1,0 +1,198 @@
+"""README.md and docs/ are true: commands and examples run, tables are current, links lead on."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import attentions
+from tests.docs import BLOCKS, PAGES, ROOT, RUN, blocks_of, fields_without_a_knob, filled
+from vitbench.__main__ import run
+from vitbench.analysis import gate
+from vitbench.cli import app
+
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+ALL = "\n".join(TEXTS.values())
+LINKED = (*TEXTS, "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def fenced(language: str, text: str = ALL) -> list[str]:
+    """The code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[str]:
+    """The commands of the shell examples that call a program, each once."""
+    lines = "\n".join(fenced("sh")).splitlines()
+    called = (shlex.join(shlex.split(line, comments=True)) for line in lines)
+    return sorted({line for line in called if line.startswith(f"{program} ")})
+
+
+def example(mark: str, page: str) -> str:
+    """The Python example of a page that holds `mark`."""
+    (code,) = (code for code in fenced("python", TEXTS[page]) if mark in code)
+    return code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands speak of: plugins, a baseline, runs, revisions, folders, environments."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "reports").mkdir()
+    (folder / "reports" / "cpu-quick").symlink_to(RUN)
+    baseline = pd.read_csv(RUN / "records.csv", dtype=str).head(1)
+    baseline["peak_memory_bytes"] = ""  # it depends on the CPU's instructions
+    baseline.to_csv(folder / "baseline.csv", index=False)
+    attention = folder / "relu_attention.py"
+    attention.write_text(example("ATTENTION =", "docs/plugins.md"), encoding="utf-8")
+    model = folder / "patch_classifier.py"
+    model.write_text(example("BACKBONE =", "docs/plugins.md"), encoding="utf-8")
+    for name in ("old", "new", "."):
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copy(attention, folder / name / "my_attention.py")
+    for name in ("venv-a", "venv-b"):
+        python = folder / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    shutil.copytree(ROOT / "attentions", folder / "attentions")
+    for words in (
+        ["init", "-q", "-b", "main"],
+        ["add", "attentions"],
+        ["commit", "-q", "-m", "first"],
+        ["tag", "v0.1"],
+        ["commit", "-q", "-m", "second", "--allow-empty"],
+        ["tag", "v0.2"],
+    ):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    return folder
+
+
+def dry(words: list[str]) -> list[str]:
+    """The command so that it ends soon: on the CPU, and without measuring where it can."""
+    words = [word.replace("cuda", "cpu") if word.startswith("cuda") else word for word in words]
+    if words[0] in ("run", "ab", "doctor") and "--device" not in words:
+        words += ["--device", "cpu"]
+    if words[0] in ("run", "ab") and "--dry-run" not in words:
+        words += ["--dry-run"]
+    if words[0] in ("plot", "trend", "baseline"):
+        words += ["--out", f"new-{words[0]}"]
+    return words
+
+
+SLOW = {"doctor": pytest.mark.slow}  # it measures in three fresh processes
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=SLOW.get(line.split()[1], ())) for line in commands("vitbench")],
+)
+def test_vitbench_commands(
+    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of the pages ends well and prints something."""
+    monkeypatch.chdir(folder)
+    status = run(dry(shlex.split(line)[1:]))
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    assert captured.out
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_make_targets(line: str) -> None:
+    """Every make target of the pages exists."""
+    done = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_examples_are_found() -> None:
+    """The tests above are not empty: the pages show every command, and both `make` commands."""
+    shown = {line.split()[1] for line in commands("vitbench")}
+    assert shown == {command.name for command in app.registered_commands} | {"baseline"}
+    assert {"make bench", "make test"} <= set(commands("make"))
+
+
+def test_python_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The examples of the Python page run as scripts."""
+    monkeypatch.chdir(tmp_path)
+    for code in fenced("python", TEXTS["docs/python.md"]):
+        Path("example.py").write_text(code, encoding="utf-8")
+        runpy.run_path("example.py", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "alpha=0.5" in printed
+    assert "torch.Size([1, 14, 14, 384])" in printed
+    assert (tmp_path / "my-run" / "records.csv").is_file()
+
+
+def test_plugin_examples(folder: Path, tmp_path: Path) -> None:
+    """Both plugins are measured; the attention's closed form and output are right."""
+    words = "--attention relu_attention --backbone patch_classifier --resolution 64 --dim 32"
+    short = "--heads 2 --batch-size 1 --effort quick --rounds 1 --cap 0.1 --device cpu --quiet"
+    files = [f"--plugin={folder / name}.py" for name in ("relu_attention", "patch_classifier")]
+    assert run(["run", *files, *words.split(), *short.split(), "--out", str(tmp_path / "run")]) == 0
+    rows = (tmp_path / "run" / "records.csv").read_text().splitlines()[1:]
+    assert [",measured," in row for row in rows] == [True, True]
+    assert "closed form" in rows[0]
+
+
+def test_toml_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The suite of the pages can be run, and their policy can be read."""
+    monkeypatch.chdir(tmp_path)
+    policy, suite = (
+        next(code for code in fenced("toml") if mark in code)
+        for mark in ("[tool.vitbench.check]", "[axes]")
+    )
+    Path("pyproject.toml").write_text(policy)
+    Path("mine.toml").write_text(suite)
+    assert gate.read_policy(Path("pyproject.toml")).limit("hilo", "max_slowdown", 1.0) == 0.03
+    assert run(["run", "mine.toml", "--dry-run", "--device", "cpu"]) == 0
+    assert "6 cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_generated_parts_are_current(page: str) -> None:
+    """Tables follow from the code and the reports; `python -m tests.docs` writes them."""
+    assert filled(TEXTS[page]) == TEXTS[page]
+
+
+def test_nothing_generated_is_left_out() -> None:
+    """Every table that can be generated is on a page, and the knobs are all fields of the rule."""
+    assert {name for text in TEXTS.values() for name in blocks_of(text)} == set(BLOCKS)
+    assert not fields_without_a_knob()
+
+
+def test_count_of_mechanisms() -> None:
+    """The pages give the number of mechanisms that there are."""
+    counts = {int(count) for count in re.findall(r"(\d+)\s+(?:attention )?mechanisms", ALL)}
+    assert counts == {len(attentions.names())}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_links(page: str) -> None:
+    """A link of a page leads to a file of the repository, and to a heading that is there."""
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
