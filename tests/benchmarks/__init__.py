@@ -10,14 +10,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitbench.cases.case import Resolution
+
 ROOT = Path(__file__).parents[2]
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How much is measured.
+
+    quick       a minute or two that show that everything works
+    attentions  the mechanisms of `fused` and `profile`
+    dtypes      of `fused`, `backbones` and `profile`
+    sizes       the images of `fused`
+    minutes     that `gate` records
+    keep        a folder in which `gate` keeps each finished stage; an interrupted run goes on there
+    """
+
+    quick: bool
+    attentions: Sequence[str]
+    dtypes: Sequence[str]
+    sizes: Sequence[Resolution]
+    minutes: float
+    keep: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """What a benchmark found.
+    """The result of a benchmark.
 
     text     Markdown: what was done, the figures, the goal, and whether it is met
     rows     every figure, for the CSV file
@@ -32,12 +54,18 @@ class Section:
     draw: Callable[[Path], None] | None = None
 
 
-def vitbench(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own."""
+def vitbench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own; its tables are not folded."""
     return subprocess.run(
-        [sys.executable, "-m", "vitbench", *words],
-        cwd=cwd or ROOT,
+        [sys.executable, "-m", "vitbench", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "160"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def verdict(met: bool) -> str:
+    """Whether a goal is met."""
+    return "met" if met else "missed"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
 
-from tests.benchmarks import Section
+from tests.benchmarks import Options, Section, verdict
+from tests.benchmarks.side_by_side import Row, in_new_process, interleave
 from vitbench.analysis import stats
-from vitbench.cases.case import Case, Resolution, Sweep
-from vitbench.devices import allocator, environment
-from vitbench.instruments import host, timing
+from vitbench.cases.case import Sweep
+from vitbench.instruments import timing
 from vitbench.render import tables
 from vitbench.subjects import build as subjects
 
@@ -21,43 +20,32 @@ GOAL = 0.02
 NAMES = ("msa", "window", "shifted_window", "sra", "hilo")
 # Short readings, taken many times in turn: on a noisy machine its speed changes by the second.
 RULE = timing.TimingRule(cap_s=0.15, min_s=0.1, warmup_s=0.01, warmup_cap_s=0.05)
-Clock = Callable[[Callable[[], Any]], float]
+Call = Callable[[], Any]
 
 
-def cases(device: str) -> list[Case]:
-    """Five mechanisms at LITv2-S's stage 3."""
-    cuda = device.startswith("cuda")
-    sweep = Sweep(
-        attention=NAMES,
-        resolution=(Resolution(224, 224),),
-        batch_size=(32 if cuda else 4,),
-        device=device,
-    )
-    return sweep.expand()
-
-
-def ours(device: str) -> Clock:
+def our_clock(device: str) -> Callable[[Call], float]:
     """The median of vitbench's samples."""
-    clock: timing.Clock = timing.CpuClock()
-    if device.startswith("cuda"):
-        clock = timing.CudaClock(device)
+    on_cuda = device.startswith("cuda")
+    clock: timing.Clock = timing.CudaClock(device) if on_cuda else timing.CpuClock()
     return lambda call: stats.median(timing.measure(call, clock, RULE).samples)
 
 
-def torch_timer(call: Callable[[], Any]) -> float:
-    """The median of blocked_autorange, with as many threads as we use."""
+def blocked_autorange(call: Call) -> float:
+    """torch's median, with as many threads as we use."""
+    from torch.utils.benchmark import Timer
+
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=0.12).median)
 
 
-def triton_do_bench(call: Callable[[], Any]) -> float:
+def do_bench(call: Call) -> float:
     """Triton's median, which empties the L2 cache before every call: ours does so with --cold."""
     from triton.testing import do_bench
 
     return float(do_bench(call, return_mode="median")) / 1e3
 
 
-def profiler_kernels(call: Callable[[], Any]) -> float:
+def profiler(call: Call) -> float:
     """Time in kernels, a call, as the profiler sees them."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -69,68 +57,54 @@ def profiler_kernels(call: Callable[[], Any]) -> float:
     return sum(float(event.device_time_total) for event in events) / 1e6 / 20
 
 
-def in_turn(
-    mine: Clock, other: Clock, calls: Sequence[Callable[[], Any]], pairs: int
-) -> list[list[tuple[float, float]]]:
-    """For each call pairs of readings (ours, theirs), in the order A B B A."""
-    found: list[list[tuple[float, float]]] = [[] for _ in calls]
-    for number in range(pairs):
-        for index, call in enumerate(calls):
-            if number % 2:
-                second = other(call)
-                found[index].append((mine(call), second))
-            else:
-                first = mine(call)
-                found[index].append((first, other(call)))
-    return found
+def rows_of(device: str, pairs: int) -> Iterator[Row]:
+    """Pairs of readings of five mechanisms at LITv2-S's stage 3."""
+    others = [blocked_autorange, *([do_bench, profiler] if device == "cuda" else [])]
+    ours = our_clock(device)
+    sweep = Sweep(attention=NAMES, batch_size=(32 if device == "cuda" else 4,), device=device)
+    for case in sweep.expand():
+        call = subjects.build(case, {}).call
+        for other in others:
+            clocks = {"ours_s": partial(ours, call), "theirs_s": partial(other, call)}
+            readings = interleave(clocks, pairs // 2)
+            for pair in zip(*readings.values(), strict=True):
+                row = {"device": device, "clock": other.__name__, "attention": case.subject}
+                yield row | dict(zip(readings, pair, strict=True))
 
 
-def run(*, quick: bool) -> Section:
+def run(options: Options) -> Section:
     """On the CPU, and on CUDA where there is such a device."""
-    environment.configure(host.usable_cores())
-    allocator.settle("steady")
-    pairs = 4 if quick else 80
-    sections = [_compare("cpu", "blocked_autorange", torch_timer, pairs)]
-    if torch.cuda.is_available():
-        others = {"do_bench": triton_do_bench, "profiler": profiler_kernels}
-        others["blocked_autorange"] = torch_timer
-        sections += [_compare("cuda", name, clock, pairs) for name, clock in others.items()]
-    rows = [row for section in sections for row in section[1]]
-    text = "\n\n".join(section[0] for section in sections)
-    if not torch.cuda.is_available():
-        text += "\n\nCUDA: no such device here; do_bench and the profiler were not compared."
-    return Section("Our clock and others", text, rows, sections[0][2])
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    pairs = 4 if options.quick else 80
+    rows = [row for device in devices for row in in_new_process(rows_of, device, pairs)]
+    text: list[str] = []
+    figures: dict[str, float] = {}
+    for device, clock in dict.fromkeys((row["device"], row["clock"]) for row in rows):
+        table, found = _table([r for r in rows if (r["device"], r["clock"]) == (device, clock)])
+        text += [f"On {device}, {pairs} pairs of readings of each mechanism, in turns:", table]
+        figures = figures or found
+    if len(devices) == 1:
+        text.append("There is no CUDA device here: do_bench and the profiler were not compared.")
+    return Section("Our clock and others", "\n\n".join(text), rows, figures)
 
 
-def _compare(
-    device: str, name: str, other: Clock, pairs: int
-) -> tuple[str, list[dict[str, Any]], dict[str, float]]:
-    chosen = cases(device)
-    with torch.inference_mode():
-        calls = [subjects.build(case, dict[str, Path]()).call for case in chosen]
-        found = in_turn(ours(device), other, calls, pairs)
-    rows: list[dict[str, Any]] = []
-    lines, medians = [], []
-    for case, readings in zip(chosen, found, strict=True):
-        ratios = [mine / theirs for mine, theirs in readings]
-        median, interval = stats.median(ratios), stats.median_interval(ratios)
-        medians.append(median)
-        lines.append((case.subject, f"{median:.4f}", f"{interval.low:.4f} to {interval.high:.4f}"))
-        rows += [
-            {"device": device, "clock": name, "attention": case.subject, "ours_s": a, "theirs_s": b}
-            for a, b in readings
-        ]
-    all_ratios = [mine / theirs for readings in found for mine, theirs in readings]
-    overall = stats.median(all_ratios)
+def _table(rows: Sequence[Row]) -> tuple[str, dict[str, float]]:
+    """The ratios of our clock to another one, with whether the goal is met."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        ratios.setdefault(row["attention"], []).append(row["ours_s"] / row["theirs_s"])
+    medians = {name: stats.median(values) for name, values in ratios.items()}
+    overall = stats.median([value for values in ratios.values() for value in values])
+    farthest = max(abs(median - 1) for median in medians.values())
+    lines = []
+    for name, values in ratios.items():
+        interval = stats.median_interval(values)
+        lines.append((name, f"{medians[name]:.4f}", f"{interval.low:.4f} to {interval.high:.4f}"))
     lines.append(("all", f"{overall:.4f}", ""))
-    header = ("mechanism", f"ours / {name}", "95% interval")
+    header = ("mechanism", f"ours / {rows[0]['clock']}", "95% interval")
     text = (
-        f"On {device}: {pairs} pairs of readings for each mechanism, A B B A, in one process.\n\n"
-        + tables.markdown(header, lines)
-        + f"\n\nGoal: median ratio within {GOAL:.0%}: "
-        + ("met" if abs(overall - 1) <= GOAL else "missed")
-        + f" over all ({overall - 1:+.2%}), the mechanism farthest away "
-        + f"{max(medians, key=lambda m: abs(m - 1)) - 1:+.2%}."
+        tables.markdown(header, lines)
+        + f"\n\nGoal: median ratio within {GOAL:.0%}: {verdict(abs(overall - 1) <= GOAL)} over all "
+        f"({overall - 1:+.2%}); the mechanism that differs most differs by {farthest:.2%}."
     )
-    farthest = max(abs(m - 1) for m in medians)
-    return text, rows, {"ratio": overall, "farthest": farthest}
+    return text, {"ratio": overall, "farthest": farthest}

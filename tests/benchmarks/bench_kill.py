@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import ROOT, Section, vitbench
+from tests.benchmarks import ROOT, Options, Section, verdict, vitbench
 from vitbench.render import tables
 from vitbench.results.folder import JOURNAL
 
 _LAYER = "--attention msa,hilo,sra --resolution 32,64 --dim 32 --heads 2 --batch-size 1"
 _TIME = "--rounds 2 --effort quick --cap 0.2 --min-time 0.05 --warmup 0.02"
-WORDS = ["run", "--device", "cpu", "--quiet", *_LAYER.split(), *_TIME.split()]
+ARGUMENTS = ["run", "--device", "cpu", "--quiet", *_LAYER.split(), *_TIME.split()]
 
 
 def keys(folder: Path) -> list[tuple[str, int]]:
@@ -30,17 +30,17 @@ def keys(folder: Path) -> list[tuple[str, int]]:
     return sorted((e["case"], e["round"]) for e in entries if e["event"] == "outcome")
 
 
-def disturbed(out: Path, after_s: float, whom: str) -> bool:
-    """A run whose runner or worker is killed after a while; whether one was hit."""
+def disturbed(out: Path, after_s: float, target: str) -> bool:
+    """A run whose runner or worker is killed after a while; whether one was still at work."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vitbench", *WORDS, "--out", str(out)],
+        [sys.executable, "-m", "vitbench", *ARGUMENTS, "--out", str(out)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     time.sleep(after_s)
     hit = process.poll() is None
-    if whom == "runner":
+    if target == "runner":
         process.send_signal(signal.SIGKILL)
     elif hit:
         workers = psutil.Process(process.pid).children()
@@ -55,41 +55,38 @@ def resumed(out: Path) -> int:
     """The exit status of what a user would do next."""
     again = ["run", "--resume", str(out), "--quiet"]
     if not (out / JOURNAL).exists():
-        again = [*WORDS, "--out", str(out)]
+        again = [*ARGUMENTS, "--out", str(out)]
     return vitbench(*again).returncode
 
 
-def run(*, quick: bool) -> Section:
+def run(options: Options) -> Section:
     """Kills at random moments, of the runner and of the worker."""
-    count = 2 if quick else 12
+    count = 2 if options.quick else 12
     rng = random.Random(0)
     rows: list[dict[str, Any]] = []
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        vitbench(*WORDS, "--out", str(Path(folder) / "undisturbed"))
+        vitbench(*ARGUMENTS, "--out", str(Path(folder) / "undisturbed"))
         whole_s = time.monotonic() - start
         wanted = keys(Path(folder) / "undisturbed")
-        for whom in ("runner", "worker"):
+        for target in ("runner", "worker"):
             for number in range(count):
-                out = Path(folder) / f"{whom}-{number}"
+                out = Path(folder) / f"{target}-{number}"
                 after_s = rng.uniform(0, 0.9 * whole_s)
-                hit = disturbed(out, after_s, whom)
-                status = resumed(out)
-                same = status == 0 and keys(out) == wanted
-                rows.append({"killed": whom, "after_s": after_s, "hit": hit, "same": same})
-    lines = []
-    for whom in ("runner", "worker"):
-        mine = [row for row in rows if row["killed"] == whom]
-        hits, same = (sum(row[name] for row in mine) for name in ("hit", "same"))
-        lines.append((whom, str(len(mine)), str(hits), str(same)))
+                hit = disturbed(out, after_s, target)
+                same = resumed(out) == 0 and keys(out) == wanted
+                rows.append({"killed": target, "after_s": after_s, "hit": hit, "same": same})
+            hits, same = (sum(row[key] for row in rows[-count:]) for key in ("hit", "same"))
+            lines.append((target, str(count), str(hits), str(same)))
     good = all(row["same"] for row in rows)
     return Section(
         "kill -9 of real runs",
-        f"`vitbench {' '.join(WORDS)}`, {whole_s:.0f} s undisturbed, killed at random moments and "
-        "resumed. (The tests kill 40 + 40 runs with a worker that answers at once.)\n\n"
+        f"`vitbench {' '.join(ARGUMENTS)}` took {whole_s:.0f} s undisturbed. It was killed at "
+        "random moments and resumed. (The tests kill 40 + 40 runs of a worker that answers at "
+        "once.)\n\n"
         + tables.markdown(("killed", "runs", "hit at work", "same rows as undisturbed"), lines)
-        + "\n\nGoal: all the same: "
-        + ("met." if good else "missed."),
+        + f"\n\nGoal: all the same: {verdict(good)}.",
         rows,
         {"kills": float(len(rows)), "same": float(good)},
     )

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.benchmarks import Section, vitbench
+from tests.benchmarks import Options, Section, verdict, vitbench
 from vitbench.render import tables
 from vitbench.results.folder import JOURNAL
 
@@ -32,33 +32,30 @@ def share_not_measuring(wall_s: float, measuring_s: float) -> float:
     return 1 - measuring_s / wall_s
 
 
-def run(*, quick: bool) -> Section:
+def run(options: Options) -> Section:
     """The suite `quick` at the default effort, on the CPU."""
-    words = ["run", "quick", "--device", "cpu", "--quiet"]
-    words += ["--effort", "quick" if quick else "default"]
+    arguments = ["run", "quick", "--device", "cpu", "--quiet"]
+    arguments += ["--effort", "quick" if options.quick else "default"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         start = time.perf_counter()
-        done = vitbench(*words, "--out", str(out))
+        done = vitbench(*arguments, "--out", str(out))
         wall_s = time.perf_counter() - start
         if done.returncode:
             raise RuntimeError(done.stderr)
         passes = spent(out)
     share = share_not_measuring(wall_s, passes["timing"])
-    rest_s = wall_s - sum(passes.values())
-    parts = {**passes, "processes, imports, ceilings, charts": rest_s}
+    parts = {**passes, "processes, imports, ceilings, charts": wall_s - sum(passes.values())}
     lines = [
         (name, f"{seconds:.1f}", f"{seconds / wall_s:.1%}")
         for name, seconds in sorted(parts.items(), key=lambda part: -part[1])
     ]
     return Section(
         "Time not spent measuring",
-        f"`vitbench {' '.join(words)}` took {wall_s:.0f} s. Measuring is warm-up and sampling "
+        f"`vitbench {' '.join(arguments)}` took {wall_s:.0f} s. Measuring is warm-up and sampling "
         "(`timing`).\n\n"
         + tables.markdown(("pass", "s", "share"), lines)
-        + f"\n\nGoal: at most {GOAL:.0%} not measuring: "
-        + ("met" if share <= GOAL else "missed")
-        + f" ({share:.1%}).",
+        + f"\n\nGoal: at most {GOAL:.0%} not measuring: {verdict(share <= GOAL)} ({share:.1%}).",
         [{"pass": name, "seconds": seconds} for name, seconds in parts.items()],
         {"share": share},
     )

@@ -1,36 +1,29 @@
-"""Where a layer's time goes: the operators of eager and fused, by what they do.
-
-python -m tests.benchmarks.bench_profile NAME         a mechanism's shares, as JSON lines
-"""
+"""Where a layer's time goes: the operators of eager and fused, by what they do."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import attentions
-from attentions._halves import is_emulated
-from tests.benchmarks import ROOT, Section
-from tests.benchmarks.bench_fused import DTYPES, cases
+from tests.benchmarks import Options, Section
+from tests.benchmarks.bench_fused import pairs
+from tests.benchmarks.side_by_side import Row, emulated, in_new_process, interleave
 from vitbench.analysis import stats
 from vitbench.cases.case import Resolution
-from vitbench.devices import allocator, environment
 from vitbench.render import tables
 from vitbench.subjects import build as subjects
 
 SIZE = Resolution(448, 448)
-CALLS = 5
+CYCLES = 3
 PRODUCTS, CONVOLUTIONS, ATTENTION = "matrix products", "convolutions", "attention kernel"
 SOFTMAX, CHOOSING, MOVING, REST = "softmax", "sampling, choosing", "moving", "elementwise"
+MULTIPLYING = (PRODUCTS, CONVOLUTIONS, ATTENTION)
 # In the order of the chart. An operator that is in none is elementwise.
 FAMILIES: Mapping[str, frozenset[str]] = {
     PRODUCTS: frozenset({"addmm", "mm", "bmm", "baddbmm", "_linear_pointwise"}),
@@ -50,14 +43,14 @@ def family(operator: str, inputs: Sequence[Any] = ()) -> str:
     """What an operator does; a convolution with a kernel of 1 x 1 is a matrix product."""
     if operator == "convolution" and list(inputs[1].shape[2:]) == [1, 1]:
         return PRODUCTS
-    return next((one for one, names in FAMILIES.items() if operator in names), REST)
+    return next((name for name, operators in FAMILIES.items() if operator in operators), REST)
 
 
 class Timed(TorchDispatchMode):
     """Seconds of the operators that run under it, by family.
 
-    A profiler keeps what it saw among the tensors, whose memory is then in pieces and paged in
-    anew: performer by equations took 1.0 to 2.2 s a call under torch's, and 0.5 s by itself.
+    torch's profiler keeps its records among the tensors, whose memory is then fragmented and paged
+    in again: performer by equations took 1.0 to 2.2 s a call under it, and 0.5 s by itself.
     """
 
     def __init__(self) -> None:
@@ -76,109 +69,82 @@ def spent(call: Callable[[], Any]) -> dict[str, float]:
     """Milliseconds of one call by family."""
     with Timed() as timed:
         call()
-    return {one: seconds * 1e3 for one, seconds in timed.spent.items()}
+    return {name: seconds * 1e3 for name, seconds in timed.spent.items()}
 
 
-def rows_of(name: str) -> Iterator[dict[str, Any]]:
-    """Milliseconds of a call in each family, eager's and fused's, medians of calls in turns."""
-    impls = attentions.load(name).impls
-    for dtype in DTYPES:
-        if is_emulated(getattr(torch, dtype)):
-            continue  # eager's would be the emulation's
-        calls = []
-        for impl in (impls[0], impls[-1]):
-            (case,) = cases(name, dtype, (SIZE,), impl)
-            calls.append(subjects.build(case, {}).call)
-        for call in calls * 2:
-            call()
-        taken: tuple[list[dict[str, float]], ...] = ([], [])
-        for index in range(2 * CALLS):
-            taken[index % 2].append(spent(calls[index % 2]))
-        for impl, of in zip(("eager", "fused"), taken, strict=True):
-            middle = {one: stats.median([each[one] for each in of]) for one in FAMILIES}
-            yield {"attention": name, "dtype": dtype, "impl": impl} | middle
+def rows_of(name: str, dtypes: Sequence[str]) -> Iterator[Row]:
+    """Milliseconds of a call in each family, eager's and fused's: medians of calls in turns."""
+    # Under inference_mode, composite operators arrive whole.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        for dtype in dtypes:
+            if emulated(dtype):
+                continue  # eager's time would be the emulation's
+            for cases in pairs(name, dtype, [SIZE]):
+                calls = {case.impl: subjects.build(case, {}).call for case in cases}
+                for call in [*calls.values()] * 2:
+                    call()
+                turns = {impl: partial(spent, call) for impl, call in calls.items()}
+                for impl, readings in interleave(turns, CYCLES).items():
+                    row = {"attention": name, "dtype": dtype, "impl": impl}
+                    yield row | {
+                        family: stats.median([reading[family] for reading in readings])
+                        for family in FAMILIES
+                    }
 
 
-def main() -> None:
-    """The rows of one mechanism."""
-    environment.configure(os.cpu_count() or 1)
-    allocator.settle("steady")
-    with torch.no_grad():  # under inference_mode composite operators arrive whole
-        for row in rows_of(sys.argv[1]):
-            print(json.dumps(row), flush=True)
+def run(options: Options) -> Section:
+    """Each mechanism in a process of its own."""
+    return section(
+        [
+            row
+            for name in options.attentions
+            for row in in_new_process(rows_of, name, options.dtypes)
+        ]
+    )
 
 
-def run(*, quick: bool) -> Section:
-    """Every mechanism; quick takes two."""
-    rows = []
-    for name in ("hilo", "pooling") if quick else attentions.names():
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.bench_profile", name],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        )
-        rows += [json.loads(line) for line in done.stdout.splitlines()]
-    return section(rows)
-
-
-def whole(row: Mapping[str, Any]) -> float:
+def whole(row: Row) -> float:
     """Milliseconds of all families."""
-    return sum(float(row[one]) for one in FAMILIES)
+    return sum(float(row[name]) for name in FAMILIES)
 
 
-def section(rows: Sequence[Mapping[str, Any]]) -> Section:
+def section(rows: Sequence[Row]) -> Section:
     """The shares of the families, and what fused leaves of each."""
-    lines, figures = [], {}
+    lines, figures, means = [], {}, []
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
-        of = [row for row in rows if row["dtype"] == dtype]
-        for slow, fast in zip(of[::2], of[1::2], strict=True):
-            lines.append(
-                [
-                    slow["attention"],
-                    dtype,
-                    *(
-                        f"{slow[one] / whole(slow):.0%} to {fast[one] / whole(slow):.0%}"
-                        for one in FAMILIES
-                    ),
-                    f"{whole(fast) / whole(slow):.0%}",
-                ]
-            )
-        # Mechanisms count alike, whatever they take.
-        for key, own in (("eager", of[::2]), ("fused", of[1::2])):
-            shares = [
-                sum(row[one] for one in (PRODUCTS, CONVOLUTIONS, ATTENTION)) / whole(row)
-                for row in own
-            ]
-            figures[f"multiplying_{key}_{dtype}"] = sum(shares) / len(shares)
+        own = [row for row in rows if row["dtype"] == dtype]
+        for slow, fast in zip(own[::2], own[1::2], strict=True):
+            total = whole(slow)
+            shares = [f"{slow[f] / total:.0%} to {fast[f] / total:.0%}" for f in FAMILIES]
+            lines.append([slow["attention"], dtype, *shares, f"{whole(fast) / total:.0%}"])
+        for impl, side in (("eager", own[::2]), ("fused", own[1::2])):  # each mechanism counts once
+            parts = [sum(row[f] for f in MULTIPLYING) / whole(row) for row in side]
+            figures[f"multiplying_{impl}_{dtype}"] = sum(parts) / len(parts)
+        means.append(
+            f"{dtype}: products, convolutions and the attention kernel take "
+            f"{figures[f'multiplying_eager_{dtype}']:.0%} of a layer's time in eager, "
+            f"{figures[f'multiplying_fused_{dtype}']:.0%} in fused, on average."
+        )
     header = ["share of eager's time", "dtype", *FAMILIES, "all"]
     text = [
-        f"Each layer as above, {SIZE.height // 16} x {SIZE.width // 16} tokens, 16 images: the "
-        "time of its operators, by what they do, in eager and in fused, as shares of what eager "
-        "takes. Convolutions of 1 x 1 are matrix products; elementwise is all that is in no other "
-        "column. Each operator is timed by itself, from Python, so the last column is not quite "
-        "the speed measured above.",
-        "",
+        f"The same layers at {SIZE.height // 16} x {SIZE.width // 16} tokens, 16 images: the time "
+        "of their operators by what they do, in eager and in fused, as shares of eager's time. "
+        "Convolutions of 1 x 1 are matrix products; elementwise is everything that is in no other "
+        "column. Each operator is timed by itself, from Python, so the last column differs "
+        "slightly from the speed of the whole layer.",
         tables.markdown(header, lines, ["---", "---"] + ["---:"] * (len(header) - 2)),
-        "",
-        *(
-            f"{dtype}: products, convolutions and the attention kernel are "
-            f"{figures[f'multiplying_eager_{dtype}']:.0%} of a layer's time in eager, "
-            f"{figures[f'multiplying_fused_{dtype}']:.0%} in fused, at the mean."
-            for dtype in dict.fromkeys(row["dtype"] for row in rows)
-        ),
+        *means,
     ]
     return Section(
         "Where a layer's time goes",
-        "\n".join(text),
+        "\n\n".join(text),
         rows,
         figures,
         draw=lambda path: draw(rows, path),
     )
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path) -> None:
     """Two bars for each mechanism, eager's above fused's, eager's of length one."""
     from matplotlib import pyplot as plt
 
@@ -193,26 +159,22 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         layout="constrained",
     )
     for axes, dtype in zip(panels[0], dtypes, strict=True):
-        of = [row for row in rows if row["dtype"] == dtype]
-        for slow, fast in zip(of[::2], of[1::2], strict=True):
+        own = [row for row in rows if row["dtype"] == dtype]
+        for slow, fast in zip(own[::2], own[1::2], strict=True):
             place = names.index(slow["attention"])
             for row, y, alpha in ((slow, place + 0.2, 1.0), (fast, place - 0.2, 0.75)):
                 start = 0.0
-                for index, one in enumerate(FAMILIES):
-                    wide = row[one] / whole(slow)
-                    axes.barh(y, wide, 0.36, left=start, color=f"C{index}", alpha=alpha)
-                    start += wide
+                for index, name in enumerate(FAMILIES):
+                    width = row[name] / whole(slow)
+                    axes.barh(y, width, 0.36, left=start, color=f"C{index}", alpha=alpha)
+                    start += width
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.set_title(f"share of eager's time, {dtype}: eager above, fused below")
         axes.grid(axis="x", linewidth=0.3)
         axes.set_axisbelow(True)
     panels[0][0].set_yticks(range(len(names)), names)
-    for index, one in enumerate(FAMILIES):
-        panels[0][0].barh(0, 0, color=f"C{index}", label=one)
+    for index, name in enumerate(FAMILIES):
+        panels[0][0].barh(0, 0, color=f"C{index}", label=name)
     figure.legend(loc="outside right upper", fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.benchmarks import Section, vitbench
+from tests.benchmarks import Options, Section, vitbench
 from vitbench.analysis import stats
 from vitbench.render import tables
 from vitbench.results import frame
@@ -17,34 +17,35 @@ from vitbench.results.columns import EXACT_COLUMNS
 
 def runs(count: int, effort: str, folder: Path) -> list[pd.DataFrame]:
     """The rows of so many runs of five mechanisms, one after the other."""
-    words = ["run", "quick", "--resolution", "224", "--device", "cpu", "--effort", effort]
-    found = []
+    arguments = ["run", "quick", "--resolution", "224", "--device", "cpu", "--effort", effort]
+    tables_of_runs = []
     for number in range(count):
         out = folder / str(number)
-        done = vitbench(*words, "--quiet", "--out", str(out))
+        done = vitbench(*arguments, "--quiet", "--out", str(out))
         if done.returncode:
             raise RuntimeError(done.stderr)
-        found.append(frame.read(out))
-    return found
+        tables_of_runs.append(frame.read(out))
+    return tables_of_runs
 
 
-def run(*, quick: bool) -> Section:
+def run(options: Options) -> Section:
     """Three runs, or six of the default effort."""
-    count = 3 if quick else 6
+    count = 3 if options.quick else 6
     with tempfile.TemporaryDirectory() as folder:
-        found = runs(count, "quick" if quick else "default", Path(folder))
-    same = all(one[list(EXACT_COLUMNS)].equals(found[0][list(EXACT_COLUMNS)]) for one in found)
+        repeated = runs(count, "quick" if options.quick else "default", Path(folder))
+    exact = [run[list(EXACT_COLUMNS)] for run in repeated]
+    same = all(run.equals(exact[0]) for run in exact)
     rows: list[dict[str, Any]] = []
     lines = []
-    for index, name in enumerate(found[0]["subject"]):
-        medians = [float(one["latency_s"][index]) for one in found]
+    for index, name in enumerate(repeated[0]["subject"]):
+        medians = [float(run["latency_s"][index]) for run in repeated]
         middle = stats.median(medians)
-        held = sum(
-            float(one["latency_low_s"][index]) <= middle <= float(one["latency_high_s"][index])
-            for one in found
+        covering = sum(
+            float(run["latency_low_s"][index]) <= middle <= float(run["latency_high_s"][index])
+            for run in repeated
         )
         spread = max(medians) / min(medians) - 1
-        lines.append((str(name), f"{spread:.1%}", f"{held} of {count}"))
+        lines.append((str(name), f"{spread:.1%}", f"{covering} of {count}"))
         rows += [
             {"attention": name, "run": number, "latency_s": latency, "spread": spread}
             for number, latency in enumerate(medians)
@@ -60,8 +61,7 @@ def run(*, quick: bool) -> Section:
         + "\n\nParameters, MACs, peak memory and every other exact column: "
         + ("the same bytes in every run." if same else "NOT the same in every run.")
         + f" Spread of the medians: {typical:.1%} for the middle mechanism, {spreads[-1]:.1%} at "
-        "most. What differs between runs this far cannot be judged between them: measure both "
-        "sides in one run.",
+        "most. Smaller differences cannot be judged between runs: measure both sides in one run.",
         rows,
         {"spread": typical, "worst": spreads[-1], "exact": float(same)},
     )

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
-from tests.benchmarks import Section
+from tests.benchmarks import ROOT, Options, Section, verdict
+from tests.benchmarks.side_by_side import interleave
+from vitbench.analysis import stats
 from vitbench.render import tables
 
 GOAL_S = 0.4
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
-    "vitbench --help": ["-m", "vitbench", "--help"],
-    "vitbench run --help": ["-m", "vitbench", "run", "--help"],
-    "vitbench --wrong-option": ["-m", "vitbench", "--wrong-option"],
-    "vitbench run --wrong-option": ["-m", "vitbench", "run", "--wrong-option"],
-    "vitbench list": ["-m", "vitbench", "list"],
+    **{
+        f"vitbench {arguments}": ["-m", "vitbench", *arguments.split()]
+        for arguments in ("--help", "run --help", "--wrong-option", "run --wrong-option", "list")
+    },
 }
 
 
 def seconds(arguments: list[str]) -> float:
     """Time of one run, from start to exit."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=False)
     return time.perf_counter() - start
 
 
-def run(*, quick: bool) -> Section:
-    """Every command once unmeasured, then in turn, so that a busy moment hits not one alone."""
-    for arguments in COMMANDS.values():
-        seconds(arguments)
-    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(3 if quick else 20):
-        for name, arguments in COMMANDS.items():
-            taken[name].append(seconds(arguments))
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    rows = [
+def run(options: Options) -> Section:
+    """Every command once unmeasured, then in turns."""
+    variants = {name: partial(seconds, arguments) for name, arguments in COMMANDS.items()}
+    for variant in variants.values():
+        variant()
+    readings = interleave(variants, 1 if options.quick else 10)
+    medians = {name: stats.median(times) for name, times in readings.items()}
+    lines = [
         (f"`{name}`", f"{medians[name]:.3f}", f"{min(times):.3f}", f"{max(times):.3f}")
-        for name, times in taken.items()
+        for name, times in readings.items()
     ]
     slowest = max(seconds for name, seconds in medians.items() if name != "vitbench list")
-    verdict = "met" if slowest < GOAL_S else "missed"
     return Section(
         "Start of the command",
-        tables.markdown(("command", "median s", "least s", "most s"), rows)
-        + f"\n\nGoal: help and a wrong option in under {GOAL_S} s: {verdict} ({slowest:.2f} s).",
-        [{"command": name, "seconds": s} for name, times in taken.items() for s in times],
+        tables.markdown(("command", "median s", "least s", "most s"), lines)
+        + f"\n\nGoal: help and a wrong option in under {GOAL_S} s: {verdict(slowest < GOAL_S)} "
+        f"({slowest:.2f} s).",
+        [{"command": name, "seconds": s} for name, times in readings.items() for s in times],
         {"slowest_s": slowest},
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.benchmarks import Section, __main__, bench_clock, bench_gate, bench_overhead
+import attentions
+from tests.benchmarks import Section, __main__, bench_gate, bench_overhead, gate_record, page
 from tests.benchmarks import bench_profile as profiling
+from tests.benchmarks.side_by_side import interleave
 from tests.vitbench.examples import case, measured, plan
+from vitbench.engine import ab
 from vitbench.results import journal as journals
 
 
@@ -35,87 +39,97 @@ def test_passes_are_added_over_a_journal(tmp_path: Path) -> None:
     assert bench_overhead.spent(tmp_path / "run") == {"build": 1.0, "timing": 3.0}
 
 
-def test_readings_are_taken_in_turn() -> None:
-    """A B B A, and each pair is (ours, theirs)."""
-    order: list[str] = []
+@pytest.mark.parametrize("order", ["ABBABAABABBA", "ABCCBABCAACBCABBAC"])
+def test_variants_are_read_in_turns(order: str) -> None:
+    """There and back in each cycle, which begins with the next variant; each keeps its readings."""
+    taken: list[str] = []
 
-    def clock(name: str, seconds: float) -> Callable[[Callable[[], Any]], float]:
-        def read(call: Callable[[], Any]) -> float:
-            order.append(name)
-            return seconds
+    def read(name: str) -> int:
+        taken.append(name)
+        return len(taken)
 
-        return read
+    names = sorted(set(order))
+    readings = interleave({name: partial(read, name) for name in names}, 3)
+    assert "".join(taken) == order
+    for name in names:
+        assert [order[number - 1] for number in readings[name]] == [name] * 6
 
-    found = bench_clock.in_turn(clock("A", 1.0), clock("B", 2.0), [lambda: None], 4)
-    assert "".join(order) == "ABBAABBA"
-    assert found == [[(1.0, 2.0)] * 4]
+
+def blocks_of(count: int) -> list[gate_record.Block]:
+    """Blocks of identical code: 2% between readings, 1% between blocks."""
+    rng = np.random.default_rng(0)
+
+    def turns(first: int) -> list[ab.Turn]:
+        shift = rng.normal(0, 0.01)
+        order = ab.order_of_turns(ab.Rules().fours, first)
+        readings = [0.01 * np.exp(rng.normal(shift, 0.02, 2)) for _ in order]
+        return [(side, one.tolist()) for side, one in zip(order, readings, strict=True)]
+
+    return [{name: turns(k % 2) for name in gate_record.NAMES} for k in range(count)]
 
 
 def test_comparisons_of_a_record() -> None:
-    """Identical trees are not called, a slower one is; each comparison has blocks of its own."""
-    chosen = bench_gate.plan()
-    rng = np.random.default_rng(0)
-    factors = {"base": 1.0, "same": 1.0, "ten": 1.1}
-    taken = [
-        bench_gate.Taken(
-            block,
-            one.id,
-            side,
-            block * 10.0,
-            tuple(
-                0.01
-                * (factors[side] if one.attention == bench_gate.SLOWED else 1.0)
-                * np.exp(shift + rng.normal(0, 0.02, 2))
-            ),
-        )
-        for block in range(40)
-        for shift in rng.normal(0, 0.01, 1)
-        for one in chosen.cases
-        for side in bench_gate.order_of_trees(list(factors), block)
-    ]
-    same = bench_gate.comparisons(taken, ("base", "same"), chosen, 20, "apart")
-    slow = bench_gate.comparisons(taken, ("base", "ten"), chosen, 20, "apart")
-    assert len(same) >= 3
+    """Identical code is not called; of a head that is slower by 10% that mechanism is, alone."""
+    blocks = blocks_of(40)
+    same = gate_record.comparisons(blocks, 1.0, 20, 2)
+    slow = gate_record.comparisons(blocks, 1.1, 20, 2)
     assert {word for one in same for word in one.words.values()} <= {"same", "undecided"}
-    assert all(one.alarms == {bench_gate.SLOWED} and one.status == 3 for one in slow)
-    for found in (same, slow):
-        for one, following in itertools.pairwise(found):
-            assert following.first == one.first + one.blocks
-    assert bench_gate.block_seconds(taken) == pytest.approx(10.0)
+    assert [(one.called, one.status) for one in slow] == [({gate_record.SLOWED}, 3)] * 2
+    fewest = ab.blocks_needed(len(gate_record.NAMES))
+    assert all(fewest <= one.blocks <= 40 for one in same + slow)
 
 
-def test_records_are_joined() -> None:
-    """Of as many whole blocks as both have."""
+def test_a_record_is_what_ab_writes(tmp_path: Path) -> None:
+    """The readings of a comparison on a record are that record, as far as it went."""
+    blocks = blocks_of(20)
+    compared = gate_record.compare(blocks, 20, tmp_path)
+    assert compared is not None
+    read = gate_record.read_blocks(tmp_path / ab.READINGS)
+    assert len(read) >= ab.blocks_needed(len(gate_record.NAMES))
+    for mine, block in zip(read, blocks, strict=False):
+        for name, turns in mine.items():
+            for (side, samples), (recorded_side, recorded) in zip(turns, block[name], strict=True):
+                assert side == recorded_side
+                assert samples == pytest.approx(recorded, rel=1e-5)
 
-    def taken(blocks: int, name: str) -> list[bench_gate.Taken]:
-        return [bench_gate.Taken(k, name, "base", 0.0, (1.0,)) for k in range(blocks)]
 
-    found = bench_gate.joined(taken(3, "a"), taken(5, "b"))
-    assert {(one.block, one.case) for one in found} == {(k, c) for k in (0, 1) for c in "ab"}
+def test_a_slower_tree_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call lasts so many times as long as it did, and returns what it returned before."""
+    outputs, spent = [], []
+    for factor in (1.0, 5.0):
+        folder = gate_record.tree(tmp_path / str(factor), factor)
+        spec = attentions.load_file(folder / "attentions" / f"{gate_record.SLOWED}.py")
+        torch.manual_seed(0)
+        module = spec.build(32, 2, attentions.Grid(4, 4), impl="fused")
+        ticks = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "perf_counter", lambda ticks=ticks: float(next(ticks)))
+            outputs.append(module(torch.ones(1, 4, 4, 32)))
+        spent.append(next(ticks) - 1)
+    assert torch.equal(*outputs)
+    assert spent == [-1, 5]
 
 
-@pytest.mark.parametrize("block", [0, 1, 2, 5])
-def test_the_order_of_trees(block: int) -> None:
-    """In every two passes each tree has two turns, and each two trees stand A B B A or B A A B."""
-    trees = ["base", "same", "five", "ten"]
-    order = bench_gate.order_of_trees(trees, block)
-    for begin in range(0, len(order), 8):
-        for pair in itertools.combinations(trees, 2):
-            of_pair = [name for name in order[begin : begin + 8] if name in pair]
-            assert of_pair == of_pair[::-1]
-            assert set(of_pair) == set(pair)
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    """Its result is read from the folder; without a folder it runs each time."""
+    numbers = itertools.count()
+    stage = partial(next, numbers)
+    assert [bench_gate.stored(tmp_path, "a", stage) for _ in range(2)] == [0, 0]
+    assert [bench_gate.stored(None, "a", stage) for _ in range(2)] == [1, 2]
 
 
 def test_the_page(tmp_path: Path) -> None:
-    """Holds every section that was written, with its machine, its words and its figures."""
+    """Holds the notes, every section with its machine, text and figures, and the pieces."""
+    (tmp_path / "notes.md").write_text("As before.\n")
+    (tmp_path / "pieces.csv").write_text("piece,share\nbatches,1.02\n")
     for name in ("b", "a"):
         section = Section(f"Title {name}", f"Text {name}.", [{"x": 1.5}], {"share": 0.25})
-        __main__.write(tmp_path, name, section, "a machine")
+        page.write(tmp_path, name, section, page.Machine("a machine", "a CPU", "avx2"))
     text = (tmp_path / "README.md").read_text()
-    assert text.index("Title a") < text.index("Title b")
-    assert "On a machine." in text
-    assert "[a.csv](a.csv)" in text
-    assert (tmp_path / "a.csv").read_text() == "x\n1.5\n"
+    parts = ("As before.", "## Title a", "On a machine.", "[a.csv](a.csv)", "## Title b")
+    assert sorted(parts, key=text.index) == list(parts)
+    assert "| batches | 1.02 |" in text
+    assert (tmp_path / "a.csv").read_text() == "x,cpu,instruction_sets\n1.5,a CPU,avx2\n"
     assert json.loads((tmp_path / "a.json").read_text())["share"] == 0.25
 
 

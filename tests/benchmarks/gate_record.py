@@ -1,0 +1,213 @@
+"""A long record of identical code, from which many comparisons are made by the gate's own code.
+
+`vitbench ab` measures two copies of the code for a while, with a limit of 0% so that no case is
+settled and each block times every case. Comparisons are then replayed on blocks drawn from that
+record: the stand-in for a worker gives back recorded samples. A slowdown is planted by multiplying
+the samples of one mechanism on one side.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from tests.benchmarks import ROOT, vitbench
+from tests.vitbench.examples import environment, facts, measured, plan
+from vitbench.analysis.gate import Policy
+from vitbench.cases.case import Case, Sweep
+from vitbench.engine import ab
+from vitbench.engine.child import Place
+from vitbench.engine.revision import Side
+from vitbench.results.outcome import outcome_to_dict
+
+NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
+SLOWED = "hilo"
+LIMIT = 0.02
+BATCH = 2
+AXES = ["--attention", ",".join(NAMES), "--resolution", "224", "--batch-size", str(BATCH)]
+
+# The turns of each mechanism, in the order in which they were taken.
+Block = Mapping[str, Sequence[ab.Turn]]
+
+# Appended to the mechanism's file.
+_SLOWDOWN = """
+
+import time
+
+_forward = ATTENTION.module.forward
+
+
+def _slower_forward(self, *args, **kwargs):
+    start = time.perf_counter()
+    result = _forward(self, *args, **kwargs)
+    end = start + {factor} * (time.perf_counter() - start)
+    while time.perf_counter() < end:
+        pass
+    return result
+
+
+ATTENTION.module.forward = _slower_forward
+"""
+
+
+def tree(folder: Path, factor: float = 1.0) -> Path:
+    """A copy of attentions/, with one mechanism so many times slower."""
+    shutil.copytree(ROOT / "attentions", folder / "attentions")
+    if factor > 1:
+        with (folder / "attentions" / f"{SLOWED}.py").open("a", encoding="utf-8") as file:
+            file.write(_SLOWDOWN.format(factor=factor))
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A run of `vitbench ab`: its exit status, time, number of blocks, and what it printed."""
+
+    head: str
+    status: int
+    seconds: float
+    blocks: int
+    output: str
+
+
+def command(base: Path, head: Path, folder: Path, *options: str) -> Command:
+    """`vitbench ab` on two trees, as a user would type it."""
+    start = time.monotonic()
+    done = vitbench("ab", str(base), str(head), *AXES, *options, "--out", str(folder))
+    seconds = time.monotonic() - start
+    output = (done.stdout + done.stderr).strip()
+    if not (folder / "result.json").exists():
+        raise RuntimeError(output)
+    blocks = json.loads((folder / "result.json").read_text(encoding="utf-8"))["blocks"]
+    return Command(head.name, done.returncode, seconds, blocks, output)
+
+
+def read_blocks(readings: Path) -> list[Block]:
+    """The blocks of a readings.csv that have every mechanism."""
+    blocks: dict[tuple[str, str], dict[str, list[ab.Turn]]] = {}
+    with readings.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            side: ab.Which = "base" if row["side"] == "base" else "head"
+            samples = [float(text) for text in row["samples_s"].split()]
+            block = blocks.setdefault((row["phase"], row["block"]), {})
+            block.setdefault(row["case"].split()[0], []).append((side, samples))
+    return [block for block in blocks.values() if set(block) == set(NAMES)]
+
+
+def slowed(block: Block, factor: float) -> Block:
+    """The block with the head so many times slower in one mechanism."""
+    turns = [
+        (side, [factor * s for s in samples] if side == "head" else samples)
+        for side, samples in block[SLOWED]
+    ]
+    return {**block, SLOWED: turns}
+
+
+class EndOfRecord(Exception):
+    """The comparison wants more blocks than there are."""
+
+
+class Replay:
+    """Stands in for the workers of a comparison, with blocks of a record in their order."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self._started = {"base": 0, "head": 0}
+
+    @property
+    def used(self) -> int:
+        """Blocks so far."""
+        return max(self._started.values())
+
+    def start(self, place: Place) -> ReplayedWorker:
+        """In place of Child(place): a worker of that side's next block."""
+        assert place.root is not None
+        side = place.root.name
+        if self._started[side] == len(self._blocks):
+            raise EndOfRecord
+        block = self._blocks[self._started[side]]
+        self._started[side] += 1
+        return ReplayedWorker(
+            {name: [s for which, s in turns if which == side] for name, turns in block.items()}
+        )
+
+
+class ReplayedWorker:
+    """Answers as a worker does: turn by turn, what was recorded of the case."""
+
+    def __init__(self, turns: Mapping[str, Sequence[Sequence[float]]]) -> None:
+        self._turns = turns
+        self._left: list[Sequence[float]] = []
+        self._taken: list[float] = []
+        self._with_facts = False
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        if request["do"] == "environment":
+            return {"device": "cpu", "environment": environment()}
+        if request["do"] == "hold":
+            case = Case.from_dict(json.loads(json.dumps(request["case"])))
+            self._left, self._taken = list(self._turns[case.subject]), []
+            self._with_facts = request["with_facts"]
+            return {"held": True}
+        if request["do"] == "turn":
+            samples = self._left.pop(0)
+            self._taken += samples
+            return {"samples_s": list(samples)}
+        return outcome_to_dict(measured(*self._taken, facts=facts() if self._with_facts else None))
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One comparison: the blocks it took, the verdict on each mechanism, and its exit status."""
+
+    blocks: int
+    words: Mapping[str, str]
+    status: int
+
+    @property
+    def called(self) -> set[str]:
+        """Mechanisms that were called slower."""
+        return {name for name, word in self.words.items() if word == "slower"}
+
+
+def compare(blocks: Sequence[Block], max_blocks: int, folder: Path) -> Compared | None:
+    """A comparison by the gate's own code on blocks in this order; None where it wants more."""
+    replay = Replay(blocks)
+    base, head = (Side(name, Place(root=Path(name))) for name in ("base", "head"))
+    cases = Sweep(attention=NAMES, batch_size=(BATCH,)).expand()
+    rules = ab.Rules(max_blocks=max_blocks)
+    policy = Policy(max_slowdown=LIMIT)
+    with mock.patch.object(ab, "Child", replay.start):
+        try:
+            result = ab.Comparison(plan(*cases), (base, head), policy, rules, folder).measure()
+        except EndOfRecord:
+            return None
+    words = {one.verdict.subject: one.verdict.word for one in result.judged}
+    return Compared(replay.used, words, result.status)
+
+
+def comparisons(
+    blocks: Sequence[Block], factor: float, max_blocks: int, count: int
+) -> list[Compared]:
+    """So many of them, each on blocks drawn at random, the head slower by a factor."""
+    rng = np.random.default_rng(0)
+    head_slowed = [slowed(block, factor) for block in blocks]
+    found = []
+    for _ in range(count):
+        drawn = [head_slowed[k] for k in rng.permutation(len(blocks))]
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(compare(drawn, max_blocks, Path(folder)))
+    return [one for one in found if one is not None]
