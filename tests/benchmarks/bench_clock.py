@@ -10,6 +10,7 @@ import torch
 
 from tests.benchmarks import Options, Section, verdict
 from tests.benchmarks.side_by_side import Row, in_new_process, interleave
+from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.cases.case import Sweep
 from vitbench.instruments import timing
@@ -25,8 +26,7 @@ Call = Callable[[], Any]
 
 def our_clock(device: str) -> Callable[[Call], float]:
     """The median of vitbench's samples."""
-    on_cuda = device.startswith("cuda")
-    clock: timing.Clock = timing.CudaClock(device) if on_cuda else timing.CpuClock()
+    clock = devices.connect(device).clock(cold=False)
     return lambda call: stats.median(timing.measure(call, clock, RULE).samples)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.cases.case import Case
-from vitbench.devices.allocator import Allocator
+from vitbench.devices import Allocator
 from vitbench.instruments import timing
 
 Row = Mapping[str, Any]
@@ -50,15 +51,15 @@ def in_new_process(
 
 
 def _rows(
-    function: Callable[..., Iterable[Row]], arguments: Sequence[Any], kind: Allocator
+    function: Callable[..., Iterable[Row]], arguments: Sequence[Any], allocator: Allocator
 ) -> list[Row]:
     import torch
 
-    from vitbench.devices import allocator, environment
     from vitbench.instruments import host
 
-    environment.configure(host.usable_cores())
-    allocator.settle(kind)
+    cpu = devices.connect("cpu")
+    cpu.configure(host.usable_cores())
+    cpu.set_allocator(allocator)
     with torch.inference_mode():
         return list(function(*arguments))
 
@@ -78,7 +79,7 @@ class Ready:
     """A call that is warmed up. `sample` times it for TURN_S: seconds of one call."""
 
     def __init__(self, call: Callable[[], Any], *, slow: bool = False) -> None:
-        self._call, self._clock = call, timing.CpuClock()
+        self._call, self._clock = call, devices.connect("cpu").clock(cold=False)
         rule = RULE_EMULATED if slow else RULE
         self._timing = timing.warmed(call, self._clock, rule)
 
@@ -95,7 +96,7 @@ def ready(case: Case) -> tuple[Ready, int] | None:
         subject = subjects.build(case, {})
     except subjects.Unsupported:
         return None
-    peak_bytes = memory.measure(subject.call, subject.module, (subject.x,)).peak
+    peak_bytes = memory.measure(subject.device, subject.call, subject.module, (subject.x,)).peak
     return Ready(subject.call, slow=emulated(case.dtype)), peak_bytes
 
 

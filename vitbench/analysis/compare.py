@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED
@@ -263,10 +264,10 @@ class _Pair:
 
     def _is_same_memory(self) -> bool:
         """Whether peak memory is exact between the sides: what an allocation takes follows the
-        version of torch and the threads, and on CUDA its allocator."""
+        version of torch and the threads, and on some devices what else was allocated."""
         assert self.base is not None
         assert self.candidate is not None
-        return self.base["device"] == "cpu" and all(
+        return devices.rules(str(self.base["device"])).is_memory_exact and all(
             str(self.base[name]) == str(self.candidate[name]) for name in ("torch", "device_name")
         )
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from vitbench import devices
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
 from vitbench.errors import BadInput, nearest
@@ -77,10 +78,6 @@ class Policy(Limits):
         return otherwise
 
 
-# A shared CPU is noisier than a GPU of one's own.
-SLOWDOWN = {"cpu": 0.10, "cuda": 0.05}
-
-
 def read_policy(path: Path) -> Policy:
     """[tool.vitbench.check] of a pyproject.toml, or a TOML file that holds nothing else.
 
@@ -131,7 +128,7 @@ def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
     found = {}
     for record in records:
         subject = str(record["attention"] or record["backbone"])
-        usual = SLOWDOWN["cpu" if record["device"] == "cpu" else "cuda"]
+        usual = devices.rules(str(record["device"])).max_slowdown
         found[compare.name_of(record)] = policy.limit(subject, "max_slowdown", usual)
     return found
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitbench import devices
+
 GRADES = "ABCD"
 
 
@@ -77,7 +79,8 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
     if macs is not None and by_fvcore is not None and macs != by_fvcore:
         found.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))
     share = record.get("cpu_share")
-    if share is not None and share < MIN_CPU_SHARE and record.get("device") == "cpu":
+    is_low = share is not None and share < MIN_CPU_SHARE
+    if is_low and devices.rules(str(record.get("device"))).is_host:
         found.append((1, f"the process had the CPU for {share:.0%} of the time"))
     return found
 

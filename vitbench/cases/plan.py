@@ -9,32 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitbench import devices
 from vitbench.cases.case import Case
-from vitbench.devices.allocator import ALLOCATORS, Allocator
+from vitbench.devices import ALLOCATORS, Allocator
 from vitbench.errors import BadInput, nearest
 from vitbench.instruments.timing import TimingRule
 
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """Named precision: rounds, and the fields of TimingRule that differ from its defaults."""
-
-    cpu_rounds: int
-    cuda_rounds: int
-    rule: Mapping[str, float]
-
-
-EFFORTS = {
-    "quick": Effort(
-        2,
-        2,
-        {"min_s": 0.15, "warmup_s": 0.1, "target_noise": 0.02, "cap_s": 1.0, "warmup_cap_s": 2},
-    ),
-    "default": Effort(3, 2, {}),
-    "thorough": Effort(5, 4, {"min_samples": 30, "target_noise": 0.005, "cap_s": 15.0}),
+# Named precision: the fields of TimingRule that differ from its defaults. How many rounds each
+# takes is for the device to say.
+EFFORTS: dict[str, Mapping[str, float]] = {
+    "quick": {
+        "min_s": 0.15,
+        "warmup_s": 0.1,
+        "target_noise": 0.02,
+        "cap_s": 1.0,
+        "warmup_cap_s": 2,
+    },
+    "default": {},
+    "thorough": {"min_samples": 30, "target_noise": 0.005, "cap_s": 15.0},
 }
-# What a GPU needs more or less of than a CPU.
-_CUDA_RULE = {"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,23 +92,22 @@ class Plan:
         return cls(**{**data, "cases": cases, "rule": TimingRule(**data["rule"])})
 
 
-def effort(name: str) -> Effort:
-    """The effort of that name. Raises BadInput."""
+def effort(name: str) -> Mapping[str, float]:
+    """What an effort changes of the timing rule. Raises BadInput for no such effort."""
     if name not in EFFORTS:
         raise BadInput(f"no effort is called {name!r}; {nearest(name, EFFORTS)}")
     return EFFORTS[name]
 
 
 def rounds_of(name: str, device: str) -> int:
-    """How many rounds an effort takes on a kind of device."""
-    chosen = effort(name)
-    return chosen.cuda_rounds if device.startswith("cuda") else chosen.cpu_rounds
+    """How many rounds an effort takes on a device. Raises BadInput for no such effort."""
+    effort(name)
+    return devices.rules(device).rounds[name]
 
 
 def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
     """The timing rule of an effort on a kind of device. Raises BadInput."""
-    fields: dict[str, Any] = dict(_CUDA_RULE) if device.startswith("cuda") else {}
-    fields |= effort(name).rule
+    fields: dict[str, Any] = {**devices.rules(device).timing, **effort(name)}
     fields |= {key: value for key, value in overrides.items() if value is not None}
     try:
         return TimingRule(**fields)
@@ -124,15 +116,13 @@ def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> Ti
 
 
 # Seconds that a worker takes to start and the first-round passes of a case (build, check,
-# counting, memory) take, as seen on a 2-core machine; and the MACs a second that a call reaches.
+# counting, memory) take, as seen on a 2-core machine.
 START_S = 5.0
 _PASSES_S = 0.6
 _MODEL_PASSES_S = 3.0
 _COMPILE_S = 12.0
 # MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
 _MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
-_RATE = {"cpu": {"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9}}
-_CUDA_RATE = 20e12
 
 
 def call_s(case: Case) -> float:
@@ -155,7 +145,7 @@ def _macs(case: Case) -> float:
 
 
 def _rate(case: Case, dtype: str) -> float:
-    return _CUDA_RATE if case.device.startswith("cuda") else _RATE["cpu"][dtype]
+    return devices.rules(case.device).macs_per_s[dtype]
 
 
 def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, ValidationError
 
+from vitbench import devices
 from vitbench.cases.case import DTYPE_ALIASES, Resolution
 from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput, nearest
@@ -104,7 +105,8 @@ class Suite(BaseModel):
 
     def axes_on(self, device: str) -> dict[str, Any]:
         """The axes for a kind of device."""
-        return self.axes.given() | (self.cuda.given() if device.startswith("cuda") else {})
+        own: Axes = getattr(self, devices.kind_of(device), Axes())
+        return self.axes.given() | own.given()
 
 
 def names() -> tuple[str, ...]:

@@ -1,1 +1,337 @@
-"""Where a case runs: one file for each kind of device."""
+"""Devices: where a case runs. A file here without an underscore is one kind of device.
+
+It has RULES, which are known without torch, and a class Device, which works in the worker process.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from vitbench.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from vitbench.results.outcome import FailureKind
+
+Call = Callable[[], Any]
+
+AUTO = "auto"  # the first accelerator that is here, else the host
+
+# What the C library of a worker does with freed memory, see _malloc.set_allocator.
+Allocator = Literal["steady", "system"]
+ALLOCATORS: tuple[Allocator, ...] = ("steady", "system")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for a kind of device. Known without torch, and on machines without the device.
+
+    title         its name in a sentence
+    summary       one line for a list
+    max_slowdown  the gate's limit where a policy sets none
+    macs_per_s    what such devices reach, by dtype: for estimates before a run
+    rounds        by effort
+    timing        fields of TimingRule that differ from their defaults
+    is_host       it computes in the worker's own threads and memory, so it is on every machine: a
+                  worker gets a limit of memory, and a low share of CPU time lowers the trust
+    is_indexed    there may be several: `cuda:1`
+    is_memory_exact  peak memory is the same on every run, so two runs are compared exactly
+    ruined_by     failures after which every later call of the process fails too
+    """
+
+    title: str
+    summary: str
+    max_slowdown: float
+    macs_per_s: Mapping[str, float]
+    rounds: Mapping[str, int] = field(
+        default_factory=lambda: {"quick": 2, "default": 2, "thorough": 4}
+    )
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    is_host: bool = False
+    is_indexed: bool = False
+    is_memory_exact: bool = False
+    ruined_by: tuple[FailureKind, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One sample. Seconds of one call; `device_s` by the device's clock, `wall_s` by the host's
+    (None where the two need separate calls)."""
+
+    device_s: float
+    wall_s: float | None = None
+
+
+class Clock(Protocol):
+    """Reads the time of a number of calls."""
+
+    def read(self, call: Call, calls: int) -> Reading:
+        """Time of one call, averaged over `calls` in a row."""
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        """Host seconds of one call until its result is there, averaged over `calls`."""
+
+    def now(self) -> float:
+        """Seconds, for the stopping rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes.
+
+    peak        highest allocator level during the call, weights and inputs included
+    activation  the same, less weights and inputs
+    reserved    what the device's allocator holds (None where it keeps no reserve)
+    rss         the process's highest resident set during the call (None where unknown)
+    """
+
+    peak: int
+    activation: int
+    reserved: int | None
+    rss: int | None
+
+
+class Watch:
+    """Reads the state of a device while a case is timed. This one has nothing to read."""
+
+    read: Callable[[], dict[str, Any]] | None = None
+
+    def is_suspect(self, reading: Mapping[str, Any]) -> bool:
+        """Whether the samples before this reading should be taken again."""
+        return False
+
+    def columns(self, readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The worst of the readings, as columns of a record."""
+        return {}
+
+    def neighbours(self) -> dict[str, Any]:
+        """What other processes did on the device since the watch began, as columns."""
+        return {}
+
+
+class Device(abc.ABC):
+    """One device, in a worker process. What a kind of device does not have, it leaves as here.
+
+    name    as it was asked for: "cpu", "cuda:1"
+    target  where torch puts tensors
+    """
+
+    # Sides of the square matrix products, numbers in the copy, that the ceilings are taken from.
+    product_sizes: tuple[int, ...]
+    copy_numel: int
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        self.name = name
+        self.target = torch.device(name)
+
+    @staticmethod
+    @abc.abstractmethod
+    def count() -> int:
+        """How many of them this machine and this torch have."""
+
+    @staticmethod
+    def reason_for_none() -> str:
+        """Why `count` may be zero, where torch itself is the reason."""
+        return ""
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """What a chart's caption calls the device."""
+
+    @abc.abstractmethod
+    def synchronize(self) -> None:
+        """Waits until all that was queued is done."""
+
+    @abc.abstractmethod
+    def clock(self, *, cold: bool) -> Clock:
+        """A clock; a cold one empties the caches before each sample, outside the time."""
+
+    @abc.abstractmethod
+    def memory(self, call: Call, held_bytes: int) -> Memory:
+        """The memory of one call, when weights and inputs take `held_bytes`."""
+
+    def configure(self, threads: int) -> None:
+        """Sets what would otherwise be inherited: threads, denormals, and what a mechanism may have
+        left changed: default dtype and device, and whether gradients are kept."""
+        import torch
+
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)
+
+    def set_allocator(self, asked: Allocator) -> Allocator:
+        """Sets the C library's allocator for the rest of the process; returns what is in force."""
+        from vitbench.devices import _malloc
+
+        return _malloc.set_allocator(asked)
+
+    def release(self) -> None:
+        """Gives free memory back, so that what one case held does not count as the next one's."""
+        from vitbench.devices import _malloc
+
+        _malloc.trim()
+
+    def fingerprint(self, plugins: Mapping[str, Path]) -> dict[str, Any]:
+        """All that a figure may depend on, in software and hardware."""
+        from vitbench.devices import _fingerprint
+
+        return _fingerprint.fingerprint(self, plugins)
+
+    def facts(self) -> dict[str, Any]:
+        """What the fingerprint says of this kind of device alone."""
+        return {}
+
+    def idle(self) -> dict[str, Any]:
+        """What others do on it, read before this process does anything there, as columns."""
+        return {}
+
+    def watch(self) -> Watch:
+        """A watch over the device, which begins now."""
+        return Watch()
+
+    def energy_j(self, call: Call) -> float | None:
+        """Joules of one call; None where nothing counts them."""
+        return None
+
+    def uses_tf32(self) -> bool:
+        """Whether fp32 matrix products round their inputs to TF32."""
+        return False
+
+    def capture(self, call: Call) -> tuple[Call, Any]:
+        """The call recorded as a graph: its replay, and the output that a replay fills.
+
+        Raises NotImplementedError where the device has no graphs.
+        """
+        raise NotImplementedError(f"{self.name} has no graphs of calls")
+
+    def scratch(self, nbytes: int) -> Call:
+        """Overwrites so much memory, which empties the caches."""
+        import torch
+
+        return torch.empty(nbytes, dtype=torch.int8, device=self.target).zero_
+
+    def ceilings(self, dtypes: Sequence[str], seconds: float = 0.3) -> dict[str, Any]:
+        """What the device reaches: a large matrix product for each dtype, and a large copy.
+
+        The best of several repetitions each, as a ceiling has to be. FLOP/s and bytes/s.
+        """
+        import torch
+
+        with torch.inference_mode():
+            rates = {name: self._product_rate(getattr(torch, name), seconds) for name in dtypes}
+            source = torch.randn(self.copy_numel, device=self.target)
+            target = torch.empty_like(source)
+            copy_s = self._best_s(lambda: target.copy_(source), seconds)
+        return {"flops_rate": rates, "bandwidth": 2 * source.nbytes / copy_s}
+
+    def _product_rate(self, dtype: torch.dtype, seconds: float) -> float:
+        """FLOP/s of a large square product; smaller where the dtype is emulated."""
+        import torch
+
+        rate = 0.0
+        for size in self.product_sizes:
+            if rate and 2 * size**3 / rate > seconds:
+                continue
+            a, b = (torch.randn(size, size, device=self.target).to(dtype) for _ in range(2))
+            product = functools.partial(torch.mm, a, b, out=torch.empty_like(a))
+            rate = max(rate, 2 * size**3 / self._best_s(product, seconds))
+        return rate
+
+    def _best_s(self, call: Call, seconds: float) -> float:
+        best, start = float("inf"), time.perf_counter()
+        call()
+        while time.perf_counter() - start < seconds or best == float("inf"):
+            self.synchronize()
+            call_start = time.perf_counter()
+            call()
+            self.synchronize()
+            best = min(best, time.perf_counter() - call_start)
+        return best
+
+
+def names() -> tuple[str, ...]:
+    """The kinds of devices, accelerators first."""
+    return tuple(sorted(_files(), key=lambda kind: (_module(kind).RULES.is_host, kind)))
+
+
+def _files() -> list[str]:
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in files if not name.startswith("_")]
+
+
+def choices() -> tuple[str, ...]:
+    """What one may ask for, with an example of an index: auto, cpu, cuda, cuda:1."""
+    indexed = [f"{kind}:1" for kind in names() if rules(kind).is_indexed]
+    return (AUTO, *sorted((*names(), *indexed)))
+
+
+def check(asked: str) -> None:
+    """Raises BadInput for what can be no device anywhere, nor `auto`."""
+    if asked != AUTO:
+        _module(asked)
+
+
+def host() -> str:
+    """The device that is on every machine."""
+    return next(kind for kind in names() if rules(kind).is_host)
+
+
+def rules(device: str) -> Rules:
+    """The rules of a device by its name: `cpu`, `cuda:1`. Raises BadInput for no such kind."""
+    found: Rules = _module(device).RULES
+    return found
+
+
+def kind_of(device: str) -> str:
+    """`cuda` of `cuda:1`. Raises BadInput."""
+    return _module(device).__name__.rpartition(".")[2]
+
+
+@functools.cache
+def _module(device: str) -> ModuleType:
+    kind, colon, index = device.partition(":")
+    if kind in _files():
+        module = importlib.import_module(f"{__name__}.{kind}")
+        if not colon or (module.RULES.is_indexed and index.isdecimal()):
+            return module
+    raise BadInput(f"no device is called {device!r}; {nearest(device, choices())}")
+
+
+@functools.cache
+def connect(asked: str) -> Device:
+    """The device of that name, of `auto` the first accelerator that is here, else the host.
+
+    Imports torch. Raises BadInput.
+    """
+    if asked == AUTO:
+        asked = next(kind for kind in names() if _module(kind).Device.count())
+    kind, _, index = asked.partition(":")
+    module = _module(asked)
+    count = module.Device.count()
+    title = module.RULES.title
+    if count == 0:
+        reason = module.Device.reason_for_none()
+        why = f" ({reason})" if reason else ""
+        remedy = f"try --device {host()}"
+        raise BadInput(f"no {title} device is there for --device {asked}{why}; {remedy}")
+    if int(index or 0) >= count:
+        known = ", ".join(f"{kind}:{number}" for number in range(count))
+        raise BadInput(f"no {title} device {asked!r} is there; known: {known}")
+    device: Device = module.Device(asked)
+    return device

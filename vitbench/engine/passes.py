@@ -10,14 +10,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
 from vitbench.cases.case import Case
-from vitbench.devices import environment
-from vitbench.devices import nvml as gpu
 from vitbench.instruments import correctness, host, macs, memory, operators, timing
 from vitbench.results.outcome import Counted, Facts, Failed, FailureKind, Measured, Outcome
 from vitbench.subjects import build as subjects
@@ -120,13 +118,13 @@ def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: b
         graphs_before = compiled_graphs()
         with _stopwatch(spent, "compile"):
             subject.call()
-            _synchronize(case)
+            subject.device.synchronize()
         subject.graph_breaks = graph_breaks()
         if compiled_graphs() == graphs_before:
             raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
     with _stopwatch(spent, "first_call"):
         output = subject.call()
-        _synchronize(case)
+        subject.device.synchronize()
     with _stopwatch(spent, "check"):
         checked = _check(case, subject, output, plugins, full=with_facts)
     output_bytes = sum(tensor.nbytes for tensor in subjects.tensors_in(output))
@@ -139,10 +137,9 @@ def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: b
 
 def measured(ready: Prepared, timed: timing.Timing, state: Mapping[str, Any]) -> Measured:
     """The outcome of a case that was timed."""
-    on_cpu = ready.case.device == "cpu"
     return Measured(
         samples_s=tuple(timed.samples),
-        wall_samples_s=tuple(timed.samples if on_cpu else timed.wall_samples),
+        wall_samples_s=tuple(timed.wall_samples),
         calls_per_sample=timed.calls_per_sample,
         first_call_s=ready.spent["first_call"],
         compile_s=ready.spent.get("compile"),
@@ -160,11 +157,6 @@ def _stopwatch(spent: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     spent[name] = time.perf_counter() - start
-
-
-def _synchronize(case: Case) -> None:
-    if case.device.startswith("cuda"):
-        torch.cuda.synchronize(case.device)
 
 
 def _check(
@@ -247,7 +239,7 @@ def _against_eager(
     eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
     eager.load_state_dict(subject.module.state_dict())
     # A training step is checked by its forward pass, in the mode in which it ran.
-    eager = eager.to(case.device, torch.float64).train(subject.module.training)
+    eager = eager.to(subject.x.device, torch.float64).train(subject.module.training)
     ends = sorted({0, case.batch_size - 1})
     x = subject.x.detach()
     with torch.no_grad():
@@ -258,9 +250,8 @@ def _against_eager(
             reference = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
     outputs = [t.detach()[ends] for t in subjects.tensors_in(output)]
     found = correctness.worst_of(outputs, reference)
-    tf32 = case.device.startswith("cuda") and environment.tf32()
     layers = BACKBONE_LAYERS if case.backbone else 1
-    allowed = correctness.budget(x.dtype, tf32=tf32, layers=layers)
+    allowed = correctness.budget(x.dtype, tf32=subject.device.uses_tf32(), layers=layers)
     fault = correctness.fault_of_value(found, allowed)
     if fault is not None:
         raise WrongOutput(fault)
@@ -281,11 +272,11 @@ def _facts(
         counted, head_macs = subjects.count_macs(case, plugins, subject.module)
     closed_form = subjects.closed_form_macs(case, plugins)
     with _stopwatch(spent, "memory"):
-        held = memory.measure(subject.call, subject.module, (subject.x,))
+        held = memory.measure(subject.device, subject.call, subject.module, (subject.x,))
     energy = None
     if timed:
         with _stopwatch(spent, "energy"):
-            energy = _energy_j_img(case, subject)
+            energy = subject.device.energy_j(subject.call)
     with _stopwatch(spent, "operators"):
         traced = None if case.runtime == "compile" else operators.trace(subject.call)
     weight_bytes = sum(p.nbytes for p in subject.module.parameters())
@@ -304,7 +295,7 @@ def _facts(
         checked_against=checked.against,
         error_rms=checked.errors.rms,
         error_worst=checked.errors.worst,
-        energy_j_img=energy,
+        energy_j_img=None if energy is None else energy / case.batch_size,
         operator_calls=None if traced is None else traced.calls,
         sdpa_kernels={} if traced is None else traced.kernels,
         graph_breaks=subject.graph_breaks,
@@ -317,10 +308,9 @@ def _facts(
 def _time(
     case: Case, subject: subjects.Subject, rule: timing.TimingRule
 ) -> tuple[timing.Timing, dict[str, Any]]:
-    call, clock = timed_call(case, subject), clock_of(case)
+    call, clock = timed_call(case, subject), subject.device.clock(cold=case.cold)
     graphs_before = compiled_graphs()
-    board = board_of(case)
-    free_before = _free_of_others(case, board)
+    watch = subject.device.watch()
     gc.collect()
     gc.disable()  # a collection inside a sample is not the layer's time
     try:
@@ -329,8 +319,7 @@ def _time(
             call,
             clock,
             rule,
-            between=(lambda: asdict(board.state())) if board is not None else None,
-            suspect=lambda reading: bool((reading["throttle"] or 0) & gpu.BAD_THROTTLE_MASK),
+            watch=watch,
             max_calls=most_calls(case),
         )
         state = host.between(start, host.read(), torch.get_num_threads())
@@ -338,24 +327,13 @@ def _time(
         gc.enable()
     if compiled_graphs() != graphs_before:
         raise RuntimeError(COMPILED_AGAIN)
-    state |= {"retries": timed.retries} if board is not None else {}
-    free_after = _free_of_others(case, board)
-    if free_before is not None and free_after is not None:
-        state["gpu_memory_drift_bytes"] = abs(free_after - free_before)
-    return timed, state | board_state(timed.chunks)
+    state |= {"retries": timed.retries} if watch.read is not None else {}
+    return timed, state | watch.neighbours() | watch.columns(timed.chunks)
 
 
 def timed_call(case: Case, subject: subjects.Subject) -> Callable[[], Any]:
     """The call that is timed: the subject's, or its CUDA graph's. Raises WrongOutput."""
-    return _validated_graph(case, subject) if case.runtime == "cuda-graph" else subject.call
-
-
-def clock_of(case: Case) -> timing.Clock:
-    """The device's clock; it flushes the caches where the case is cold."""
-    flush = _flusher(case.device) if case.cold else None
-    if case.device.startswith("cuda"):
-        return timing.CudaClock(case.device, flush)
-    return timing.CpuClock(flush)
+    return _validated_graph(subject) if case.runtime == "cuda-graph" else subject.call
 
 
 def most_calls(case: Case) -> int | None:
@@ -363,55 +341,15 @@ def most_calls(case: Case) -> int | None:
     return 1 if case.cold else None
 
 
-def _free_of_others(case: Case, board: gpu.Gpu | None) -> int | None:
-    """Free memory of the GPU with what this process holds given back: it moves with others only.
-
-    In a container the ids of other processes are not to be seen; this is.
-    """
-    free = board.state().free_bytes if board is not None else None
-    return None if free is None else free + torch.cuda.memory_reserved(case.device)
-
-
-def board_of(case: Case) -> gpu.Gpu | None:
-    """The GPU as NVML has it; None on a CPU, or where NVML does not answer."""
-    if not case.device.startswith("cuda"):
-        return None
-    try:
-        return gpu.Gpu(str(torch.cuda.get_device_properties(case.device).uuid))
-    except gpu.GpuUnreadable:
-        return None
-
-
-def board_state(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The worst of the readings between chunks of samples."""
-    if not chunks:
-        return {}
-
-    def seen(name: str) -> list[Any]:
-        return [chunk[name] for chunk in chunks if chunk[name] is not None]
-
-    masks = seen("throttle")
-    return {
-        "sm_clock_hz": min(seen("sm_clock_hz"), default=None),
-        "temperature_c": max(seen("temperature_c"), default=None),
-        "power_w": max(seen("power_w"), default=None),
-        "throttle_reasons": [
-            words
-            for bit, words in gpu.BAD_THROTTLE_REASONS.items()
-            if any(mask & bit for mask in masks)
-        ],
-    }
-
-
-def _validated_graph(case: Case, subject: subjects.Subject) -> Callable[[], Any]:
+def _validated_graph(subject: subjects.Subject) -> Callable[[], Any]:
     """The call as a CUDA graph that is shown to follow its input. Raises WrongOutput."""
-    replay, output = subjects.captured(subject.call, case.device)
+    replay, output = subject.device.capture(subject.call)
     kept = subject.x.detach().clone()
     with torch.no_grad():
         subject.x.copy_(torch.randn_like(kept))
         expected = subject.call()
         replay()
-        torch.cuda.synchronize(case.device)
+        subject.device.synchronize()
         allowed = correctness.budget(subject.x.dtype)
         found = correctness.worst_of(subjects.tensors_in(output), subjects.tensors_in(expected))
         fault = correctness.fault_of_value(found, allowed)
@@ -419,31 +357,6 @@ def _validated_graph(case: Case, subject: subjects.Subject) -> Callable[[], Any]
     if fault is not None:
         raise WrongOutput(f"replayed from a CUDA graph on a new input, {fault}")
     return replay
-
-
-def _flusher(device: str) -> Callable[[], Any]:
-    """Overwrites more memory than the caches hold: twice the L2 of a GPU, 128 MiB on a CPU."""
-    nbytes = 2**27
-    if device.startswith("cuda"):
-        nbytes = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-    scratch = torch.empty(nbytes, dtype=torch.int8, device=device)
-    return scratch.zero_
-
-
-def _energy_j_img(case: Case, subject: subjects.Subject, seconds: float = 0.5) -> float | None:
-    """Joules per image from NVML's energy counter over half a second of calls; None on a CPU."""
-    board = board_of(case)
-    before = board.state().energy_j if board is not None else None
-    if board is None or before is None:
-        return None
-    calls, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for _ in range(10):
-            subject.call()
-        torch.cuda.synchronize(case.device)
-        calls += 10
-    after = board.state().energy_j
-    return None if after is None else (after - before) / (calls * case.batch_size)
 
 
 def compiled_graphs() -> int:

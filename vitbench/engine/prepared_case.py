@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -33,10 +32,10 @@ class Held:
         with measurement.gradients_of(case):
             self._ready = measurement.prepare(case, plugins, with_facts=with_facts, timed=True)
             self._call = measurement.timed_call(case, self._ready.subject)
-            self._clock = measurement.clock_of(case)
+            self._clock = self._ready.subject.device.clock(cold=case.cold)
             most = measurement.most_calls(case)
             self._timing = timing.warmed(self._call, self._clock, rule, max_calls=most)
-        self._board = measurement.board_of(case)
+        self._watch = self._ready.subject.device.watch()
         self._graphs = measurement.compiled_graphs()
         self._spans: list[tuple[host.HostReading, host.HostReading]] = []
         gc.collect()
@@ -51,8 +50,8 @@ class Held:
         with measurement.gradients_of(self._case):
             samples_s = timing.turn(self._call, self._clock, self._timing, seconds)
         self._spans.append((start, host.read()))
-        if self._board is not None:
-            self._timing.chunks.append(asdict(self._board.state()))
+        if self._watch.read is not None:
+            self._timing.chunks.append(self._watch.read())
         if measurement.compiled_graphs() != self._graphs:
             raise RuntimeError(measurement.COMPILED_AGAIN)
         return samples_s
@@ -66,7 +65,7 @@ class Held:
         self.drop()
         self._ready.spent["timing"] = sum(end.wall_s - start.wall_s for start, end in self._spans)
         state: dict[str, Any] = host.between(*host.apart(self._spans), torch.get_num_threads())
-        state |= measurement.board_state(self._timing.chunks)
+        state |= self._watch.columns(self._timing.chunks)
         return measurement.measured(self._ready, self._timing, state)
 
 

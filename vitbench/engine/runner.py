@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.devices.allocator import Allocator
+from vitbench.devices import Allocator
 from vitbench.engine.budget import Purse
 from vitbench.engine.child import Child, ChildDied, ChildTimeout
 from vitbench.errors import BadInput
@@ -214,8 +215,8 @@ class _Round:
     def _leaves_traces(self, case: Case, outcome: Outcome, child: Child) -> bool:
         """Whether what the case left in the worker would disturb the next one: a process that it
         started, or a CUDA context in which every later call fails as this one did."""
-        if isinstance(outcome, Failed) and case.device.startswith("cuda"):
-            return outcome.kind in ("error", "out_of_memory")
+        if isinstance(outcome, Failed) and outcome.kind in devices.rules(case.device).ruined_by:
+            return True
         started = child.started()
         if case.runtime == "compile":
             self._compilers |= started

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attentions
+from vitbench import devices
 from vitbench.analysis import published
 from vitbench.cases import backbone_names as models
 from vitbench.cases import suite as suites
 from vitbench.cases.case import Resolution, Sweep
 from vitbench.cases.scalars import Scalar
-from vitbench.errors import BadInput, nearest
+from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
     from vitbench.results.record import Record
 
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
-
-
-def check_device(device: str) -> None:
-    """Raises BadInput for what can be no device anywhere."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise BadInput(f"no device is called {device!r}; {nearest(device, _DEVICES)}")
-
-
-_DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 
 
 def plugin_names(plugins: tuple[Path, ...]) -> dict[str, Path]:
@@ -195,11 +187,11 @@ def make_plan(
 
     Raises BadInput, before anything is measured or written.
     """
-    check_device(device)
+    devices.check(device)
     chosen = suites.load(suite)
     named = plugin_names(plugins)
     # What can be wrong whatever the device is answered before a process is asked for the device.
-    placeholder = "cuda" if device.startswith("cuda") else "cpu"
+    placeholder = devices.host() if device == devices.AUTO else device
     kept = "" if weights is None else weights_name(weights)
     files = named if weights is None else named | {kept: weights.resolve()}
     first = make_sweep(chosen, placeholder, axes or {}, params or {}, named, registry, kept)
@@ -236,7 +228,7 @@ def make_plan(
     plan = plan_on(placeholder)
     if weights is not None:
         runner.check_weights(plan)
-    return plan if device == "cpu" else plan_on(runner.probe(device, threads)["device"])
+    return plan if device == devices.host() else plan_on(runner.probe(device, threads)["device"])
 
 
 # Names of subjects in a title at most.
@@ -279,11 +271,12 @@ def plan_again(
             cases.append(rows.case_of(record))
         except (ValueError, TypeError, KeyError) as error:
             raise BadInput(f"row {number} of {title} is not a case: {error}") from None
-    devices = sorted({case.device for case in cases})
-    if len(devices) != 1:
-        raise BadInput(f"{title} are of {len(devices)} devices: {', '.join(devices) or 'none'}")
-    device = devices[0]
-    if device != "cpu":
+    named_devices = sorted({case.device for case in cases})
+    if len(named_devices) != 1:
+        listed = ", ".join(named_devices) or "none"
+        raise BadInput(f"{title} are of {len(named_devices)} devices: {listed}")
+    device = named_devices[0]
+    if device != devices.host():
         from vitbench.engine import runner
 
         runner.probe(device, threads)
@@ -327,7 +320,7 @@ def _default_memory_limit(device: str) -> dict[str, Any]:
     not always the one at fault. In whole GiB, so that two plans made in a row are the same."""
     from vitbench.instruments import host
 
-    if device.startswith("cuda"):
+    if not devices.rules(device).is_host:
         return {}
     return {"memory_limit_bytes": max(1, int(0.9 * host.available_memory_bytes() / 2**30)) * 2**30}
 

@@ -23,10 +23,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitbench import devices
 from vitbench.cases.case import Case
-from vitbench.devices import allocator, environment
 from vitbench.engine import passes as measurement
 from vitbench.engine import prepared_case as held
+from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed, Measured, Outcome, outcome_to_dict
@@ -40,6 +41,7 @@ class Worker:
     def __init__(self) -> None:
         self._plugins: dict[str, Path] = {}
         self._idle: dict[str, Any] = {}
+        self._device: devices.Device | None = None
         self._threads = host.usable_cores()
         self._held: held.Held | None = None
 
@@ -53,8 +55,9 @@ class Worker:
             return self._release()
         if request["do"] == "fill":
             return self._fill(Case.from_dict(request["case"]))
+        assert self._device is not None
         self._drop()  # its rival was lost before it was released
-        environment.configure(self._threads)  # a mechanism may have changed it for the next
+        self._device.configure(self._threads)  # a mechanism may have changed it for the next
         case = Case.from_dict(request["case"])
         rule = None if request["rule"] is None else TimingRule(**request["rule"])
         facts = request["with_facts"]
@@ -72,7 +75,9 @@ class Worker:
         reply = _environment(request)
         self._plugins = {name: Path(path) for name, path in request["plugins"].items()}
         self._threads = _threads(request)
-        self._idle = environment.idle_state(reply.get("device", "cpu"))
+        if "refused" not in reply:
+            self._device = devices.connect(reply["device"])
+            self._idle = self._device.idle()
         return reply
 
     def _fill(self, case: Case) -> dict[str, Any]:
@@ -105,7 +110,8 @@ class Worker:
         if isinstance(outcome, Measured):
             outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle})
         reply = outcome_to_dict(outcome)
-        allocator.give_back()
+        assert self._device is not None
+        self._device.release()
         return reply
 
 
@@ -125,18 +131,19 @@ def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
     """Settles the process (device, threads, memory limit) and tells what it runs on."""
     if request.get("memory_limit_bytes"):
         _limit_memory(int(request["memory_limit_bytes"]))
-    environment.configure(_threads(request))
-    memory = allocator.settle(request.get("allocator", "steady"))
     try:
-        device = environment.resolve_device(request["device"])
-    except LookupError as error:
+        device = devices.connect(request["device"])
+    except BadInput as error:
         return {"refused": str(error)}
-    reply: dict[str, Any] = {"device": device}
+    device.configure(_threads(request))
+    allocator = device.set_allocator(request.get("allocator", "steady"))
+    reply: dict[str, Any] = {"device": device.name}
     if request["fingerprint"]:
         plugins = {name: Path(path) for name, path in request["plugins"].items()}
-        reply["environment"] = environment.fingerprint(device, plugins) | {"allocator": memory}
+        found = device.fingerprint(plugins)
+        reply["environment"] = found | {"allocator": allocator}
     if request["ceilings"]:
-        reply["ceilings"] = environment.ceilings(device, tuple(request["ceilings"]))
+        reply["ceilings"] = device.ceilings(request["ceilings"])
     return reply
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import resource
 import time
 from collections.abc import Sequence
@@ -154,3 +155,36 @@ def busy_cores(over_s: float) -> float | None:
         return None
     own_s = end.own_s - start.own_s
     return max(0.0, (end.busy_s - start.busy_s - own_s) / (end.wall_s - start.wall_s))
+
+
+def cpu_facts() -> dict[str, Any]:
+    """The CPU's model, cores, instruction sets, governor and quota."""
+    flags = _cpuinfo("flags") or _cpuinfo("Features") or ""
+    wide = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+    return {
+        "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(),
+        "cores_usable": usable_cores(),
+        "cgroup_quota_cores": cpu_quota(),
+        "instruction_sets": [name for name in wide if name in flags.split()],
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "turbo_disabled": _text("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        "hypervisor": "hypervisor" in flags.split(),
+    }
+
+
+def _cpuinfo(key: str) -> str | None:
+    for line in (_text("/proc/cpuinfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,16 +1,13 @@
-"""Time: warm-up, sampling, the stopping rule; a CPU clock and a CUDA clock."""
+"""Time: warm-up, sampling and the stopping rule, on a device's clock."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from vitbench.analysis import stats
-
-Call = Callable[[], Any]
+from vitbench.devices import Call, Clock, Watch
 
 MAX_RETRIES = 3
 
@@ -52,128 +49,18 @@ class TimingRule:
             raise ValueError(f"target_noise must be positive, got {self.target_noise}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One sample. Seconds of one call; device is the time between CUDA events, wall the host's."""
-
-    device_s: float
-    wall_s: float | None = None
-
-
-class Clock(Protocol):
-    """Reads the time of a number of calls."""
-
-    def read(self, call: Call, calls: int) -> Reading:
-        """Time of one call, averaged over `calls` in a row."""
-
-    def read_wall(self, call: Call, calls: int) -> float:
-        """Host seconds of one call until its result is there, averaged over `calls`."""
-
-    def now(self) -> float:
-        """Seconds, for the stopping rule."""
-
-
-@dataclass(slots=True)
-class CpuClock:
-    """time.perf_counter. `flush` runs before each sample, outside the time (cold cache)."""
-
-    flush: Call | None = None
-
-    def read(self, call: Call, calls: int) -> Reading:
-        seconds = self.read_wall(call, calls)
-        return Reading(seconds, seconds)
-
-    def read_wall(self, call: Call, calls: int) -> float:
-        if self.flush is not None:
-            self.flush()
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return (time.perf_counter() - start) / calls
-
-    def now(self) -> float:
-        return time.perf_counter()
-
-
-class CudaClock:
-    """CUDA events around calls that were queued behind a busy device.
-
-    The device is kept busy (`torch.cuda._sleep`) while the host queues the calls, so that the
-    gaps between launches do not enter the time between the events.
-    """
-
-    def __init__(self, device: str, flush: Call | None = None) -> None:
-        import torch
-
-        self._torch = torch
-        self._device = torch.device(device)
-        self.flush = flush
-        self._cycles_per_s = self._sleep_rate()
-        self._queue_s = 0.0
-
-    def _sleep_rate(self) -> float:
-        """Cycles a second of the sleeping kernel."""
-        torch = self._torch
-        cycles = 5_000_000
-        torch.cuda._sleep(cycles)
-        start, end = self._events()
-        torch.cuda.synchronize(self._device)
-        start.record()
-        torch.cuda._sleep(cycles)
-        end.record()
-        torch.cuda.synchronize(self._device)
-        return cycles / (start.elapsed_time(end) / 1e3)
-
-    def _events(self) -> tuple[Any, Any]:
-        event: Any = self._torch.cuda.Event
-        return event(enable_timing=True), event(enable_timing=True)
-
-    def read(self, call: Call, calls: int) -> Reading:
-        torch = self._torch
-        start, end = self._events()
-        torch.cuda.synchronize(self._device)
-        if self.flush is not None:
-            self.flush()
-        # Busy for 1.5 times as long as the host took to queue this sample the last time.
-        busy_s = min(1.5 * self._queue_s * calls + 20e-6, 0.1)
-        torch.cuda._sleep(int(busy_s * self._cycles_per_s))
-        start.record()
-        queued = time.perf_counter()
-        for _ in range(calls):
-            call()
-        self._queue_s = (time.perf_counter() - queued) / calls
-        end.record()
-        torch.cuda.synchronize(self._device)
-        return Reading(start.elapsed_time(end) / 1e3 / calls)
-
-    def read_wall(self, call: Call, calls: int) -> float:
-        torch = self._torch
-        torch.cuda.synchronize(self._device)
-        if self.flush is not None:
-            self.flush()
-            torch.cuda.synchronize(self._device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        torch.cuda.synchronize(self._device)
-        return (time.perf_counter() - start) / calls
-
-    def now(self) -> float:
-        return time.perf_counter()
-
-
 @dataclass(slots=True)
 class Timing:
     """What was measured, and how it ended. Seconds of one call.
 
-    samples           device time (on a CPU, wall time), every one, in the order taken
-    wall_samples      host time until the result is there (on CUDA; on a CPU the same as samples)
+    samples           by the device's clock, every one, in the order taken
+    wall_samples      host time until the result is there; on a CPU the same as samples
     calls_per_sample  calls averaged in one sample
     first_call_s      the very first call: lazy initialisation, autotuning, compilation
     warmup_calls, warmup_s  what the warm-up took
     stopped_by        "noise": the target was reached; "cap": the time was up
-    chunks            what `between` returned, once for each chunk of samples
-    retries           chunks taken again because `suspect` said so
+    chunks            what the watch read, once for each chunk of samples
+    retries           chunks taken again because the reading was suspect
     """
 
     samples: list[float]
@@ -192,23 +79,22 @@ def measure(
     clock: Clock,
     rule: TimingRule,
     *,
-    between: Callable[[], dict[str, Any]] | None = None,
-    suspect: Callable[[dict[str, Any]], bool] = lambda _: False,
+    watch: Watch | None = None,
     max_calls: int | None = None,
 ) -> Timing:
     """Warms up, samples until the rule says stop, and keeps every sample.
 
-    `between` is called between chunks of samples, outside their time, to read the state of the
-    machine. A chunk whose reading is `suspect` is taken again, up to MAX_RETRIES times a case; what
-    is suspect after that is kept, for the reading tells of it. `max_calls` limits the calls of one
-    sample (1 where every call must be cold).
+    The watch reads the state of the device between chunks of samples, outside their time. A chunk
+    whose reading is suspect is taken again, up to MAX_RETRIES times a case; what is suspect after
+    that is kept, since the reading says so. `max_calls` limits the calls of one sample (1 where
+    every call must be cold).
     """
     timing = warmed(call, clock, rule, max_calls=max_calls)
     calls = timing.calls_per_sample
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
-        begun = len(timing.samples)
+        chunk_start = len(timing.samples)
         for _ in range(chunk_size):
             reading = clock.read(call, calls)
             timing.samples.append(reading.device_s)
@@ -217,11 +103,11 @@ def measure(
             spent = clock.now() - start
             if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
                 break
-        if between is not None:
-            state = between()
-            if suspect(state) and timing.retries < MAX_RETRIES and spent < rule.cap_s:
+        if watch is not None and watch.read is not None:
+            state = watch.read()
+            if watch.is_suspect(state) and timing.retries < MAX_RETRIES and spent < rule.cap_s:
                 timing.retries += 1
-                del timing.samples[begun:], timing.wall_samples[begun:]
+                del timing.samples[chunk_start:], timing.wall_samples[chunk_start:]
                 continue
             timing.chunks.append(state)
         enough = len(timing.samples) >= rule.min_samples and spent >= rule.min_s

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 import attentions
 from attentions import AttentionSpec
 from attentions._halves import instead
+from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.instruments import macs
 from vitbench.subjects import backbones
@@ -34,12 +35,14 @@ class Subject:
     """What is measured.
 
     module  on the device, in the dtype, eval() unless trained
+    device  that it is on
     x       attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
     call    one forward pass, or one training step
     graph_breaks  of torch.compile, once it ran; None where it was not asked for
     """
 
     module: nn.Module
+    device: devices.Device
     x: Tensor
     call: Callable[[], Any]
     graph_breaks: int | None = None
@@ -193,7 +196,8 @@ def fallback(case: Case, plugins: Plugins, module: nn.Module) -> str:
     them."""
     if case.impl != "fused":
         return ""
-    if case.device == "cpu" and case.mode == "forward" and case.runtime != "compile":
+    on_host = devices.rules(case.device).is_host
+    if on_host and case.mode == "forward" and case.runtime != "compile":
         wide = instead(module, getattr(torch, case.dtype))
         if wide is not None:
             return wide
@@ -219,8 +223,9 @@ def build(case: Case, plugins: Plugins) -> Subject:
     """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
-    module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
-    x = build_input(case).to(case.device, dtype)
+    device = devices.connect(case.device)
+    module = build_module(case, plugins, case.impl).to(device.target, dtype).train(trained)
+    x = build_input(case).to(device.target, dtype)
     runnable: Callable[[Tensor], Any] = module
     if case.runtime == "compile":
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
@@ -229,7 +234,7 @@ def build(case: Case, plugins: Plugins) -> Subject:
         torch._dynamo.utils.counters.clear()
         runnable = torch.compile(module, dynamic=False)
     call = training_step(module, runnable, x) if trained else inference(runnable, x)
-    return Subject(module, x, call)
+    return Subject(module, device, x, call)
 
 
 def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
@@ -268,17 +273,3 @@ def training_step(
 def tensors_in(output: Any) -> list[Tensor]:
     """The tensors of an output: itself, or those of a list, tuple or dict."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def captured(call: Callable[[], Any], device: str) -> tuple[Callable[[], Any], Any]:
-    """The call as a CUDA graph. Returns the replay and the output that it fills."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # lazy initialisation must not be captured
-            call()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = call()
-    return graph.replay, output

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vitbench.devices import nvml as gpu
+from vitbench.devices import _nvml as gpu
 
 
 class NVMLError(Exception):

@@ -16,7 +16,7 @@ import torch
 import attentions
 from tests.vitbench.examples import PLUGIN, backbone_case, case, plugin
 from vitbench.cases.case import Case
-from vitbench.devices import environment
+from vitbench.devices import cpu, cuda
 from vitbench.engine import passes as measurement
 from vitbench.engine import worker
 from vitbench.instruments.timing import TimingRule
@@ -353,7 +353,7 @@ ATTENTION = AttentionSpec(module=Rude)
 @pytest.mark.usefixtures("settings")
 def test_what_others_did_before_is_told_with_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reading made when the worker starts stands beside each of its measurements."""
-    monkeypatch.setattr(environment, "idle_state", lambda _: {"gpu_idle_utilisation": 0.3})
+    monkeypatch.setattr(cpu.Device, "idle", lambda _: {"gpu_idle_utilisation": 0.3})
     start: dict[str, Any] = {"do": "environment", "device": "cpu", "threads": 1, "plugins": {}}
     start |= {"fingerprint": False, "ceilings": []}
     ask = {"do": "measure", "rule": asdict(QUICK), "with_facts": True, "case": case().to_dict()}
@@ -365,34 +365,10 @@ def test_what_others_did_before_is_told_with_every_case(monkeypatch: pytest.Monk
     assert "cpu_share" in found.state
 
 
-class Board:
-    """A GPU of which only the free memory is told."""
-
-    def __init__(self, free_bytes: int | None) -> None:
-        self.free_bytes = free_bytes
-
-    def state(self) -> Board:
-        return self
-
-
-def test_memory_that_others_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What we take ourselves does not move it; what others take does."""
-    held = {"now": 100}
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: held["now"])
-    one = case(device="cuda")
-    before = measurement._free_of_others(one, Board(1000))  # type: ignore[arg-type] # a stand-in
-    held["now"] = 300
-    after = measurement._free_of_others(one, Board(800))  # type: ignore[arg-type] # a stand-in
-    others = measurement._free_of_others(one, Board(750))  # type: ignore[arg-type] # a stand-in
-    assert before == after == others + 50 if others is not None else False
-    assert measurement._free_of_others(one, None) is None
-    assert measurement._free_of_others(one, Board(None)) is None  # type: ignore[arg-type] # as above
-
-
 @pytest.mark.usefixtures("settings")
 def test_a_worker_refuses_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """In words; it does not end."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda.Device, "count", lambda: 0)
     replies = io.StringIO()
     request: dict[str, Any] = {"do": "environment", "device": "cuda", "threads": None}
     request["plugins"] = {}

@@ -153,23 +153,6 @@ def test_faults_are_found_before_a_process_is_started(
         session.make_plan("quick", **{"device": "auto", **changes})
 
 
-@pytest.mark.parametrize(
-    ("device", "words"),
-    [
-        ("gpu", "no device is called 'gpu'"),
-        ("cud", "nearest: cuda"),
-        ("cuda:", "no device"),
-        ("", "no device"),
-        ("cuda:x", "no device"),
-        ("cpu\n", "no device"),
-    ],
-)
-def test_devices_that_are_none_anywhere(device: str, words: str) -> None:
-    """With the nearest that could be."""
-    with pytest.raises(BadInput, match=words):
-        session.check_device(device)
-
-
 def test_a_plugin_joins_the_suite(tmp_path: Path) -> None:
     """It is measured beside what the suite names, unless the user names what to measure."""
     path = plugin(tmp_path, "mine")

@@ -12,26 +12,30 @@ from torch import Tensor, nn
 
 import attentions
 from attentions import Grid
+from vitbench import devices
+from vitbench.devices import cpu
 from vitbench.instruments import memory
+
+CPU = cpu.Device()
 
 
 @given(st.lists(st.integers(-100, 100)))
 def test_peak_of_events_is_the_highest_prefix(events: list[int]) -> None:
     """Of all levels that the running sum reaches, zero at the start included."""
-    assert memory.peak_of_events(events) == max(sum(events[:end]) for end in range(len(events) + 1))
+    assert cpu.peak_of_events(events) == max(sum(events[:end]) for end in range(len(events) + 1))
 
 
 def test_peak_of_events_by_hand() -> None:
     """What is released before the next allocation does not add to the peak."""
-    assert memory.peak_of_events([]) == 0
-    assert memory.peak_of_events([10, -10, 10, 5, -15]) == 15
-    assert memory.peak_of_events([-5, 3]) == 0
+    assert cpu.peak_of_events([]) == 0
+    assert cpu.peak_of_events([10, -10, 10, 5, -15]) == 15
+    assert cpu.peak_of_events([-5, 3]) == 0
 
 
 def test_allocations_of_one_tensor() -> None:
     """One allocation, one release, of the tensor's bytes."""
-    assert memory.allocations(lambda: torch.empty(1000)) == [4000, -4000]
-    assert memory.allocations(lambda: None) == []
+    assert cpu.allocations(lambda: torch.empty(1000)) == [4000, -4000]
+    assert cpu.allocations(lambda: None) == []
 
 
 def test_held_bytes_count_storage_once() -> None:
@@ -80,7 +84,7 @@ def test_msa_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> None:
     """Equal to the byte to an account of the same call that was made on paper."""
     module, x = msa(batch, grid, dim, heads)
     with torch.inference_mode():
-        found = memory.measure(lambda: module(x), module, (x,))
+        found = memory.measure(CPU, lambda: module(x), module, (x,))
     weights = 4 * ((3 * dim * dim + 3 * dim) + (dim * dim + dim))
     assert found.activation == msa_peak_by_hand(batch, grid, dim, heads)
     assert found.peak == found.activation + weights + x.nbytes
@@ -96,9 +100,9 @@ def test_the_same_twice(name: str, impl: str) -> None:
     x = torch.randn(2, 8, 8, 32)
     with torch.inference_mode():
         call: Callable[[], Tensor] = lambda: module(x)  # noqa: E731 - one call, measured three times
-        first = memory.measure(call, module, (x,))
-        second = memory.measure(call, module, (x,))
-        assert memory.allocations(call) == memory.allocations(call)
+        first = memory.measure(CPU, call, module, (x,))
+        second = memory.measure(CPU, call, module, (x,))
+        assert cpu.allocations(call) == cpu.allocations(call)
     assert (first.peak, first.activation) == (second.peak, second.activation)
 
 
@@ -111,19 +115,19 @@ def test_caches_are_filled_before() -> None:
             kept.append(torch.zeros(10**6))
         return torch.zeros(10)
 
-    assert memory.measure(call, nn.Identity(), (torch.zeros(1),)).activation == 40
+    assert memory.measure(CPU, call, nn.Identity(), (torch.zeros(1),)).activation == 40
 
 
 def test_resident_set() -> None:
     """VmHWM: more than nothing, and at least what a large tensor touches."""
-    before = memory.peak_rss()
+    before = cpu.peak_rss()
     if before is None:
         pytest.skip("this platform has no /proc/self/status")
 
     def call() -> Tensor:
         return torch.ones(2**25)
 
-    found = memory.measure(call, nn.Identity(), (torch.zeros(1),))
+    found = memory.measure(CPU, call, nn.Identity(), (torch.zeros(1),))
     assert found.rss is not None
     assert found.rss > found.activation == 2**27
 
@@ -135,7 +139,7 @@ def test_cuda_equals_a_bare_script() -> None:
     module = spec.build(64, 2, Grid(14, 14), impl="eager").eval().cuda()
     x = torch.zeros(4, 14, 14, 64, device="cuda")
     with torch.inference_mode():
-        found = memory.measure(lambda: module(x), module, (x,))
+        found = memory.measure(devices.connect("cuda"), lambda: module(x), module, (x,))
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.reset_peak_memory_stats()
         module(x)

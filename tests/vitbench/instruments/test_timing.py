@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitbench.analysis import stats
+from vitbench.devices import Call, Reading, Watch, cpu, cuda
 from vitbench.instruments import timing
-from vitbench.instruments.timing import CpuClock, Reading, Timing, TimingRule
+from vitbench.instruments.timing import Timing, TimingRule
 
 RULE = TimingRule()
 
@@ -37,7 +38,7 @@ class ScriptedClock:
         self.walls: list[int] = []
         self.wall_s = wall_s
 
-    def _run(self, call: timing.Call, calls: int) -> float:
+    def _run(self, call: Call, calls: int) -> float:
         start = self.time
         for _ in range(calls):
             call()
@@ -45,13 +46,13 @@ class ScriptedClock:
             self.calls += 1
         return (self.time - start) / calls
 
-    def read(self, call: timing.Call, calls: int) -> Reading:
+    def read(self, call: Call, calls: int) -> Reading:
         seconds = self._run(call, calls)
         self.reads.append(seconds)
         self.calls_per_read.append(calls)
         return Reading(seconds, seconds if self.wall_s else None)
 
-    def read_wall(self, call: timing.Call, calls: int) -> float:
+    def read_wall(self, call: Call, calls: int) -> float:
         self.walls.append(calls)
         return self._run(call, calls)
 
@@ -103,23 +104,28 @@ def test_warm_up_waits_until_blocks_agree() -> None:
     assert max(found.samples) == pytest.approx(0.1 * 0.95**40)
 
 
-def slowed_until(chunk: int) -> tuple[Callable[[], dict[str, Any]], list[int]]:
-    """A machine that is slowed down during its first chunks; and how often it was asked."""
-    asked: list[int] = []
+class ScriptedWatch(Watch):
+    """A device that is slowed down during its first chunks; `asked` is how often it was read."""
 
-    def between() -> dict[str, Any]:
-        asked.append(len(asked))
-        return {"slowed": len(asked) <= chunk}
+    def __init__(self, slowed_chunks: int = 0, reading: Callable[[], Any] = lambda: None) -> None:
+        self.asked = 0
+        self.slowed_chunks = slowed_chunks
+        self.reading = reading
+        self.read = self._read
 
-    return between, asked
+    def _read(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"slowed": self.asked <= self.slowed_chunks, "reading": self.reading()}
+
+    def is_suspect(self, reading: Mapping[str, Any]) -> bool:
+        return bool(reading["slowed"])
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3])
 def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
     """Its samples are replaced, and the readings kept are those of the samples kept."""
     clock = ScriptedClock(noisy(0.001))
-    between, _ = slowed_until(bad)
-    found = measure(clock, between=between, suspect=lambda state: state["slowed"])
+    found = measure(clock, watch=ScriptedWatch(bad))
     assert found.retries == bad
     assert not any(state["slowed"] for state in found.chunks)
     assert found.samples == clock.reads[-len(found.samples) :]
@@ -128,13 +134,11 @@ def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
 
 def test_what_stays_suspect_is_kept_and_told() -> None:
     """After three times the samples stand, and the readings beside them say so."""
-    between, asked = slowed_until(10**9)
-    found = measure(
-        ScriptedClock(noisy(0.001)), between=between, suspect=lambda state: state["slowed"]
-    )
+    watch = ScriptedWatch(10**9)
+    found = measure(ScriptedClock(noisy(0.001)), watch=watch)
     assert found.retries == timing.MAX_RETRIES
     assert all(state["slowed"] for state in found.chunks)
-    assert len(asked) == len(found.chunks) + timing.MAX_RETRIES
+    assert watch.asked == len(found.chunks) + timing.MAX_RETRIES
     assert len(found.samples) >= RULE.min_samples
 
 
@@ -234,16 +238,12 @@ def test_wall_time_is_read_where_the_clock_does_not_tell() -> None:
 
 
 def test_the_machine_is_read_between_chunks() -> None:
-    """`between` is called after every chunk, the last too, and what it says is kept."""
+    """The watch reads after every chunk, the last too, and its readings are kept."""
     clock = ScriptedClock(noisy(0.3))
-    taken: list[int] = []
-
-    def between() -> dict[str, Any]:
-        taken.append(len(clock.reads))
-        return {"samples": len(clock.reads)}
-
-    found = measure(clock, dataclasses.replace(RULE, cap_s=1e6), between=between)
-    assert found.chunks == [{"samples": count} for count in taken]
+    watch = ScriptedWatch(reading=lambda: len(clock.reads))
+    found = measure(clock, dataclasses.replace(RULE, cap_s=1e6), watch=watch)
+    taken = [chunk["reading"] for chunk in found.chunks]
+    assert watch.asked == len(taken)
     assert taken[-1] == len(found.samples)
     assert taken == sorted(set(taken))
     assert taken[0] == RULE.min_samples
@@ -261,7 +261,7 @@ def test_the_call_is_called_as_often_as_is_said() -> None:
 def test_cpu_clock_flushes_before_each_sample() -> None:
     """Flush, then the calls; the average is of one call, and the wall time is the same."""
     events: list[str] = []
-    clock = CpuClock(flush=lambda: events.append("flush"))
+    clock = cpu.Clock(flush=lambda: events.append("flush"))
     reading = clock.read(lambda: events.append("call"), 3)
     assert events == ["flush", "call", "call", "call"]
     assert reading.device_s == reading.wall_s
@@ -300,7 +300,7 @@ def test_cuda_clock_agrees_with_a_sleeping_kernel() -> None:
     """A kernel that sleeps twice as long takes more device time, and a host that dawdles none."""
     import torch
 
-    clock = timing.CudaClock("cuda")
+    clock = cuda.Clock("cuda")
 
     def least(cycles: int) -> float:
         call = functools.partial(torch.cuda._sleep, cycles)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vitbench.devices import allocator
+from vitbench.devices import _malloc
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the allocator that is set is glibc's"
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 _FAULTS = """
 import resource, sys
 import torch
-from vitbench.devices import allocator
+from vitbench.devices import _malloc
 
 def call():
     blocks = [torch.empty(2**18) for _ in range(4)]
@@ -38,13 +38,13 @@ def faults():
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
-assert allocator.settle(sys.argv[1]) == sys.argv[1]
+assert _malloc.set_allocator(sys.argv[1]) == sys.argv[1]
 print(faults())
 held = [torch.ones(2**20) for _ in range(16)]
 full = resident()
 del held
 kept = full - resident()
-allocator.give_back()
+_malloc.trim()
 print(kept, full - resident())
 """
 
@@ -76,6 +76,6 @@ def test_the_system_gives_large_blocks_back() -> None:
 
 def test_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is set and that is what is told."""
-    monkeypatch.setattr(allocator, "_libc", lambda: None)
-    assert allocator.settle("steady") == "system"
-    allocator.give_back()
+    monkeypatch.setattr(_malloc, "_libc", lambda: None)
+    assert _malloc.set_allocator("steady") == "system"
+    _malloc.trim()

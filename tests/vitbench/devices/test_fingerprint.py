@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from tests.vitbench.examples import ROOT
-from vitbench.devices import environment
+from vitbench import devices
+from vitbench.devices._fingerprint import fingerprint, git_state
 
 
 @pytest.fixture(scope="module")
-def fingerprint() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Of this machine, on its CPU."""
-    return environment.fingerprint("cpu")
+    return fingerprint(devices.connect("cpu"))
 
 
 def words_in(value: Any) -> Iterator[str]:
@@ -37,22 +38,22 @@ def words_in(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_it_is_json(fingerprint: dict[str, Any]) -> None:
+def test_it_is_json(machine: dict[str, Any]) -> None:
     """The journal can hold it, and gives it back."""
-    assert json.loads(json.dumps(fingerprint, allow_nan=False)) == fingerprint
+    assert json.loads(json.dumps(machine, allow_nan=False)) == machine
 
 
-def test_it_names_hardware_and_software(fingerprint: dict[str, Any]) -> None:
+def test_it_names_hardware_and_software(machine: dict[str, Any]) -> None:
     """CPU, cores, memory, versions, threads and what was set."""
-    assert fingerprint["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert fingerprint["torch"]["version"] == torch.__version__
-    assert fingerprint["torch"]["threads"] == torch.get_num_threads()
-    assert fingerprint["cpu"]["cores_usable"] >= 1
-    assert fingerprint["cpu"]["model"]
-    assert fingerprint["memory_bytes"] > 2**28
-    assert fingerprint["device"] == "cpu"
-    assert "gpu" not in fingerprint
-    assert set(fingerprint["torch"]["sdpa_backends"]) <= {
+    assert machine["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert machine["torch"]["version"] == torch.__version__
+    assert machine["torch"]["threads"] == torch.get_num_threads()
+    assert machine["cpu"]["cores_usable"] >= 1
+    assert machine["cpu"]["model"]
+    assert machine["memory_bytes"] > 2**28
+    assert machine["device"] == "cpu"
+    assert "gpu" not in machine
+    assert set(machine["torch"]["sdpa_backends"]) <= {
         "flash",
         "mem_efficient",
         "cudnn",
@@ -60,24 +61,24 @@ def test_it_names_hardware_and_software(fingerprint: dict[str, Any]) -> None:
     }
 
 
-def test_the_device_is_named_for_a_caption(fingerprint: dict[str, Any]) -> None:
+def test_the_device_is_named_for_a_caption(machine: dict[str, Any]) -> None:
     """The CPU's model and its threads."""
     threads = f", {torch.get_num_threads()} threads"
-    assert fingerprint["device_name"] == fingerprint["cpu"]["model"] + threads
+    assert machine["device_name"] == machine["cpu"]["model"] + threads
 
 
-def test_it_does_not_say_whose_machine_it_is(fingerprint: dict[str, Any]) -> None:
+def test_it_does_not_say_whose_machine_it_is(machine: dict[str, Any]) -> None:
     """No host name, no user name, no path: the file is meant to be published."""
     secrets = {platform.node(), getpass.getuser(), Path.home().name} - {"", "localhost"}
-    for text in words_in(fingerprint):
+    for text in words_in(machine):
         assert not secrets & set(re.split(r"[^\w.-]+", text)), text
         assert not re.search(r"(^|\s)(/|[A-Z]:\\)", text), text
 
 
-def test_the_commit_of_the_measured_code(fingerprint: dict[str, Any], tmp_path: Path) -> None:
+def test_the_commit_of_the_measured_code(machine: dict[str, Any], tmp_path: Path) -> None:
     """The commit and whether the tree differs from it; None where there is no repository."""
-    assert environment.git_state(tmp_path / "a.py") is None
-    code = fingerprint["code"]
+    assert git_state(tmp_path / "a.py") is None
+    code = machine["code"]
     if code is None:
         pytest.skip("these tests do not run in a git checkout")
     head = subprocess.run(
@@ -93,7 +94,7 @@ def test_a_foreign_repository_is_not_ours(tmp_path: Path) -> None:
     package = tmp_path / "site-packages"
     package.mkdir()
     (package / "environment.py").touch()
-    assert environment.git_state(package / "environment.py") is None
+    assert git_state(package / "environment.py") is None
 
 
 def repository(folder: Path) -> Callable[..., str]:
@@ -114,13 +115,13 @@ def test_a_plugin_is_known_by_its_content_and_commit(tmp_path: Path) -> None:
     git = repository(tmp_path)
     plugin = tmp_path / "mine.py"
     plugin.write_text("a = 1\n")
-    before = environment.fingerprint("cpu", {"mine": plugin})["plugins"]["mine"]
+    before = fingerprint(devices.connect("cpu"), {"mine": plugin})["plugins"]["mine"]
     assert before["git"] is None
     git("add", "mine.py")
     git("commit", "--quiet", "--message", "mine")
-    kept = environment.fingerprint("cpu", {"mine": plugin})["plugins"]["mine"]
+    kept = fingerprint(devices.connect("cpu"), {"mine": plugin})["plugins"]["mine"]
     assert kept == before | {"git": {"commit": git("rev-parse", "HEAD"), "dirty": False}}
     plugin.write_text("a = 2\n")
-    changed = environment.fingerprint("cpu", {"mine": plugin})["plugins"]["mine"]
+    changed = fingerprint(devices.connect("cpu"), {"mine": plugin})["plugins"]["mine"]
     assert changed["git"]["dirty"]
     assert changed["sha256"] != kept["sha256"]

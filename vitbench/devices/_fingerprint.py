@@ -1,0 +1,95 @@
+"""The fingerprint of a run: the hardware and software that its figures may depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from vitbench.devices import Device
+from vitbench.instruments import host
+
+_PACKAGES = ("vitbench", "torch", "numpy", "fvcore", "triton", "timm", "torchvision")
+
+
+def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> dict[str, Any]:
+    """Everything that a figure may depend on. No host name, user or path of the machine."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cpu": host.cpu_facts(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "torch": torch_facts(),
+        "device": device.name,
+        "device_name": device.label,
+        "code": git_state(Path(__file__)),
+        "plugins": {name: _plugin_facts(path) for name, path in (plugins or {}).items()},
+        **device.facts(),
+    }
+
+
+def torch_facts() -> dict[str, Any]:
+    """torch's build and the settings in force."""
+    sdp = torch.backends.cuda
+    return {
+        "version": torch.__version__,
+        "git": torch.version.git_version,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "mkldnn": torch.backends.mkldnn.is_available(),
+        "tf32_matmul": sdp.matmul.fp32_precision == "tf32",
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "sdpa_backends": [
+            name
+            for name, enabled in (
+                ("flash", sdp.flash_sdp_enabled()),
+                ("mem_efficient", sdp.mem_efficient_sdp_enabled()),
+                ("cudnn", sdp.cudnn_sdp_enabled()),
+                ("math", sdp.math_sdp_enabled()),
+            )
+            if enabled
+        ],
+    }
+
+
+def _plugin_facts(path: Path) -> dict[str, Any]:
+    """What a plugin's file holds, and the commit of the repository that it is in."""
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "git": git_state(path),
+    }
+
+
+def git_state(file: Path) -> dict[str, Any] | None:
+    """The commit of the code measured and whether the tree differs from it; None where git does
+    not know the file."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(file.parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or git("ls-files", "--error-unmatch", file.name) is None:
+        return None
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

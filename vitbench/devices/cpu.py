@@ -1,0 +1,116 @@
+"""The CPU: the wall clock, and exact memory from the allocator's own events."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitbench import devices
+from vitbench.devices import Call, Memory, Reading, Rules
+
+RULES = Rules(
+    title="CPU",
+    summary="the host's cores",
+    max_slowdown=0.10,  # it is shared more often than a GPU
+    macs_per_s={"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9},
+    rounds={"quick": 2, "default": 3, "thorough": 5},
+    is_host=True,
+    is_memory_exact=True,
+)
+
+
+class Clock:
+    """time.perf_counter. `flush` runs before each sample, outside the time (cold cache)."""
+
+    def __init__(self, flush: Call | None = None) -> None:
+        self.flush = flush
+
+    def read(self, call: Call, calls: int) -> Reading:
+        seconds = self.read_wall(call, calls)
+        return Reading(seconds, seconds)
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        if self.flush is not None:
+            self.flush()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+
+class Device(devices.Device):
+    """The CPU that this process runs on."""
+
+    product_sizes = (256, 512, 1536)
+    copy_numel = 2**26  # eight times a large last-level cache, so that memory is measured
+
+    def __init__(self, name: str = "cpu") -> None:
+        super().__init__(name)
+
+    @staticmethod
+    def count() -> int:
+        return 1
+
+    @property
+    def label(self) -> str:
+        import torch
+
+        from vitbench.instruments import host
+
+        return f"{host.cpu_facts()['model']}, {torch.get_num_threads()} threads"
+
+    def synchronize(self) -> None:
+        """Calls return when they are done."""
+
+    def clock(self, *, cold: bool = False) -> Clock:
+        return Clock(self.scratch(2**27) if cold else None)
+
+    def memory(self, call: Call, held_bytes: int) -> Memory:
+        gc.collect()
+        _reset_peak_rss()
+        activation = peak_of_events(allocations(call))
+        return Memory(held_bytes + activation, activation, None, peak_rss())
+
+
+def allocations(call: Call) -> list[int]:
+    """Bytes of every allocation (positive) and release (negative) of one call, in order."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof:
+        result = call()
+        del result
+    results = prof.profiler.kineto_results
+    return [event.nbytes() for event in results.events() if event.name() == "[memory]"]
+
+
+def peak_of_events(events: Iterable[int]) -> int:
+    """The highest level of a running sum that starts at zero."""
+    level = peak = 0
+    for nbytes in events:
+        level += nbytes
+        peak = max(peak, level)
+    return peak
+
+
+def _reset_peak_rss() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
+    except OSError:
+        return
+
+
+def peak_rss() -> int | None:
+    """The process's highest resident set (VmHWM), where /proc shows it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

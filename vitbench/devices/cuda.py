@@ -1,0 +1,283 @@
+"""CUDA devices: events for time, the caching allocator for memory, NVML for the GPU's state."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vitbench import devices
+from vitbench.devices import Call, Memory, Reading, Rules, Watch
+from vitbench.devices.cpu import peak_rss
+
+if TYPE_CHECKING:
+    from vitbench.devices._nvml import Gpu
+
+_RATE = 20e12
+
+RULES = Rules(
+    title="CUDA",
+    summary="an NVIDIA GPU; `cuda:1` is the second",
+    max_slowdown=0.05,
+    macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), _RATE),
+    timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
+    is_indexed=True,
+    ruined_by=("error", "out_of_memory"),
+)
+
+
+class Clock:
+    """CUDA events around calls that were queued behind a busy device.
+
+    The device is kept busy (`torch.cuda._sleep`) while the host queues the calls, so that the
+    gaps between launches do not enter the time between the events.
+    """
+
+    def __init__(self, device: str, flush: Call | None = None) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(device)
+        self.flush = flush
+        self._cycles_per_s = self._sleep_rate()
+        self._queue_s = 0.0
+
+    def _sleep_rate(self) -> float:
+        """Cycles a second of the sleeping kernel."""
+        torch = self._torch
+        cycles = 5_000_000
+        torch.cuda._sleep(cycles)
+        start, end = self._events()
+        torch.cuda.synchronize(self._device)
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        torch.cuda.synchronize(self._device)
+        return cycles / (start.elapsed_time(end) / 1e3)
+
+    def _events(self) -> tuple[Any, Any]:
+        event: Any = self._torch.cuda.Event
+        return event(enable_timing=True), event(enable_timing=True)
+
+    def read(self, call: Call, calls: int) -> Reading:
+        torch = self._torch
+        start, end = self._events()
+        torch.cuda.synchronize(self._device)
+        if self.flush is not None:
+            self.flush()
+        # Busy for 1.5 times as long as the host took to queue this sample the last time.
+        busy_s = min(1.5 * self._queue_s * calls + 20e-6, 0.1)
+        torch.cuda._sleep(int(busy_s * self._cycles_per_s))
+        start.record()
+        queued = time.perf_counter()
+        for _ in range(calls):
+            call()
+        self._queue_s = (time.perf_counter() - queued) / calls
+        end.record()
+        torch.cuda.synchronize(self._device)
+        return Reading(start.elapsed_time(end) / 1e3 / calls)
+
+    def read_wall(self, call: Call, calls: int) -> float:
+        torch = self._torch
+        torch.cuda.synchronize(self._device)
+        if self.flush is not None:
+            self.flush()
+            torch.cuda.synchronize(self._device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize(self._device)
+        return (time.perf_counter() - start) / calls
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+
+class Device(devices.Device):
+    """One GPU, by the name that torch gives it."""
+
+    product_sizes = (1024, 8192)
+    copy_numel = 2**28
+
+    @staticmethod
+    def count() -> int:
+        import torch
+
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+    @staticmethod
+    def reason_for_none() -> str:
+        import torch
+
+        return "" if torch.version.cuda else "this torch is built without CUDA"
+
+    @property
+    def label(self) -> str:
+        import torch
+
+        return torch.cuda.get_device_name(self.target)
+
+    def configure(self, threads: int) -> None:
+        import torch
+
+        super().configure(threads)
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # not in stubs
+        torch.backends.cudnn.benchmark = True
+
+    def facts(self) -> dict[str, Any]:
+        """The GPU's properties; the driver's facts where NVML answers."""
+        properties = self._properties()
+        facts: dict[str, Any] = {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "l2_bytes": properties.L2_cache_size,
+        }
+        from vitbench.devices import _nvml
+
+        try:
+            gpu = _nvml.Gpu(str(properties.uuid))
+            idle = gpu.state()
+            facts |= gpu.facts()
+            facts["idle"] = dataclasses.asdict(idle) | {"bad_reasons": list(idle.bad_reasons)}
+        except _nvml.GpuUnreadable as error:
+            facts["nvml"] = str(error)
+        return {"gpu": facts}
+
+    def _properties(self) -> Any:
+        import torch
+
+        return torch.cuda.get_device_properties(self.target)
+
+    def gpu(self) -> Gpu | None:
+        """The GPU as NVML has it; None where NVML does not answer."""
+        from vitbench.devices import _nvml
+
+        try:
+            return _nvml.Gpu(str(self._properties().uuid))
+        except _nvml.GpuUnreadable:
+            return None
+
+    def idle(self) -> dict[str, Any]:
+        gpu = self.gpu()
+        return {} if gpu is None else {"gpu_idle_utilisation": gpu.state().utilisation}
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(self.target)
+
+    def clock(self, *, cold: bool = False) -> Clock:
+        flush = self.scratch(2 * self._properties().L2_cache_size) if cold else None
+        return Clock(self.name, flush)
+
+    def memory(self, call: Call, held_bytes: int) -> Memory:
+        import torch
+
+        gc.collect()
+        self.synchronize()
+        # cuBLAS keeps workspaces in the same allocator; they are the process's, not the call's.
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(self.target)
+        torch.cuda.reset_peak_memory_stats(self.target)
+        result = call()
+        self.synchronize()
+        peak = torch.cuda.max_memory_allocated(self.target)
+        reserved = torch.cuda.max_memory_reserved(self.target)
+        del result
+        return Memory(peak, peak - before, reserved, peak_rss())
+
+    def watch(self) -> Watch:
+        gpu = self.gpu()
+        return Watch() if gpu is None else GpuWatch(self, gpu)
+
+    def energy_j(self, call: Call, seconds: float = 0.5) -> float | None:
+        """From NVML's energy counter over half a second of calls."""
+        gpu = self.gpu()
+        before = None if gpu is None else gpu.state().energy_j
+        if gpu is None or before is None:
+            return None
+        calls, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for _ in range(10):
+                call()
+            self.synchronize()
+            calls += 10
+        after = gpu.state().energy_j
+        return None if after is None else (after - before) / calls
+
+    def uses_tf32(self) -> bool:
+        import torch
+
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+    def capture(self, call: Call) -> tuple[Call, Any]:
+        import torch
+
+        stream = torch.cuda.Stream(self.target)
+        stream.wait_stream(torch.cuda.current_stream(self.target))
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # lazy initialisation must not be captured
+                call()
+        torch.cuda.current_stream(self.target).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = call()
+        return graph.replay, output
+
+
+class GpuWatch(Watch):
+    """NVML's readings between samples."""
+
+    def __init__(self, device: Device, gpu: Gpu) -> None:
+        self._device = device
+        self._gpu = gpu
+        self._free_before = self._free_of_others()
+        self.read = lambda: dataclasses.asdict(gpu.state())
+
+    def _free_of_others(self) -> int | None:
+        """Free memory with what this process holds given back: it moves with others only.
+
+        In a container the ids of other processes cannot be seen; this can.
+        """
+        import torch
+
+        free = self._gpu.state().free_bytes
+        return None if free is None else free + torch.cuda.memory_reserved(self._device.target)
+
+    def is_suspect(self, reading: Mapping[str, Any]) -> bool:
+        from vitbench.devices import _nvml
+
+        return bool((reading["throttle"] or 0) & _nvml.BAD_THROTTLE_MASK)
+
+    def columns(self, readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        from vitbench.devices import _nvml
+
+        if not readings:
+            return {}
+
+        def seen(name: str) -> list[Any]:
+            return [reading[name] for reading in readings if reading[name] is not None]
+
+        masks = seen("throttle")
+        return {
+            "sm_clock_hz": min(seen("sm_clock_hz"), default=None),
+            "temperature_c": max(seen("temperature_c"), default=None),
+            "power_w": max(seen("power_w"), default=None),
+            "throttle_reasons": [
+                reason
+                for bit, reason in _nvml.BAD_THROTTLE_REASONS.items()
+                if any(mask & bit for mask in masks)
+            ],
+        }
+
+    def neighbours(self) -> dict[str, Any]:
+        free = self._free_of_others()
+        if free is None or self._free_before is None:
+            return {}
+        return {"gpu_memory_drift_bytes": abs(free - self._free_before)}
