@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from vitbench import devices
 from vitbench.analysis import stats
@@ -16,9 +16,12 @@ from vitbench.results.record import Record
 Word = Literal[
     "faster", "same", "slower", "changed", "undecided", "incomparable", "missing", "failed"
 ]
+Side = Literal["base", "candidate"]
 SIGNIFICANCE = 0.05
 # A threshold below this many A/A floors would call what identical code shows.
 FLOORS = 1.5
+# No advice asks for more than this many times the rounds or blocks that were measured.
+_MOST_EFFORT = 20
 
 # What tells cases apart, and what two measurements must share for their times to compare.
 IDENTITY = (
@@ -47,15 +50,16 @@ EXACT = ("params", "macs", "peak_memory_bytes")
 class Verdict:
     """What a comparison says of one case.
 
-    subject    the mechanism or backbone
-    describe   the case among its neighbours
-    word       faster, same, slower, undecided; incomparable, missing or failed where no ratio is;
-               where a side was counted and not timed: same, or changed
-    ratio      latency of the candidate over the base; None where there is none
-    threshold  the slowdown that would be called, as a share: the policy's, or the floor's
-    why        for a word without a ratio, and for undecided: the reason, and what would help
-    changed    exact columns that differ: name -> (base, candidate)
-    options    the options of `vitbench run` and `vitbench ab` that select the case
+    subject      the mechanism or backbone
+    describe     the case among its neighbours
+    word         faster, same, slower, undecided; incomparable, missing or failed without a ratio;
+                 same or changed where a side was counted and not timed
+    ratio        latency of the candidate over the base; None where there is none
+    threshold    the slowdown that is called, as a share: the policy's, or the floor's
+    why          for a word without a ratio, and for undecided: the reason, and what would help
+    changed      exact columns that differ: name -> (base, candidate)
+    options      the options of `vitbench run` and `vitbench ab` that select the case
+    failed_side  for missing and failed: the side that lacks the case or failed
     """
 
     subject: str
@@ -66,6 +70,7 @@ class Verdict:
     why: str
     changed: Mapping[str, tuple[object, object]]
     options: str = ""
+    failed_side: Side | None = None
 
 
 def check_across(across: Sequence[str]) -> None:
@@ -91,28 +96,20 @@ def compare(
                medians of the rounds are compared
     """
     check_across(across)
-    judged = []
-    for a, b in _pairs(base, candidate, across):
-        name = _name(a or b or {})
+    pairs = []
+    for record, other in _matched(base, candidate, across):
+        name = name_of(record or other or {})
+        limit = threshold if isinstance(threshold, float | int) else threshold[name]
         shifts = None if blocks is None else blocks.get(name, ())
-        judged.append(_Pair(a, b, _limit(name, threshold), across, shifts))
-    slower = stats.holm([pair.p_slower() for pair in judged])
-    faster = stats.holm([pair.p_faster() for pair in judged])
-    return [pair.verdict(s, f) for pair, s, f in zip(judged, slower, faster, strict=True)]
+        pairs.append(_CasePair(record, other, limit, across, shifts))
+    p_values = [pair.p_values() for pair in pairs]
+    slower = stats.holm([p for p, _ in p_values])
+    faster = stats.holm([p for _, p in p_values])
+    return [pair.verdict(*ps) for pair, *ps in zip(pairs, slower, faster, strict=True)]
 
 
-def _limit(name: str, threshold: float | Mapping[str, float]) -> float:
-    return threshold if isinstance(threshold, float | int) else threshold[name]
-
-
-def name_of(record: Record) -> str:
+def name_of(record: Mapping[str, object]) -> str:
     """A case among its neighbours, in one line."""
-    return _name(record)
-
-
-def _name(record: Mapping[str, object]) -> str:
-    if not record:
-        return ""
     height, width = record["image_height"], record["image_width"]
     size = f"{height}px" if height == width else f"{height}x{width}px"
     words = [str(record["attention"] or record["backbone"]), size, str(record["dtype"])]
@@ -129,163 +126,163 @@ def _key(record: Record, across: Sequence[str]) -> tuple[object, ...]:
     return tuple(str(record[name] or "") for name in (*IDENTITY, *shared))
 
 
-def _pairs(
+def _matched(
     base: Sequence[Record], candidate: Sequence[Record], across: Sequence[str]
 ) -> list[tuple[Record | None, Record | None]]:
-    """The same case on both sides, in the base's order; what is only on one side has no partner.
+    """The same case on both sides, in the base's order; None where a side lacks it.
 
-    A case on another device or in another dtype is paired too, to be named as incomparable.
+    A case on another device or in another dtype matches too: its verdict says incomparable.
     """
-    left = {_key(record, across): record for record in candidate}
-    loose = {_key(record, ("device", "dtype")): record for record in candidate}
+    exact = {_key(record, across): record for record in candidate}
+    elsewhere = {_key(record, ("device", "dtype")): record for record in candidate}
     pairs: list[tuple[Record | None, Record | None]] = []
-    used = set()
+    matched = set()
     for record in base:
-        found = left.get(_key(record, across)) or loose.get(_key(record, ("device", "dtype")))
-        if found is not None:
-            used.add(id(found))
-        pairs.append((record, found))
-    pairs += [(None, record) for record in candidate if id(record) not in used]
-    return pairs
+        other = exact.get(_key(record, across)) or elsewhere.get(_key(record, ("device", "dtype")))
+        matched.add(id(other))
+        pairs.append((record, other))
+    return pairs + [(None, record) for record in candidate if id(record) not in matched]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _CasePair:
+    """A case on both sides; None where a side lacks it."""
+
     base: Record | None
     candidate: Record | None
     limit: float
     across: Sequence[str]
     shifts: Sequence[float] | None
 
-    def p_slower(self) -> float:
-        if self._obstacle() is not None or self._is_untimed():
-            return 1.0
+    def p_values(self) -> tuple[float, float]:
+        """One-sided, for the candidate being slower and for it being faster; 1 without a ratio."""
+        if self._incomparable() is not None or self._is_untimed():
+            return 1.0, 1.0
         if self.shifts is not None:
-            return stats.p_slower_in_blocks(self.shifts)
-        return stats.p_slower(*self._rounds())
+            opposite = [-shift for shift in self.shifts]
+            return stats.p_slower_in_blocks(self.shifts), stats.p_slower_in_blocks(opposite)
+        base, candidate = self._round_medians()
+        return stats.p_slower(base, candidate), stats.p_slower(candidate, base)
 
-    def p_faster(self) -> float:
-        if self._obstacle() is not None or self._is_untimed():
-            return 1.0
+    def verdict(self, p_slower: float, p_faster: float) -> Verdict:
+        """From p-values that are corrected for the number of cases."""
+        incomparable = self._incomparable()
+        if incomparable is not None:
+            return incomparable
+        if self._is_untimed():
+            return self._untimed()
         if self.shifts is not None:
-            return stats.p_slower_in_blocks([-shift for shift in self.shifts])
-        base, candidate = self._rounds()
-        return stats.p_slower(candidate, base)
+            ratio = stats.ratio_of_blocks(self.shifts)
+        else:
+            ratio = stats.ratio_of_medians(*self._round_medians())
+        threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
+        if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
+            return self._verdict("slower", ratio=ratio, threshold=threshold)
+        if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
+            return self._verdict("faster", ratio=ratio, threshold=threshold)
+        if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
+            return self._verdict("same", ratio=ratio, threshold=threshold)
+        advice = self._advice(ratio, threshold)
+        return self._verdict("undecided", advice, ratio=ratio, threshold=threshold)
 
-    def _rounds(self) -> tuple[list[float], list[float]]:
-        """Round medians of both sides."""
+    def _verdict(self, word: Word, why: str = "", **fields: Any) -> Verdict:
+        record = self.base or self.candidate or {}
+        return Verdict(
+            subject=str(record["attention"] or record["backbone"]),
+            describe=name_of(record),
+            word=word,
+            why=why,
+            changed=self._changed(),
+            options=options_of(record),
+            **({"ratio": None, "threshold": self.limit} | fields),
+        )
+
+    def _both(self) -> tuple[Record, Record]:
         assert self.base is not None
         assert self.candidate is not None
-        return round_medians(self.base), round_medians(self.candidate)
+        return self.base, self.candidate
 
-    def _ratio(self) -> stats.Ratio:
-        if self.shifts is not None:
-            return stats.ratio_of_blocks(self.shifts)
-        return stats.ratio_of_medians(*self._rounds())
+    def _round_medians(self) -> tuple[list[float], list[float]]:
+        base, candidate = self._both()
+        return round_medians(base), round_medians(candidate)
 
     def _is_untimed(self) -> bool:
         """Whether a side was counted only."""
-        return COUNTED in {side["status"] for side in (self.base, self.candidate) if side}
+        return COUNTED in {record["status"] for record in (self.base, self.candidate) if record}
 
-    def _obstacle(self) -> tuple[Word, str] | None:
-        """Why there is no ratio: a word and a reason."""
-        if self.base is None:
-            return "missing", "the base does not have it"
-        if self.candidate is None:
-            return "missing", "the candidate does not have it"
-        sides = (("base", self.base), ("candidate", self.candidate))
-        lost = [(name, one) for name, one in sides if one["status"] not in (MEASURED, COUNTED)]
-        # What failed says more than what was not measured because its rival had failed.
-        for side, record in sorted(lost, key=lambda pair: pair[1]["status"] == NOT_MEASURED):
-            return "failed", f"{side}: {record['status']}: {record['message']}"
-        matters = ("device", "dtype") if self._is_untimed() else MACHINE
-        for name in matters:
-            mine, other = self.base[name], self.candidate[name]
-            if name not in self.across and str(mine or "") != str(other or ""):
-                return "incomparable", f"{name} differs: {mine} and {other}"
+    def _incomparable(self) -> Verdict | None:
+        """The verdict where there is no ratio."""
+        sides: dict[Side, Record | None] = {"base": self.base, "candidate": self.candidate}
+        for side, record in sides.items():
+            if record is None:
+                return self._verdict("missing", f"the {side} does not have it", failed_side=side)
+        base, candidate = self._both()
+        failed = {
+            side: record
+            for side, record in sides.items()
+            if record is not None and record["status"] not in (MEASURED, COUNTED)
+        }
+        # A failure says more than a case that was not measured because its rival had failed.
+        for side, record in sorted(failed.items(), key=lambda item: _is_skipped(item[1])):
+            why = f"{side}: {record['status']}: {record['message']}"
+            return self._verdict("failed", why, failed_side=side)
+        for name in ("device", "dtype") if self._is_untimed() else MACHINE:
+            values = base[name], candidate[name]
+            if name not in self.across and str(values[0] or "") != str(values[1] or ""):
+                why = f"{name} differs: {values[0]} and {values[1]}"
+                return self._verdict("incomparable", why)
         if self.shifts is not None and not self.shifts:
-            return "failed", "candidate: no block was measured on both sides"
+            why = "candidate: no block was measured on both sides"
+            return self._verdict("failed", why, failed_side="candidate")
         return None
-
-    def verdict(self, p_slower: float, p_faster: float) -> Verdict:
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            word, why = obstacle
-            return self._say(word, None, self.limit, why)
-        if self._is_untimed():
-            return self._untimed()
-        ratio = self._ratio()
-        threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
-        if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
-            return self._say("slower", ratio, threshold, "")
-        if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
-            return self._say("faster", ratio, threshold, "")
-        if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
-            return self._say("same", ratio, threshold, "")
-        return self._say("undecided", ratio, threshold, self._help(ratio, threshold))
 
     def _untimed(self) -> Verdict:
         compared = "counts compared"
         if not self._is_same_memory():
             compared += ", peak memory not: it follows device_name, threads and torch, which differ"
-        return self._say("changed" if self._changed() else "same", None, self.limit, compared)
+        return self._verdict("changed" if self._changed() else "same", compared)
 
-    def _help(self, ratio: stats.Ratio, threshold: float) -> str:
-        """How many rounds or blocks would settle it."""
+    def _advice(self, ratio: stats.Ratio, threshold: float) -> str:
+        """How many more rounds or blocks would decide."""
         if self.shifts is not None:
-            unit, fewest, least = "blocks", len(self.shifts), stats.TRIM_BLOCKS
+            unit, count, fewest = "blocks", len(self.shifts), stats.TRIM_BLOCKS
         else:
-            unit, least = "rounds on each side", stats.RANK_ROUNDS
-            fewest = min(len(side) for side in self._rounds())
-        if fewest < 2:
+            unit, fewest = "rounds on each side", stats.RANK_ROUNDS
+            count = min(len(medians) for medians in self._round_medians())
+        if count < 2:
             return f"one says nothing of the spread between processes: take more {unit}"
         width = math.log(ratio.high / ratio.low) / 2
         room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
-        needed = math.inf if room <= 0 else max(least, math.ceil(fewest * (width / room) ** 2))
-        if needed > _MANY * fewest:
+        needed = math.inf if room <= 0 else max(fewest, math.ceil(count * (width / room) ** 2))
+        if needed > _MOST_EFFORT * count:
             return "the ratio lies on the threshold: more of the same would not settle it"
-        if needed <= fewest:
+        if needed <= count:
             return f"the interval allows it, the rank test does not yet: take some more {unit}"
-        return f"about {needed - fewest} more {unit} would settle it, here are {fewest}"
-
-    def _say(self, word: Word, ratio: stats.Ratio | None, threshold: float, why: str) -> Verdict:
-        record = self.base or self.candidate
-        assert record is not None
-        return Verdict(
-            str(record["attention"] or record["backbone"]),
-            _name(record),
-            word,
-            ratio,
-            threshold,
-            why,
-            self._changed(),
-            options_of(record),
-        )
+        return f"about {needed - count} more {unit} would settle it, here are {count}"
 
     def _is_same_memory(self) -> bool:
         """Whether peak memory is exact between the sides: what an allocation takes follows the
         version of torch and the threads, and on some devices what else was allocated."""
-        assert self.base is not None
-        assert self.candidate is not None
-        return devices.rules(str(self.base["device"])).is_memory_exact and all(
-            str(self.base[name]) == str(self.candidate[name]) for name in ("torch", "device_name")
+        base, candidate = self._both()
+        return devices.rules(str(base["device"])).is_memory_exact and all(
+            str(base[name]) == str(candidate[name]) for name in ("torch", "device_name")
         )
 
     def _changed(self) -> dict[str, tuple[object, object]]:
         """Exact columns that both sides have and that differ."""
         if self.base is None or self.candidate is None:
             return {}
-        found: dict[str, tuple[object, object]] = {}
-        for name in EXACT:
-            mine, other = self.base[name], self.candidate[name]
-            comparable = name != "peak_memory_bytes" or self._is_same_memory()
-            if comparable and mine is not None and other is not None and mine != other:
-                found[name] = (mine, other)
-        return found
+        pairs = {name: (self.base[name], self.candidate[name]) for name in EXACT}
+        if not self._is_same_memory():
+            del pairs["peak_memory_bytes"]
+        return {
+            name: pair for name, pair in pairs.items() if None not in pair and len(set(pair)) > 1
+        }
 
 
-# So many times the effort is not worth advising.
-_MANY = 20
+def _is_skipped(record: Record) -> bool:
+    return record["status"] == NOT_MEASURED
+
 
 _OPTIONS = (
     ("stride", "--stride"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,53 +184,42 @@ def _growth(old: object, new: object) -> float:
 
 
 def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
-    words = Counter(one.verdict.word for one in judged)
-    told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "no case"
-    compared = [
-        one
-        for one in judged
-        if one.verdict.ratio is not None or one.verdict.word in ("same", "changed")
-    ]
-    if any(one.faults for one in judged):
-        count = sum(bool(one.faults) for one in judged)
-        return REGRESSION, f"regression in {count} of {len(judged)} cases ({told})"
-    lost = [one for one in judged if _is_lost(one.verdict)]
-    if (not compared and not words["incomparable"]) or lost:
-        return NOTHING, f"not everything was measured ({told})"
+    words = Counter(case.verdict.word for case in judged)
+    counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "no case"
+    compared = any(
+        case.verdict.ratio is not None or case.verdict.word in ("same", "changed")
+        for case in judged
+    )
+    if broken := sum(bool(case.faults) for case in judged):
+        return REGRESSION, f"regression in {broken} of {len(judged)} cases ({counts})"
+    lost = any(case.verdict.failed_side == "candidate" for case in judged)
+    if lost or (not compared and not words["incomparable"]):
+        return NOTHING, f"not everything was measured ({counts})"
     if policy.strict and (words["undecided"] or words["incomparable"]):
-        return UNDECIDED, f"not decided ({told})"
+        return UNDECIDED, f"not decided ({counts})"
     if not compared:
-        return UNDECIDED, f"nothing could be compared ({told})"
-    return PASSED, f"no regression ({told})"
-
-
-def _is_lost(verdict: Verdict) -> bool:
-    """A case of the base that the candidate does not have or could not measure."""
-    gone = verdict.word == "missing" and "candidate" in verdict.why
-    return gone or (verdict.word == "failed" and "candidate" in verdict.why)
+        return UNDECIDED, f"nothing could be compared ({counts})"
+    return PASSED, f"no regression ({counts})"
 
 
 def summary(result: Result) -> Mapping[str, Any]:
     """The result as JSON can hold it."""
-    return {
-        "status": result.status,
-        "sentence": result.sentence,
-        "cases": [
-            {
-                "case": one.verdict.describe,
-                "subject": one.verdict.subject,
-                "verdict": one.verdict.word,
-                "ratio": None if one.verdict.ratio is None else _ratio(one.verdict.ratio),
-                "threshold": one.verdict.threshold,
-                "why": one.verdict.why,
-                "changed": {k: list(v) for k, v in one.verdict.changed.items()},
-                "faults": list(one.faults),
-            }
-            for one in result.judged
-        ],
-    }
+    cases = [
+        {
+            "case": case.verdict.describe,
+            "subject": case.verdict.subject,
+            "verdict": case.verdict.word,
+            "ratio": None if case.verdict.ratio is None else _finite(asdict(case.verdict.ratio)),
+            "threshold": case.verdict.threshold,
+            "why": case.verdict.why,
+            "failed_side": case.verdict.failed_side,
+            "changed": {name: list(values) for name, values in case.verdict.changed.items()},
+            "faults": list(case.faults),
+        }
+        for case in result.judged
+    ]
+    return {"status": result.status, "sentence": result.sentence, "cases": cases}
 
 
-def _ratio(ratio: Any) -> dict[str, float | None]:
-    ends = {name: getattr(ratio, name) for name in ("value", "low", "high", "floor")}
-    return {name: value if value != float("inf") else None for name, value in ends.items()}
+def _finite(ratio: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in ratio.items()}

@@ -175,15 +175,18 @@ def test_what_is_not_comparable(name: str, changes: dict[str, object]) -> None:
 def test_what_is_only_on_one_side() -> None:
     """Missing, on the side that lacks it; a failure is failed, with its message."""
     msa, hilo = row(1.0, 1.0), row(1.0, 1.0, attention="hilo")
-    words = {v.subject: (v.word, v.why) for v in compare.compare([msa], [hilo])}
-    assert words == {
-        "msa": ("missing", "the candidate does not have it"),
-        "hilo": ("missing", "the base does not have it"),
-    }
+    found = compare.compare([msa], [hilo])
+    assert [(v.subject, v.word, v.failed_side) for v in found] == [
+        ("msa", "missing", "candidate"),
+        ("hilo", "missing", "base"),
+    ]
+    assert [v.why for v in found] == [f"the {v.failed_side} does not have it" for v in found]
     failed = build_record(case(), [Failed("crashed", "it died")], None, environment())
-    found = verdict(msa, failed)
-    assert found.word == "failed"
-    assert found.why == "candidate: crashed: it died"
+    there = verdict(msa, failed)
+    assert (there.word, there.failed_side) == ("failed", "candidate")
+    assert there.why == "candidate: crashed: it died"
+    assert verdict(failed, msa).failed_side == "base"
+    assert verdict(msa, msa).failed_side is None
 
 
 def test_exact_columns() -> None:

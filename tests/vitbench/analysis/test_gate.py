@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.vitbench.examples import case as a_case
 from tests.vitbench.examples import ceilings, environment, facts, measured, plan
 from vitbench.__main__ import run
-from vitbench.analysis import gate
+from vitbench.analysis import compare, gate
 from vitbench.analysis.gate import Policy
 from vitbench.errors import BadInput
 from vitbench.results.csv import derive
 from vitbench.results.journal import Run
-from vitbench.results.outcome import Failed, Outcome
+from vitbench.results.outcome import FAILURE_KINDS, Failed, FailureKind, Outcome
 from vitbench.results.record import Record, build_record
 
 QUIET = (0.0100, 0.01001, 0.00999, 0.0100, 0.01002)
@@ -93,6 +96,28 @@ def test_what_was_not_measured_never_passes(kind: str) -> None:
     assert gate.check(rows(), [], Policy()).status == gate.NOTHING
     assert gate.check([], rows(), Policy()).status == gate.NOTHING
     assert gate.check([], [], Policy()).status == gate.NOTHING
+
+
+USUAL = gate.counted(rows())
+WORDS = st.text() | st.sampled_from(["no candidate kernel found", "the base is to blame", ""])
+
+
+@given(words=WORDS, kind=st.sampled_from(FAILURE_KINDS))
+def test_no_word_of_a_message_decides_a_status(words: str, kind: FailureKind) -> None:
+    """A case that fails on the base passes, one that fails on the candidate does not: whatever the
+    message says, and whatever reason is put in the place of the verdict's own.
+    """
+    failure = [USUAL[0], build_record(CASES[1], [Failed(kind, words)], None, environment())]
+    for base, candidate, status in (
+        (failure, USUAL, gate.PASSED),
+        (USUAL, failure, gate.NOTHING),
+        (USUAL[:1], USUAL, gate.PASSED),
+        (USUAL, USUAL[:1], gate.NOTHING),
+    ):
+        verdicts = compare.compare(base, candidate)
+        assert gate.judge(verdicts, Policy()).status == status
+        reworded = [dataclasses.replace(verdict, why=words) for verdict in verdicts]
+        assert gate.judge(reworded, Policy()).status == status
 
 
 def test_strict() -> None:
