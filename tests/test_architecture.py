@@ -66,7 +66,6 @@ PENDING: dict[str, tuple[str, ...]] = {
     ),
     "words": (
         "vitbench.__main__",
-        "vitbench.analysis.gate",
         "vitbench.engine.passes",
         "vitbench.subjects.backbones.timm_models",
     ),
