@@ -26,7 +26,7 @@ from tests.benchmarks.gate_record import (
 from tests.benchmarks.gate_rivals import TOOLS
 from vitbench.analysis import stats
 from vitbench.analysis.compare import FLOORS
-from vitbench.engine import ab, runner
+from vitbench.engine import ab, pool
 from vitbench.render import tables
 
 # The trees: how many times the base's time the slowed mechanism takes.
@@ -63,7 +63,7 @@ def run(options: Options) -> Section:
         blocks = stage("record", record)
         commands, rivals = [], {}
         if not options.quick:
-            threads = int(runner.probe("cpu")["environment"]["torch"]["threads"])
+            threads = int((pool.probe("cpu").environment or {})["torch"]["threads"])
             for number, head in enumerate(RUNS):
                 commands.append(Command(**stage(f"{head}-{number}", partial(real, number, head))))
             for key, tool in TOOLS.items():

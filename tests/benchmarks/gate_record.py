@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -24,11 +23,21 @@ import numpy as np
 from tests.benchmarks import ROOT, vitbench
 from tests.vitbench.examples import environment, facts, measured, plan
 from vitbench.analysis.gate import Policy
-from vitbench.cases.case import Case, Sweep
-from vitbench.engine import ab
-from vitbench.engine.child import Place
-from vitbench.engine.revision import Side
-from vitbench.results.outcome import outcome_to_dict
+from vitbench.cases.case import Sweep
+from vitbench.engine import ab, pool
+from vitbench.engine.child import Target
+from vitbench.engine.messages import (
+    Accepted,
+    Finished,
+    PrepareCase,
+    Ready,
+    Reply,
+    Request,
+    Sample,
+    Sampled,
+    SetUp,
+)
+from vitbench.engine.revision import Revision
 
 NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
 SLOWED = "hilo"
@@ -37,7 +46,7 @@ BATCH = 2
 AXES = ["--attention", ",".join(NAMES), "--resolution", "224", "--batch-size", str(BATCH)]
 
 # The turns of each mechanism, in the order in which they were taken.
-Block = Mapping[str, Sequence[ab.Turn]]
+Block = Mapping[str, Sequence[ab.Slice]]
 
 # Appended to the mechanism's file.
 _SLOWDOWN = """
@@ -94,7 +103,7 @@ def command(base: Path, head: Path, folder: Path, *options: str) -> Command:
 
 def read_blocks(readings: Path) -> list[Block]:
     """The blocks of a readings.csv that have every mechanism."""
-    blocks: dict[tuple[str, str], dict[str, list[ab.Turn]]] = {}
+    blocks: dict[tuple[str, str], dict[str, list[ab.Slice]]] = {}
     with readings.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             side: ab.Which = "base" if row["side"] == "base" else "head"
@@ -129,10 +138,10 @@ class Replay:
         """Blocks so far."""
         return max(self._started.values())
 
-    def start(self, place: Place) -> ReplayedWorker:
-        """In place of Child(place): a worker of that side's next block."""
-        assert place.root is not None
-        side = place.root.name
+    def start(self, target: Target) -> ReplayedWorker:
+        """In place of Child(target): a worker of that side's next block."""
+        assert target.root is not None
+        side = target.root.name
         if self._started[side] == len(self._blocks):
             raise EndOfRecord
         block = self._blocks[self._started[side]]
@@ -151,19 +160,19 @@ class ReplayedWorker:
         self._taken: list[float] = []
         self._with_facts = False
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        if request["do"] == "environment":
-            return {"device": "cpu", "environment": environment()}
-        if request["do"] == "hold":
-            case = Case.from_dict(json.loads(json.dumps(request["case"])))
-            self._left, self._taken = list(self._turns[case.subject]), []
-            self._with_facts = request["with_facts"]
-            return {"held": True}
-        if request["do"] == "turn":
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        if isinstance(request, SetUp):
+            return Ready(device="cpu", environment=environment())
+        if isinstance(request, PrepareCase):
+            self._left, self._taken = list(self._turns[request.case.subject]), []
+            self._with_facts = request.with_facts
+            return Accepted()
+        if isinstance(request, Sample):
             samples = self._left.pop(0)
             self._taken += samples
-            return {"samples_s": list(samples)}
-        return outcome_to_dict(measured(*self._taken, facts=facts() if self._with_facts else None))
+            return Sampled(samples_s=tuple(samples))
+        outcome = measured(*self._taken, facts=facts() if self._with_facts else None)
+        return Finished(outcome=outcome)
 
     def close(self) -> None:
         """Nothing runs."""
@@ -186,13 +195,13 @@ class Compared:
 def compare(blocks: Sequence[Block], max_blocks: int, folder: Path) -> Compared | None:
     """A comparison by the gate's own code on blocks in this order; None where it wants more."""
     replay = Replay(blocks)
-    base, head = (Side(name, Place(root=Path(name))) for name in ("base", "head"))
+    base, head = (Revision(name, Target(root=Path(name))) for name in ("base", "head"))
     cases = Sweep(attention=NAMES, batch_size=(BATCH,)).expand()
     rules = ab.Rules(max_blocks=max_blocks)
     policy = Policy(max_slowdown=LIMIT)
-    with mock.patch.object(ab, "Child", replay.start):
+    with mock.patch.object(pool, "Child", replay.start):
         try:
-            result = ab.Comparison(plan(*cases), (base, head), policy, rules, folder).measure()
+            result = ab.AbComparison(plan(*cases), (base, head), policy, rules, folder).measure()
         except EndOfRecord:
             return None
     words = {one.verdict.subject: one.verdict.word for one in result.judged}

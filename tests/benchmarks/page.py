@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 
 from tests.benchmarks import Section
-from vitbench.engine import runner
+from vitbench.engine import pool
 from vitbench.render import tables
 
 HEAD = """# The engine, judged by other clocks
@@ -36,7 +36,7 @@ class Machine:
 
 def machine() -> Machine:
     """This machine as a worker finds it, with its load at the moment."""
-    environment = runner.probe("auto")["environment"]
+    environment = pool.probe("auto").environment or {}
     torch, cpu, code = environment["torch"], environment["cpu"], environment["code"] or {}
     sets = ", ".join(cpu["instruction_sets"])
     revision = code.get("commit", "unknown")[:7] + (" with changes" if code.get("dirty") else "")

@@ -24,6 +24,7 @@ import psutil
 from tests.vitbench.examples import case, plan
 from vitbench.cases.plan import Plan
 from vitbench.engine import child, runner
+from vitbench.engine.messages import Finished, Ready
 from vitbench.results.folder import JOURNAL, RECORDS, SAMPLES
 
 PLAN: Plan = plan(*(case(batch_size=size) for size in range(1, 7)), rounds=3)
@@ -34,15 +35,14 @@ import json, sys, time
 replies = open(int(sys.argv[2]), "w")
 for line in open(int(sys.argv[1])):
     request = json.loads(line)
-    if request["do"] == "environment":
-        reply = {"device": "cpu", "environment": ENVIRONMENT, "ceilings": CEILINGS}
+    if request["type"] == "set_up":
+        reply = READY
     else:
         time.sleep(0.002)
-        reply = dict(MEASURED)
-        size = request["case"]["batch_size"]
-        reply["measured"] = dict(reply["measured"], samples_s=[size / 1000] * 10)
+        outcome = dict(OUTCOME, samples_s=[request["case"]["batch_size"] / 1000] * 10)
         if not request["with_facts"]:
-            reply["measured"]["facts"] = None
+            outcome["facts"] = None
+        reply = {"type": "finished", "outcome": outcome}
     replies.write(json.dumps(reply) + "\\n")
     replies.flush()
 """
@@ -51,22 +51,16 @@ for line in open(int(sys.argv[1])):
 def answerer(folder: Path) -> Path:
     """The worker's code as a file, with what it answers written into it."""
     from tests.vitbench.examples import ceilings, environment, measured
-    from vitbench.results.outcome import outcome_to_dict
 
-    told = {"flops_rate": dict(ceilings().flops_rate), "bandwidth": ceilings().bandwidth}
+    ready = Ready(device="cpu", environment=environment(), ceilings=ceilings())
+    finished = Finished(outcome=measured(*[0.01] * 10))
     constants = {
-        "ENVIRONMENT": environment(),
-        "CEILINGS": told,
-        "MEASURED": outcome_to_dict(measured(*[0.01] * 10)),
+        "READY": ready.model_dump(mode="json"),
+        "OUTCOME": finished.model_dump(mode="json")["outcome"],
     }
-    head = "".join(f"{name} = {_literal(value)}\n" for name, value in constants.items())
     path = folder / "answerer.py"
-    path.write_text(head + ANSWERER)
+    path.write_text("".join(f"{name} = {data!r}\n" for name, data in constants.items()) + ANSWERER)
     return path
-
-
-def _literal(value: object) -> str:
-    return repr(json.loads(json.dumps(value)))
 
 
 def fork_run(folder: Path) -> int:

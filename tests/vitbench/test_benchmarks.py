@@ -59,9 +59,9 @@ def blocks_of(count: int) -> list[gate_record.Block]:
     """Blocks of identical code: 2% between readings, 1% between blocks."""
     rng = np.random.default_rng(0)
 
-    def turns(first: int) -> list[ab.Turn]:
+    def turns(first: int) -> list[ab.Slice]:
         shift = rng.normal(0, 0.01)
-        order = ab.order_of_turns(ab.Rules().fours, first)
+        order = ab.slice_order(ab.Rules().abba_cycles, first)
         readings = [0.01 * np.exp(rng.normal(shift, 0.02, 2)) for _ in order]
         return [(side, one.tolist()) for side, one in zip(order, readings, strict=True)]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from vitbench.analysis.gate import Result
-    from vitbench.engine.ab import Comparison
+    from vitbench.engine.ab import AbComparison
 
 _TIME = "Precision"
 # Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
@@ -97,16 +97,15 @@ def ab(
     if not 0 < reading < 1e3:
         raise BadInput(f"--reading must be a positive time in seconds, got {reading:g}")
     from vitbench.engine import ab as interleaved
-    from vitbench.engine import revision as side
-    from vitbench.engine import session
+    from vitbench.engine import revision, session
     from vitbench.results.folder import make_folder, new_folder
 
     limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
-    limits = dataclasses.replace(limits, turn_s=reading / (2 * limits.fours))
+    limits = dataclasses.replace(limits, slice_s=reading / (2 * limits.abba_cycles))
     signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job cleans up as after Ctrl-C
-    with side.opened(base, head) as sides:
+    with revision.checkout(base, head) as sides:
         plugins = tuple(plugin or ())
-        if (reason := side.same_code(*sides, bool(plugins))) is not None:
+        if (reason := revision.same_code(*sides, bool(plugins))) is not None:
             raise BadInput(f"there is nothing to compare: {reason}")
         plan = session.make_plan(
             suite,
@@ -124,7 +123,7 @@ def ab(
         words = ["vitbench ab", base, *([head] if head else [])]
         words += [f"--plugin {path}" for path in plugins]
         folder = out or new_folder(Path("reports"), "ab", plan.device)
-        comparison = interleaved.Comparison(
+        comparison = interleaved.AbComparison(
             plan, sides, rules_of_policy, limits, folder, command=" ".join(words)
         )
         if dry_run:
@@ -134,13 +133,16 @@ def ab(
         return _carry_out(comparison, folder, forms, quiet=quiet)
 
 
-def _outlook(comparison: Comparison) -> None:
+def _outlook(comparison: AbComparison) -> None:
     from vitbench.engine import ab as interleaved
     from vitbench.render import tables
 
     console = terminal.console()
     console.print(comparison.title(), markup=False)
-    rows = [[one.head.describe(), one.head.settings, one.why] for one in comparison.pairs]
+    rows = [
+        [pair.head.describe(), pair.head.settings, pair.incomparable_reason]
+        for pair in comparison.pairs
+    ]
     console.print(tables.listing(("case", "settings", ""), rows))
     least = interleaved.blocks_needed(len(rows))
     console.print(f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, as noise decides")
@@ -151,7 +153,7 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 
 def _carry_out(
-    comparison: Comparison,
+    comparison: AbComparison,
     folder: Path,
     forms: judge.Forms,
     *,
@@ -181,7 +183,7 @@ def _carry_out(
     return result.status
 
 
-def _keep(comparison: Comparison, result: Result, folder: Path) -> None:
+def _keep(comparison: AbComparison, result: Result, folder: Path) -> None:
     """result.json and the chart."""
     from vitbench.render import forest
     from vitbench.results.csv import write_json

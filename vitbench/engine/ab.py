@@ -1,20 +1,20 @@
-"""Base and head measured in turns, A B B A, in fresh processes, until the verdicts are settled.
+"""Base and head measured by turns, A B B A, in fresh processes, until the verdicts are settled.
 
-A block is a fresh worker process of each side and, for every case still open, a second in which
-both keep the case ready and time it in short turns: A B B A, B A A B, ... What the machine does in
-such a second it does to both sides, and a drift cancels; what processes differ by shows between
-blocks. Each block gives a case one number, the median log ratio of its fours, and those are judged.
+A block is a fresh worker process of each side and, for every open case, about a second in which
+both have the case prepared and time it in short slices: A B B A, B A A B, ... A disturbance of the
+machine hits both sides alike, and a drift cancels; differences between processes show between
+blocks. Each block gives a case one number, the median log ratio of its ABBA cycles, and the verdict
+is made from these.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -25,62 +25,75 @@ from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare, name_of
 from vitbench.analysis.gate import Policy, Result
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.engine import runner
-from vitbench.engine.child import Child, ChildDied, ChildTimeout
-from vitbench.engine.revision import Side
+from vitbench.engine.messages import (
+    Accepted,
+    Finish,
+    Finished,
+    PrepareCase,
+    Ready,
+    Sample,
+    Sampled,
+    SetUp,
+)
+from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
+from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import write_csv
 from vitbench.results.folder import StorageFull
-from vitbench.results.outcome import Failed, Outcome, outcome_from_dict
+from vitbench.results.outcome import Failed, Outcome
 from vitbench.results.record import Record, build_record
 
 Which = Literal["base", "head"]
-_PAIRS: tuple[tuple[Which, Which], ...] = (("base", "head"), ("head", "base"))
+_ORDERS: tuple[tuple[Which, Which], ...] = (("base", "head"), ("head", "base"))
 
 READINGS = "readings.csv"
 _READING_COLUMNS = ("phase", "block", "case", "place", "side", "samples_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CasePair:
     """A case on both sides.
 
-    base  None where the base cannot have it; `why` says why
+    base                 None where the base cannot run it
+    incomparable_reason  why not
     """
 
     head: Case
     base: Case | None
-    why: str = ""
+    incomparable_reason: str = ""
 
 
-def pair(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) -> Pair:
-    """The base's case for one of the head's, by both sides' files.
+def pair_case(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) -> CasePair:
+    """The base's case for one of the head's, by the files of both sides.
 
-    A hyper-parameter that the base does not know is left out there where the head's value is what
-    the head takes by itself: a new option with a default is no reason not to compare.
+    A hyper-parameter that the base does not know is left out there if it has the head's default: a
+    new option is no reason not to compare.
     """
     if case.backbone:
-        known = case.backbone in base or case.backbone not in head
-        return Pair(case, case if known else None, "" if known else "the base does not have it")
+        is_known = case.backbone in base or case.backbone not in head
+        return CasePair(case, case) if is_known else CasePair(case, None, _BASE_LACKS_IT)
     if case.attention not in base:
-        return Pair(case, None, "the base does not have it")
+        return CasePair(case, None, _BASE_LACKS_IT)
     try:
-        theirs = attentions.outline(base[case.attention])
-        ours = attentions.outline(head[case.attention])
+        base_outline = attentions.outline(base[case.attention])
+        head_outline = attentions.outline(head[case.attention])
     except attentions.BrokenAttention as error:
-        return Pair(case, None, f"base: {error}")
-    if theirs.impls is not None and case.impl not in theirs.impls:
-        return Pair(case, None, f"the base has no implementation {case.impl!r}")
-    if theirs.keywords is None:
-        return Pair(case, case)
-    usual = dict(ours.keywords or {}) | ours.settings_at(case.stride)
-    unknown = {name: value for name, value in case.params if name not in theirs.keywords}
-    chosen = [name for name, value in unknown.items() if value != usual.get(name)]
-    if chosen:
-        return Pair(case, None, f"the base has no parameter {chosen[0]!r}")
-    kept = tuple((name, value) for name, value in case.params if name not in unknown)
-    return Pair(case, dataclasses.replace(case, params=kept))
+        return CasePair(case, None, f"base: {error}")
+    if base_outline.impls is not None and case.impl not in base_outline.impls:
+        return CasePair(case, None, f"the base has no implementation {case.impl!r}")
+    known = base_outline.keywords
+    if known is None:
+        return CasePair(case, case)
+    defaults = dict(head_outline.keywords or {}) | head_outline.settings_at(case.stride)
+    for name, value in case.params:
+        if name not in known and value != defaults.get(name):
+            return CasePair(case, None, f"the base has no parameter {name!r}")
+    params = tuple((name, value) for name, value in case.params if name in known)
+    return CasePair(case, dataclasses.replace(case, params=params))
+
+
+_BASE_LACKS_IT = "the base does not have it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,37 +123,37 @@ class _Readings:
     shifts: list[float] = field(default_factory=list)
 
     @property
-    def is_lost(self) -> bool:
+    def has_failed(self) -> bool:
         return any(isinstance(o, Failed) for side in self.outcomes.values() for o in side)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How long a comparison goes on.
+    """How long a comparison takes.
 
-    max_blocks  of each phase
-    budget_s    no block is begun after this; None: no budget
-    fours       A B B A, for each case in a block: of each side twice as many turns
-    turn_s      what a turn lasts at least, seconds
+    max_blocks   of each phase
+    budget_s     no block begins after this; None: no budget
+    abba_cycles  for each case in a block: a cycle is two slices of each side
+    slice_s      what a slice takes at least, seconds
     """
 
     max_blocks: int = 40
     budget_s: float | None = None
-    fours: int = 8
-    turn_s: float = 0.03
+    abba_cycles: int = 8
+    slice_s: float = 0.03
 
     def __post_init__(self) -> None:
         if self.max_blocks < 1:
             raise BadInput(f"at least one block is needed, got {self.max_blocks}")
 
 
-class Comparison:
-    """Measures the sides of a plan against each other."""
+class AbComparison:
+    """Measures the cases of a plan on two sides, and judges them."""
 
     def __init__(
         self,
         plan: Plan,
-        sides: tuple[Side, Side],
+        sides: tuple[Revision, Revision],
         policy: Policy,
         rules: Rules,
         folder: Path,
@@ -149,26 +162,19 @@ class Comparison:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.plan, self.policy, self.rules = plan, policy, rules
-        self.sides: dict[Which, Side] = {"base": sides[0], "head": sides[1]}
-        named = {name: Path(path) for name, path in plan.plugins.items()}
-        self._plugins = {which: side.plugins(named) for which, side in self.sides.items()}
-        files = {which: side.registry() | self._plugins[which] for which, side in self._each()}
-        self.pairs = [pair(case, files["base"], files["head"]) for case in plan.cases]
+        self.sides: dict[Which, Revision] = {"base": sides[0], "head": sides[1]}
+        plugins = {name: Path(path) for name, path in plan.plugins.items()}
+        self._plugins = {which: side.plugins(plugins) for which, side in self.sides.items()}
+        base, head = (side.registry() | self._plugins[which] for which, side in self.sides.items())
+        self.pairs = [pair_case(case, base, head) for case in plan.cases]
         self.environments: dict[Which, dict[str, Any]] = {}
         self.blocks = 0
         self.seconds = 0.0
         self._folder, self._command = folder, command
         self.on_progress = on_progress or (lambda _: None)
         self._phases: list[dict[str, _Readings]] = [{}, {}]
-        self._flagged: list[Pair] = []
-        self._begun = time.monotonic()
-
-    def plugins(self, which: Which) -> Mapping[str, Path]:
-        """The user's files as a side has them."""
-        return self._plugins[which]
-
-    def _each(self) -> Iterator[tuple[Which, Side]]:
-        yield from self.sides.items()
+        self._flagged: list[CasePair] = []
+        self._start_s = time.monotonic()
 
     def measure(self) -> Result:
         """Blocks until every case is settled, then the flagged cases again. Writes the folder.
@@ -187,8 +193,8 @@ class Comparison:
         return self.finish()
 
     def finish(self) -> Result:
-        """What there is, judged and written; also after an interruption."""
-        self.seconds = time.monotonic() - self._begun
+        """Judges and writes what was measured, also after an interruption."""
+        self.seconds = time.monotonic() - self._start_s
         result = gate.judge(self._final(), self.policy, self._command)
         for which in self.sides:
             write_csv(self._folder / f"{which}.csv", COLUMN_NAMES, self.records(which))
@@ -196,17 +202,17 @@ class Comparison:
 
     def title(self) -> str:
         """What is compared, for a chart."""
-        return "\n".join(f"{which}: {side.told}" for which, side in self._each())
+        return "\n".join(f"{which}: {side.label}" for which, side in self.sides.items())
 
     def summary(self, result: Result) -> dict[str, Any]:
-        """The result and how it was got, as JSON can hold it."""
+        """The result and how it came about, as JSON can hold it."""
         sides = {
             which: {
-                "told": side.told,
+                "label": side.label,
                 "commit": side.commit,
                 "environment": self.environments.get(which),
             }
-            for which, side in self._each()
+            for which, side in self.sides.items()
         }
         return {
             **gate.summary(result),
@@ -221,7 +227,7 @@ class Comparison:
 
     # Measuring
 
-    def _phase(self, phase: int, pairs: Sequence[Pair], file: TextIO) -> None:
+    def _phase(self, phase: int, pairs: Sequence[CasePair], file: TextIO) -> None:
         """Blocks over the open cases until each is settled or the rules end it."""
         least = blocks_needed(len(pairs))
         open_pairs = list(pairs)
@@ -233,52 +239,55 @@ class Comparison:
                 words = self._words(phase)
                 open_pairs = [p for p in open_pairs if words[p.head.id] == "undecided"]
             else:
-                open_pairs = [p for p in open_pairs if not self._readings(p, phase).is_lost]
+                open_pairs = [p for p in open_pairs if not self._readings(p, phase).has_failed]
 
     def _is_time_up(self) -> bool:
         budget_s = self.rules.budget_s
-        return budget_s is not None and time.monotonic() - self._begun >= budget_s
+        return budget_s is not None and time.monotonic() - self._start_s >= budget_s
 
-    def _readings(self, one: Pair, phase: int) -> _Readings:
-        return self._phases[phase - 1].setdefault(one.head.id, _Readings())
+    def _readings(self, pair: CasePair, phase: int) -> _Readings:
+        return self._phases[phase - 1].setdefault(pair.head.id, _Readings())
 
-    def _block(self, phase: int, block: int, pairs: Sequence[Pair], file: TextIO) -> None:
-        """One fresh worker of each side; every open case in turns, in a shuffled order."""
+    def _block(self, phase: int, block: int, pairs: Sequence[CasePair], file: TextIO) -> None:
+        """A fresh worker of each side, and every open case in a shuffled order."""
         order = list(pairs)
         random.Random(f"{self.plan.seed}-{phase}-{block}").shuffle(order)
         settled = len(self.pairs) - len(pairs)
+        first = block % 2
         self.blocks += 1
-        with _Workers(self) as workers:
-            workers.start(*_PAIRS[block % 2])
-            for one in order:
-                self.on_progress(Progress(phase, block, one.head, settled, len(self.pairs)))
-                turns = _Turns(self, one, workers, with_facts=phase == 1 and block == 0)
-                self._keep(turns, self._readings(one, phase), phase, block, file)
+        with Pool(self._specs(), self.plan.timeout_s) as pool:
+            pool.start(*_ORDERS[first])
+            for pair in order:
+                self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
+                timing = _PairTiming(self, pair, pool, with_facts=phase == 1 and block == 0)
+                readings = self._readings(pair, phase)
+                for which, outcome in timing.outcomes(first).items():
+                    readings.outcomes[which].append(outcome)
+                if not readings.has_failed:
+                    readings.shifts.append(shift_of(timing.slices))
+                _write_readings(file, phase, block, pair, timing.slices)
 
-    def _keep(
-        self, turns: _Turns, readings: _Readings, phase: int, block: int, file: TextIO
-    ) -> None:
-        """What a case's turns of a block gave, tried once more where a worker died."""
-        outcomes = turns.take(first=block % 2)
-        if any(isinstance(one, Failed) and one.kind == "crashed" for one in outcomes.values()):
-            outcomes = turns.take(first=block % 2)
-        for which, outcome in outcomes.items():
-            readings.outcomes[which].append(outcome)
-        rows = csv.writer(file, lineterminator="\n")
-        name = turns.pair.head.describe()
-        for place, (which, samples_s) in enumerate(turns.taken):
-            told = " ".join(f"{one:.6g}" for one in samples_s)
-            rows.writerow((phase, block, name, place, which, told))
-        file.flush()
-        if not readings.is_lost:
-            readings.shifts.append(shift_of(turns.taken))
+    def _specs(self) -> dict[Which, WorkerSpec]:
+        def spec(which: Which, side: Revision) -> WorkerSpec:
+            def setup() -> SetUp:
+                is_new = which not in self.environments
+                return SetUp.of(self.plan, plugins=self._plugins[which], environment=is_new)
+
+            def on_ready(ready: Ready) -> None:
+                if ready.environment is not None:
+                    self.environments[which] = dict(ready.environment)
+
+            problem = f"{which} {side.label} cannot be measured"
+            return WorkerSpec(setup, on_ready, side.target, problem)
+
+        return {which: spec(which, side) for which, side in self.sides.items()}
 
     # Judging
 
     def _words(self, phase: int) -> dict[str, str]:
         """The verdict of each pair from one phase, by the head's case."""
-        found = self._verdicts((phase,))
-        return {one.head.id: v.word for one, v in zip(self.pairs, found, strict=True)}
+        verdicts = self._verdicts((phase,))
+        return {pair.head.id: v.word for pair, v in zip(self.pairs, verdicts, strict=True)}
 
     def _verdicts(self, phases: Iterable[int]) -> list[Verdict]:
         """A verdict for each pair from these phases, in the order of the pairs."""
@@ -289,31 +298,35 @@ class Comparison:
             name_of(record): [
                 shift
                 for phase in chosen
-                for shift in self._phases[phase - 1].get(one.head.id, _Readings()).shifts
+                for shift in self._phases[phase - 1].get(pair.head.id, _Readings()).shifts
             ]
-            for record, one in zip(head, self.pairs, strict=True)
+            for record, pair in zip(head, self.pairs, strict=True)
         }
-        have = [
-            record for record, one in zip(base, self.pairs, strict=True) if one.base is not None
+        comparable = [
+            record for record, pair in zip(base, self.pairs, strict=True) if pair.base is not None
         ]
-        everything = ("device", "dtype", "device_name", "torch")
-        found = compare(have, head, threshold=limits, across=everything, blocks=blocks)
-        by_name = {verdict.describe: verdict for verdict in found}
+        across = ("device", "dtype", "device_name", "torch")
+        verdicts = compare(comparable, head, threshold=limits, across=across, blocks=blocks)
+        by_name = {verdict.describe: verdict for verdict in verdicts}
         ordered = [by_name[name_of(record)] for record in head]
         return [
-            dataclasses.replace(verdict, why=one.why) if one.base is None else verdict
-            for verdict, one in zip(ordered, self.pairs, strict=True)
+            dataclasses.replace(verdict, why=pair.incomparable_reason)
+            if pair.base is None
+            else verdict
+            for verdict, pair in zip(ordered, self.pairs, strict=True)
         ]
 
     def _final(self) -> list[Verdict]:
-        """From all blocks; what was flagged is called only where its re-run calls it again."""
+        """From all blocks; a flagged case is called only if its re-run calls it again."""
         first, again, both = (self._verdicts(phases) for phases in ((1,), (2,), (1, 2)))
         final = []
-        for one, before, rerun, verdict in zip(self.pairs, first, again, both, strict=True):
-            if one not in self._flagged or rerun.word == before.word == verdict.word:
-                final.append(verdict if one in self._flagged else before)
-                continue
-            final.append(_unrepeated(verdict, before, rerun))
+        for pair, before, rerun, verdict in zip(self.pairs, first, again, both, strict=True):
+            if pair not in self._flagged:
+                final.append(before)
+            elif rerun.word == before.word == verdict.word:
+                final.append(verdict)
+            else:
+                final.append(_unrepeated(verdict, before, rerun))
         return final
 
     def records(self, which: Which) -> list[Record]:
@@ -321,23 +334,23 @@ class Comparison:
         return self._rows(which, brief=False)
 
     def _rows(self, which: Which, *, brief: bool) -> list[Record]:
-        """Brief: from the one reading that says whether it can be judged, which is the failed one
-        or the first. Verdicts need no more, and are asked for after every block.
+        """Brief: from one reading only, the first or the one that failed. A verdict needs no more,
+        and verdicts are made after every block.
         """
         rows = []
-        for one in self.pairs:
+        for pair in self.pairs:
             outcomes = [
                 outcome
                 for phase in self._phases
-                if one.head.id in phase
-                for outcome in phase[one.head.id].outcomes[which]
+                if pair.head.id in phase
+                for outcome in phase[pair.head.id].outcomes[which]
             ]
             if brief:
-                lost: list[Outcome] = [o for o in outcomes if isinstance(o, Failed)]
-                outcomes = (lost or outcomes)[:1]
-            case = one.base if which == "base" and one.base is not None else one.head
+                failed: list[Outcome] = [o for o in outcomes if isinstance(o, Failed)]
+                outcomes = (failed or outcomes)[:1]
+            case = pair.base if which == "base" and pair.base is not None else pair.head
             row = build_record(case, outcomes, None, self.environments.get(which))
-            rows.append(row | {"settings": one.head.settings})
+            rows.append(row | {"settings": pair.head.settings})
         return rows
 
 
@@ -349,150 +362,96 @@ def blocks_needed(cases: int) -> int:
 
 
 def _unrepeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:
-    """A flagged case whose re-run says something else. What all blocks say holds, unless that is
+    """A flagged case whose re-run says something else. The verdict of all blocks holds unless it is
     a call, which needs both.
     """
-    words = [f"first {_told(before)}", f"run again {_told(rerun)}"]
-    if verdict.word in ("slower", "faster", "undecided"):
-        return dataclasses.replace(verdict, word="undecided", why="; ".join(words))
-    return verdict
+    if verdict.word not in ("slower", "faster", "undecided"):
+        return verdict
+    reason = f"first {_label(before)}; run again {_label(rerun)}"
+    return dataclasses.replace(verdict, word="undecided", why=reason)
 
 
-def _told(verdict: Verdict) -> str:
+def _label(verdict: Verdict) -> str:
     ratio = verdict.ratio
     if ratio is None:
         return f"{verdict.word}: {verdict.why}"
     return f"{verdict.word} at {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
-Turn = tuple[Which, Sequence[float]]
+Slice = tuple[Which, Sequence[float]]
 
 
-def order_of_turns(fours: int, first: int) -> list[Which]:
+def slice_order(abba_cycles: int, first: int) -> list[Which]:
     """A B B A, B A A B, B A A B, A B B A, ... by the sequence of Thue and Morse, in which drifts
     cancel; `first` is 1 where B begins."""
-    pairs = (_PAIRS[(place.bit_count() + first) % 2] for place in range(2 * fours))
+    pairs = (_ORDERS[(index.bit_count() + first) % 2] for index in range(2 * abba_cycles))
     return [which for pair in pairs for which in pair]
 
 
-def shift_of(turns: Sequence[Turn]) -> float:
-    """log(head / base) of a block from its turns, in the order in which they were taken.
+def shift_of(slices: Sequence[Slice]) -> float:
+    """log(head / base) of a block from its slices, in the order in which they were taken.
 
-    Of every four the lower quartiles of both sides' samples are compared: what else the machine
-    does only ever adds time. The median of the fours is not moved by one in which it did too much.
+    In every cycle the lower quartiles of both sides' samples are compared: disturbances only ever
+    add time. The median over the cycles is not moved by one that was disturbed too much.
     """
     shifts = []
-    for place in range(0, len(turns), 4):
-        of: dict[Which, list[float]] = {"base": [], "head": []}
-        for which, samples_s in turns[place : place + 4]:
-            of[which] += samples_s
-        base, head = (stats.lower_quartile(of[which]) for which in ("base", "head"))
+    for start in range(0, len(slices), 4):
+        samples_s: dict[Which, list[float]] = {"base": [], "head": []}
+        for which, slice_s in slices[start : start + 4]:
+            samples_s[which] += slice_s
+        base, head = (stats.lower_quartile(samples_s[which]) for which in ("base", "head"))
         shifts.append(math.log(head / base))
     return stats.median(shifts)
 
 
-class _Turns:
-    """A case kept ready in both workers of a block, and timed in turns."""
+def _write_readings(
+    file: TextIO, phase: int, block: int, pair: CasePair, slices: Sequence[Slice]
+) -> None:
+    rows = csv.writer(file, lineterminator="\n")
+    for index, (which, samples_s) in enumerate(slices):
+        text = " ".join(f"{sample:.6g}" for sample in samples_s)
+        rows.writerow((phase, block, pair.head.describe(), index, which, text))
+    file.flush()
+
+
+class _PairTiming:
+    """A case prepared in both workers of a block and timed in slices.
+
+    slices  as they were taken; incomplete where a side failed
+    """
 
     def __init__(
-        self, comparison: Comparison, one: Pair, workers: _Workers, *, with_facts: bool
+        self, comparison: AbComparison, pair: CasePair, pool: Pool[Which], *, with_facts: bool
     ) -> None:
-        self.pair = one
-        self.taken: list[Turn] = []
-        self._rules, self._rule = comparison.rules, asdict(comparison.plan.rule)
-        self._workers, self._with_facts = workers, with_facts
+        self.slices: list[Slice] = []
+        assert pair.base is not None
+        self._cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
+        self._rules, self._rule = comparison.rules, comparison.plan.rule
+        self._pool, self._with_facts = pool, with_facts
 
-    def take(self, first: int) -> dict[Which, Outcome]:
-        """The outcome of each side; where one failed, only that one's. `first`: of _PAIRS."""
-        self.taken = []
-        for which in _PAIRS[first]:
-            if isinstance(lost := self._hold(which), Failed):
-                return {which: lost}
-        for which in order_of_turns(self._rules.fours, first):
-            request = {"do": "turn", "seconds": self._rules.turn_s}
-            if isinstance(reply := self._workers.ask(which, request), Failed):
-                return {which: reply}
-            self.taken.append((which, reply["samples_s"]))
-        outcomes: dict[Which, Outcome] = {}
-        for which in _PAIRS[first]:
-            if isinstance(reply := self._workers.ask(which, {"do": "release"}), Failed):
-                return {which: reply}
-            outcomes[which] = outcome_from_dict(reply)
-        return outcomes
-
-    def _hold(self, which: Which) -> dict[str, Any] | Failed:
-        case = self.pair.base if which == "base" else self.pair.head
-        assert case is not None
-        return self._workers.ask(
-            which,
-            {
-                "do": "hold",
-                "case": case.to_dict(),
-                "rule": self._rule,
-                "with_facts": self._with_facts,
-            },
-        )
-
-
-class _Workers:
-    """The two workers of a block; one that dies is replaced."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
-        self._children: dict[Which, Child] = {}
-
-    def start(self, *sides: Which) -> None:
-        """Both at once: they import torch side by side."""
-        for which in sides:
-            self._children[which] = Child(self._comparison.sides[which].place)
-        for which in sides:
-            self._settle(which)
-
-    def _settle(self, which: Which) -> None:
-        """Tells the worker its device and threads, and asks for its environment once."""
-        comparison = self._comparison
-        plan, side = comparison.plan, comparison.sides[which]
-        new = which not in comparison.environments
+    def outcomes(self, first: int) -> dict[Which, Outcome]:
+        """Of each side; where one failed, only that one's. `first`: of _ORDERS."""
         try:
-            reply = runner.settle(
-                self._children[which],
-                plan.device,
-                plan.threads,
-                fingerprint=new,
-                plugins={n: str(path) for n, path in comparison.plugins(which).items()},
-                memory_limit_bytes=plan.memory_limit_bytes,
-                allocator=plan.allocator,
-            )
-        except (ChildDied, ChildTimeout) as error:
-            raise BadInput(f"{which} {side.told} cannot be measured: {error}") from None
-        if new:
-            comparison.environments[which] = reply["environment"]
+            return self._pool.retry(lambda: self._measure(first))
+        except CaseFailed as error:
+            return {which: error.failure for which in _ORDERS[first] if which == error.slot}
 
-    def ask(self, which: Which, request: Mapping[str, Any]) -> dict[str, Any] | Failed:
-        """The reply, or why there is none; a worker without a reply is ended."""
-        if which not in self._children:
-            self.start(which)
+    def _measure(self, first: int) -> dict[Which, Outcome]:
+        self.slices = []
         try:
-            reply = self._children[which].ask(request, self._comparison.plan.timeout_s)
-        except ChildTimeout as error:
-            self._end(which)
-            return Failed("timeout", str(error))
-        except ChildDied as error:
-            self._end(which)
-            return Failed("crashed", str(error))
-        if "failed" in reply:
-            failed = outcome_from_dict(reply)
-            assert isinstance(failed, Failed)
-            return failed
-        return reply
-
-    def _end(self, which: Which) -> None:
-        self._children.pop(which).close()
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for child in self._children.values():
-            with contextlib.suppress(OSError):
-                child.close()
+            for which in _ORDERS[first]:
+                request = PrepareCase(
+                    case=self._cases[which], rule=self._rule, with_facts=self._with_facts
+                )
+                self._pool.ask(which, request, Accepted)
+            for which in slice_order(self._rules.abba_cycles, first):
+                sample = Sample(seconds=self._rules.slice_s)
+                reply = self._pool.ask(which, sample, Sampled)
+                self.slices.append((which, reply.samples_s))
+            return {
+                which: self._pool.ask(which, Finish(), Finished).outcome for which in _ORDERS[first]
+            }
+        except CaseFailed:
+            for which in _ORDERS[first]:
+                self._pool.discard(which)
+            raise

@@ -1,4 +1,4 @@
-"""A budget of time: the rounds that fit into it, and what each case gets of what is left. Pure."""
+"""A budget of time: how many rounds fit into it, and how long each case may take. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _FIRST_ROUND = ("check", "macs", "memory", "energy")
 
 
 def rounds_in(budget_s: float, cases: Sequence[Case], rule: TimingRule) -> int:
-    """How many rounds to plan: processes differ more than samples of one do, so time that a round
-    cannot use well goes to another round. Raises BadInput where no short sample of each case fits.
+    """How many rounds to plan. Processes differ more than the samples of one do, so time that a
+    round cannot use well goes to another round. Raises BadInput where not even a short sample of
+    each case fits.
     """
     comfortable_s = len(cases) * (rule.warmup_s + rule.cap_s / 2)
     rounds = MIN_ROUNDS
@@ -85,52 +86,56 @@ _SHARE = {"warmup_s": 0.2, "warmup_cap_s": 0.3, "min_s": 0.4, "cap_s": 0.7}
 
 
 @dataclass(slots=True)
-class Purse:
-    """The time that is left, dealt anew before each case: what one leaves goes to the others.
+class TimeBudget:
+    """The time that is left, allocated anew before each case: what one leaves goes to the others.
 
     ends_s  when the budget is spent, on the clock that `now_s` is read from
     """
 
     plan: Plan
     ends_s: float
-    _call_s: dict[str, float] = field(default_factory=dict)
-    _overhead_s: dict[str, float] = field(default_factory=dict)
+    _known_call_s: dict[str, float] = field(default_factory=dict)
+    _known_overhead_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan, now_s: float) -> Purse | None:
-        """The purse of a plan that has a budget; it begins now, also for a run that is resumed."""
+    def of(cls, plan: Plan, now_s: float) -> TimeBudget | None:
+        """None where the plan has no budget. It begins now, also for a run that is resumed."""
         return None if plan.budget_s is None else cls(plan, now_s + plan.budget_s - _END_S)
 
     def is_spent(self, now_s: float) -> bool:
         return now_s >= self.ends_s
 
-    def rule(self, case: Case, left: Iterable[tuple[Case, int]], now_s: float) -> TimingRule:
+    def allocate(
+        self, case: Case, open_slots: Iterable[tuple[Case, int]], now_s: float
+    ) -> TimingRule:
         """The rule for a case when these (case, round) are left to measure, its own among them."""
-        rule, slots = self.plan.rule, list(left)
-        floors_s = sum(_floor_s(self._call(one), rule) for one, _ in slots)
+        rule, slots = self.plan.rule, list(open_slots)
+        floors_s = sum(_floor_s(self._call_s(other), rule) for other, _ in slots)
         spare_s = self.ends_s - now_s - self._fixed_s(slots) - floors_s
-        mine_s = _floor_s(self._call(case), rule) + max(0.0, spare_s) / len(slots)
-        limits = {name: share * mine_s for name, share in _SHARE.items()}
-        # The effort's cap is no cap here: the time that was given may be used.
+        slot_s = _floor_s(self._call_s(case), rule) + max(0.0, spare_s) / len(slots)
+        limits = {name: share * slot_s for name, share in _SHARE.items()}
+        # The effort's cap does not count here: the allocated time may be used.
         least = {name: min(getattr(rule, name), limits[name]) for name in limits if name != "cap_s"}
         return replace(rule, **least, cap_s=limits["cap_s"])
 
-    def learn(self, case: Case, outcome: Measured) -> None:
-        """Replaces the guesses for a case by what it took."""
-        self._call_s[case.id] = stats.median(outcome.samples_s)
-        again = [s for name, s in outcome.spent_s.items() if name not in (*_FIRST_ROUND, "timing")]
-        self._overhead_s[case.id] = sum(again)
+    def update(self, case: Case, outcome: Measured) -> None:
+        """Replaces the estimates of a case by what it took."""
+        self._known_call_s[case.id] = stats.median(outcome.samples_s)
+        skipped = (*_FIRST_ROUND, "timing")
+        self._known_overhead_s[case.id] = sum(
+            seconds for name, seconds in outcome.spent_s.items() if name not in skipped
+        )
 
-    def _call(self, case: Case) -> float:
-        return self._call_s.get(case.id, plans.call_s(case))
+    def _call_s(self, case: Case) -> float:
+        return self._known_call_s.get(case.id, plans.call_s(case))
 
     def _fixed_s(self, slots: Sequence[tuple[Case, int]]) -> float:
         """What is not timing: workers to start, and the passes before each case."""
         rounds = {index for _, index in slots}
         total = plans.START_S * (len(rounds) - 1)
         for case, index in slots:
-            if case.id in self._overhead_s:
-                total += self._overhead_s[case.id]
+            if case.id in self._known_overhead_s:
+                total += self._known_overhead_s[case.id]
             else:
                 total += plans.overhead_s(case, first_round=index == 0)
         return total

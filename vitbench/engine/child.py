@@ -1,9 +1,8 @@
-"""The runner's end of a worker process: start it, ask it, end it and all that it started."""
+"""The runner's end of a worker process: starts it, asks it, ends it and all that it started."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
@@ -12,13 +11,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import psutil
+
+from vitbench.engine import messages
+from vitbench.engine.messages import MalformedMessage, Reply, Request
 
 # What Python runs as the worker: not from the current folder, whose files may be called anything.
 WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.engine.worker")
@@ -49,7 +49,7 @@ class ChildTimeout(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Target:
     """Where the code that is measured comes from.
 
     python  the interpreter, and with it torch and every other package; None: this one
@@ -60,9 +60,9 @@ class Place:
     root: Path | None = None
 
     def command(self) -> list[str]:
-        """What starts a worker there; its two pipes are still to be named."""
+        """The start of a worker's command line; the numbers of its two pipes follow."""
         python = self.python or sys.executable
-        if self == Place():
+        if self == Target():
             return [python, *WORKER]
         engine = Path(__file__).parents[2]
         return [python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
@@ -71,19 +71,19 @@ class Place:
 class Child:
     """A worker process. What it prints goes to a file, of which a tail is kept for messages."""
 
-    def __init__(self, place: Place | None = None) -> None:
+    def __init__(self, target: Target | None = None) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         request_read, request_write = os.pipe()
         reply_read, reply_write = os.pipe()
         self._mark = uuid.uuid4().hex
-        place = place or Place()
-        command = [*place.command(), str(request_read), str(reply_write)]
+        target = target or Target()
+        command = [*target.command(), str(request_read), str(reply_write)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            cwd=place.root,
+            cwd=target.root,
             pass_fds=(request_read, reply_write),
             start_new_session=True,  # a group of its own, to be ended as one
             env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark},
@@ -94,19 +94,22 @@ class Child:
         self._replies = reply_read
         self._buffer = b""
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    def ask(self, request: Request, timeout_s: float) -> Reply:
         """The reply to one request. Raises ChildDied or ChildTimeout."""
+        line = self.exchange(messages.to_line(request), timeout_s)
         try:
-            self._requests.write(json.dumps(request) + "\n")
+            return messages.read_reply(line)
+        except MalformedMessage as error:  # something else wrote into the pipe
+            raise ChildDied(f"the worker's answer cannot be read: {error}") from None
+
+    def exchange(self, line: str, timeout_s: float) -> bytes:
+        """The line that the worker answers a line with. Raises ChildDied or ChildTimeout."""
+        try:
+            self._requests.write(line)
             self._requests.flush()
         except OSError:
             raise ChildDied(self._how_it_ended()) from None
-        line = self._read_line(time.monotonic() + timeout_s, timeout_s)
-        try:
-            reply: dict[str, Any] = json.loads(line)
-        except ValueError:  # something else wrote into the pipe
-            raise ChildDied("the worker's answer cannot be read") from None
-        return reply
+        return self._read_line(time.monotonic() + timeout_s, timeout_s)
 
     def _read_line(self, deadline: float, timeout_s: float) -> bytes:
         with selectors.DefaultSelector() as selector:

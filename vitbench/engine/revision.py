@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import attentions
-from vitbench.engine.child import Place
+from vitbench.engine.child import Target
 from vitbench.errors import BadInput
 
 # A change in so many files is named file by file.
@@ -20,38 +20,38 @@ _NAMED_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Revision:
     """One side of a comparison.
 
-    told      what it is, in words: `main (1a2b3c4)`, `the working tree (1a2b3c4, changed: hilo.py)`
-    place     where its worker runs and what it measures
-    top       the folder that relative paths of plugins belong to; None: the current one
-    commit    full hash, None where there is none
+    label   `main (1a2b3c4)`, `the working tree (1a2b3c4, changed: hilo.py)`
+    target  where its worker runs and what it measures
+    top     the folder that relative paths of plugins belong to; None: the current one
+    commit  full hash, None where there is none
     """
 
-    told: str
-    place: Place
+    label: str
+    target: Target
     top: Path | None = None
     commit: str | None = None
 
     def registry(self) -> dict[str, Path]:
         """The mechanisms of this side: name -> file."""
-        root = self.place.root
+        root = self.target.root
         if root is None or not (root / "attentions" / "_registry.py").is_file():
             return attentions.files()
         return attentions.files(root / "attentions")
 
-    def plugins(self, named: Mapping[str, Path]) -> dict[str, Path]:
+    def plugins(self, files: Mapping[str, Path]) -> dict[str, Path]:
         """The user's plugin files as this side has them, without those that it lacks.
 
         A file of the repository, or with a relative path where a folder is measured, is this side's
         own; any other is the same on both.
         """
-        found = {name: self._own(path) for name, path in named.items()}
-        return {name: path for name, path in found.items() if path.is_file()}
+        own = {name: self._own(path) for name, path in files.items()}
+        return {name: path for name, path in own.items() if path.is_file()}
 
     def _own(self, path: Path) -> Path:
-        root = self.place.root
+        root = self.target.root
         here = self.top or Path.cwd()
         if root is None or not path.is_relative_to(here):
             return path
@@ -59,56 +59,60 @@ class Side:
 
 
 @contextlib.contextmanager
-def opened(base: str, head: str | None) -> Iterator[tuple[Side, Side]]:
+def checkout(base: str, head: str | None) -> Iterator[tuple[Revision, Revision]]:
     """Both sides; the head is the working tree where it is None. Raises BadInput.
 
     Worktrees are made in a temporary folder and removed however the block is left.
     """
-    with tempfile.TemporaryDirectory(prefix="vitbench-ab-") as scratch:
-        kept = _Worktrees(Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="vitbench-ab-") as folder:
+        worktrees = _Worktrees(Path(folder))
         try:
-            yield _side(base, kept), _working_tree() if head is None else _side(head, kept)
+            yield (
+                _revision(base, worktrees),
+                _working_tree() if head is None else _revision(head, worktrees),
+            )
         finally:
-            kept.remove()
+            worktrees.remove()
 
 
-def _side(name: str, worktrees: _Worktrees) -> Side:
+def _revision(name: str, worktrees: _Worktrees) -> Revision:
     """A revision where git knows one, else a Python, else a folder."""
     path = Path(name)
     python = _python_in(path)
     if python is not None:
-        return Side(f"{name} ({_version(python)})", Place(str(python)))
+        return Revision(f"{name} ({_version(python)})", Target(str(python)))
     top = _top()
     commit = None if top is None or name.startswith(("./", "../", "/")) else _commit(top, name)
     if top is not None and commit is not None:
         root = worktrees.add(top, commit)
-        return Side(f"{name} ({commit[:7]})", Place(root=root), top, commit)
+        return Revision(f"{name} ({commit[:7]})", Target(root=root), top, commit)
     if path.is_dir():
-        return Side(name, Place(root=path.resolve()))
+        return Revision(name, Target(root=path.resolve()))
     if top is None:
         raise BadInput(
             f"{name} is no folder and no Python environment, and there is no git repository here "
             "in which it could be a revision"
         )
+    examples = _newest_refs(top)
     raise BadInput(
         f"{name} is no revision of {top.name}, no folder and no Python environment"
-        + (f"; revisions are like {_like(top)}" if _like(top) else "")
+        + (f"; revisions are like {examples}" if examples else "")
     )
 
 
-def _working_tree() -> Side:
+def _working_tree() -> Revision:
     """The repository as it is now, changes included; without one the current folder."""
     top = _top()
     if top is None:
-        return Side("the current folder", Place(root=Path.cwd()))
+        return Revision("the current folder", Target(root=Path.cwd()))
     commit = _commit(top, "HEAD")
     changed = [line[3:] for line in _git(top, "status", "--porcelain").splitlines()]
-    words = [] if commit is None else [commit[:7]]
+    details = [] if commit is None else [commit[:7]]
     if changed:
         more = f" and {len(changed) - _NAMED_FILES} more" if len(changed) > _NAMED_FILES else ""
-        words.append(f"changed: {', '.join(changed[:_NAMED_FILES])}{more}")
-    told = f"the working tree ({', '.join(words)})" if words else "the working tree"
-    return Side(told, Place(root=top), top, None if changed else commit)
+        details.append(f"changed: {', '.join(changed[:_NAMED_FILES])}{more}")
+    label = f"the working tree ({', '.join(details)})" if details else "the working tree"
+    return Revision(label, Target(root=top), top, None if changed else commit)
 
 
 def _python_in(path: Path) -> Path | None:
@@ -121,14 +125,14 @@ def _python_in(path: Path) -> Path | None:
     return None
 
 
-_ASK = "import sys, importlib.metadata as m; print(sys.version.split()[0], m.version('torch'))"
+_VERSIONS = "import sys, importlib.metadata as m; print(sys.version.split()[0], m.version('torch'))"
 
 
 def _version(python: Path) -> str:
     """`Python 3.11.7, torch 2.14.1`. Raises BadInput where it has no torch."""
     try:
         done = subprocess.run(
-            [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=True
+            [python, "-c", _VERSIONS], capture_output=True, text=True, timeout=60, check=True
         )
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]
@@ -154,10 +158,10 @@ def _commit(top: Path, name: str) -> str | None:
         return None
 
 
-def _like(top: Path) -> str:
+def _newest_refs(top: Path) -> str:
     """Some branches and tags, newest first."""
-    words = ("for-each-ref", "--sort=-creatordate", "--count=3", "--format=%(refname:short)")
-    return ", ".join(_git(top, *words, "refs/heads", "refs/tags").split())
+    command = ("for-each-ref", "--sort=-creatordate", "--count=3", "--format=%(refname:short)")
+    return ", ".join(_git(top, *command, "refs/heads", "refs/tags").split())
 
 
 class _Worktrees:
@@ -165,18 +169,18 @@ class _Worktrees:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made: dict[tuple[Path, str], Path] = {}
+        self._roots: dict[tuple[Path, str], Path] = {}
 
     def add(self, top: Path, commit: str) -> Path:
         """The tree of a commit, as a folder."""
-        root = self._folder / f"tree{len(self._made) + 1}"
-        if (top, commit) not in self._made:
-            self._made[top, commit] = root  # first: what an interruption leaves is removed too
+        root = self._folder / f"tree{len(self._roots) + 1}"
+        if (top, commit) not in self._roots:
+            self._roots[top, commit] = root  # first: what an interruption leaves is removed too
             _git(top, "worktree", "add", "--detach", "--quiet", str(root), commit)
-        return self._made[top, commit]
+        return self._roots[top, commit]
 
     def remove(self) -> None:
-        for (top, _), root in self._made.items():
+        for (top, _), root in self._roots.items():
             with contextlib.suppress(BadInput):  # twice: while it is half made it is locked
                 _git(top, "worktree", "remove", "--force", "--force", str(root))
             shutil.rmtree(root, ignore_errors=True)
@@ -184,35 +188,35 @@ class _Worktrees:
                 _git(top, "worktree", "prune")
 
 
-_OF_HOOKS = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
+_HOOK_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     """What git prints. Raises BadInput with git's own last line.
 
-    Called from a hook, git would be told of a repository by the environment; and a worktree of ours
-    is no checkout that anybody's hooks should act on.
+    In a hook, variables name a repository that is not this folder's; and no hook should run because
+    we make a worktree.
     """
-    command = ["git", "-C", str(folder), "-c", f"core.hooksPath={os.devnull}", *words]
-    env = {name: text for name, text in os.environ.items() if name not in _OF_HOOKS}
+    command = ["git", "-C", str(folder), "-c", f"core.hooksPath={os.devnull}", *arguments]
+    env = {name: text for name, text in os.environ.items() if name not in _HOOK_VARIABLES}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     except FileNotFoundError:
         raise BadInput("git is not installed here") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BadInput(f"git {words[0]}: {last}") from None
+        raise BadInput(f"git {arguments[0]}: {last}") from None
     return done.stdout
 
 
-def same_code(base: Side, head: Side, has_plugins: bool) -> str | None:
-    """Why nothing can differ between the sides, in words; None where something can."""
-    if base.place == head.place:
+def same_code(base: Revision, head: Revision, has_plugins: bool) -> str | None:
+    """Why nothing can differ between the sides; None where something can."""
+    if base.target == head.target:
         return "both sides are the same"
-    if base.place.python != head.place.python or has_plugins:
+    if base.target.python != head.target.python or has_plugins:
         return None
     for side in (base, head):
-        root = side.place.root
+        root = side.target.root
         if root is not None and (root / "attentions" / "_registry.py").is_file():
             return None
     return "neither side has an attentions/ folder of vitbench's, and no --plugin is given"

@@ -201,7 +201,8 @@ def make_plan(
         published.read(chosen.published)
 
     from vitbench.cases import plan as plans
-    from vitbench.engine import runner
+    from vitbench.engine import pool
+    from vitbench.engine.messages import SetUp
 
     name = effort or chosen.effort
 
@@ -227,8 +228,9 @@ def make_plan(
 
     plan = plan_on(placeholder)
     if weights is not None:
-        runner.check_weights(plan)
-    return plan if device == devices.host() else plan_on(runner.probe(device, threads)["device"])
+        setup = SetUp.of(plan, device=devices.host(), memory_limit_bytes=None)
+        pool.check_weights(plan.cases, setup)
+    return plan if device == devices.host() else plan_on(pool.probe(device, threads).device)
 
 
 # Names of subjects in a title at most.
@@ -277,9 +279,9 @@ def plan_again(
         raise BadInput(f"{title} are of {len(named_devices)} devices: {listed}")
     device = named_devices[0]
     if device != devices.host():
-        from vitbench.engine import runner
+        from vitbench.engine import pool
 
-        runner.probe(device, threads)
+        pool.probe(device, threads)
     enough = max(stats.RANK_ROUNDS + 1, plans.rounds_of("default", device))
     return plans.Plan(
         title=title,

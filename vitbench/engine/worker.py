@@ -1,11 +1,8 @@
-"""The child process: one request in, one reply out, as JSON lines over two pipes.
+"""The worker process: one request in, one reply out, as JSON lines over two pipes (messages.py).
 
     python -m vitbench.engine.worker READ_FD WRITE_FD
 
-The pipes are not stdin and stdout, so that a mechanism that prints cannot disturb them. A
-request is {"do": "environment" | "measure", ...}; the reply to "measure" is an Outcome. A case can
-also be kept: "hold" it, "turn" after turn gives a latency, "release" replies with the Outcome.
-"fill" says whether a checkpoint fits.
+The pipes are not stdin and stdout, so that a mechanism that prints cannot disturb them.
 """
 
 from __future__ import annotations
@@ -14,23 +11,38 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
-import json
 import os
 import resource
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, assert_never
 
 from vitbench import devices
 from vitbench.cases.case import Case
+from vitbench.engine import messages
 from vitbench.engine import passes as measurement
 from vitbench.engine import prepared_case as held
+from vitbench.engine.messages import (
+    Accepted,
+    CheckWeights,
+    Discard,
+    Finish,
+    Finished,
+    Measure,
+    PrepareCase,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Sample,
+    Sampled,
+    SetUp,
+)
 from vitbench.errors import BadInput
 from vitbench.instruments import host
-from vitbench.instruments.timing import TimingRule
-from vitbench.results.outcome import Failed, Measured, Outcome, outcome_to_dict
+from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
 from vitbench.subjects.backbones.weights import BadWeights
 
@@ -39,116 +51,113 @@ class Worker:
     """Answers requests, one at a time."""
 
     def __init__(self) -> None:
-        self._plugins: dict[str, Path] = {}
-        self._idle: dict[str, Any] = {}
+        self._plugins: Mapping[str, Path] = {}
+        self._idle_state: Mapping[str, Any] = {}
         self._device: devices.Device | None = None
         self._threads = host.usable_cores()
-        self._held: held.Held | None = None
+        self._prepared: held.Held | None = None
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, request: Request) -> Reply:
         """The reply to one request."""
-        if request["do"] == "environment":
-            return self._settle(request)
-        if request["do"] == "turn":
-            return self._turn(request["seconds"])
-        if request["do"] == "release":
-            return self._release()
-        if request["do"] == "fill":
-            return self._fill(Case.from_dict(request["case"]))
+        match request:
+            case SetUp():
+                return self._setup_worker(request)
+            case CheckWeights():
+                return self._check_weights(request.case)
+            case Measure():
+                self._configure()
+                outcome = measurement.measure(
+                    request.case, request.rule, self._plugins, with_facts=request.with_facts
+                )
+                return self._finished(outcome)
+            case PrepareCase():
+                return self._prepare(request)
+            case Sample():
+                return self._sample(request.seconds)
+            case Finish():
+                assert self._prepared is not None
+                outcome, self._prepared = self._prepared.release(), None
+                return self._finished(outcome)
+            case Discard():
+                self._discard()
+                return Accepted()
+            case _:
+                assert_never(request)
+
+    def _setup_worker(self, request: SetUp) -> Reply:
+        """Device, threads and memory of the process, and what it runs on."""
+        if request.memory_limit_bytes is not None:
+            _limit_memory(request.memory_limit_bytes)
+        try:
+            device = devices.connect(request.device)
+        except BadInput as error:
+            return Refused(reason=str(error))
+        self._device, self._plugins = device, request.plugins
+        self._threads = request.threads or host.usable_cores()
+        device.configure(self._threads)
+        allocator = device.set_allocator(request.allocator)
+        facts = ceilings = None
+        if request.environment:
+            facts = device.fingerprint(self._plugins) | {"allocator": allocator}
+        if request.ceilings:
+            ceilings = Ceilings(**device.ceilings(request.ceilings))
+        self._idle_state = device.idle()
+        return Ready(device=device.name, environment=facts, ceilings=ceilings)
+
+    def _configure(self) -> devices.Device:
+        """The device, with what an earlier mechanism may have changed as it was."""
         assert self._device is not None
-        self._drop()  # its rival was lost before it was released
-        self._device.configure(self._threads)  # a mechanism may have changed it for the next
-        case = Case.from_dict(request["case"])
-        rule = None if request["rule"] is None else TimingRule(**request["rule"])
-        facts = request["with_facts"]
-        if request["do"] == "hold":
-            assert rule is not None
-            kept = held.hold(case, rule, self._plugins, with_facts=facts)
-            if isinstance(kept, Failed):
-                return outcome_to_dict(kept)
-            self._held = kept
-            return {"held": True}
-        outcome = measurement.measure(case, rule, self._plugins, with_facts=facts)
-        return self._told(outcome)
+        self._device.configure(self._threads)
+        return self._device
 
-    def _settle(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        reply = _environment(request)
-        self._plugins = {name: Path(path) for name, path in request["plugins"].items()}
-        self._threads = _threads(request)
-        if "refused" not in reply:
-            self._device = devices.connect(reply["device"])
-            self._idle = self._device.idle()
-        return reply
-
-    def _fill(self, case: Case) -> dict[str, Any]:
-        """Whether the case's checkpoint fits its backbone."""
+    def _check_weights(self, case: Case) -> Reply:
         try:
             subjects.build_module(case, self._plugins, case.impl)
         except (BadWeights, subjects.Unsupported) as reason:
-            return {"refused": str(reason)}
-        return {"filled": True}
+            return Refused(reason=str(reason))
+        return Accepted()
 
-    def _turn(self, seconds: float) -> dict[str, Any]:
-        assert self._held is not None
-        samples_s = self._held.turn(seconds)
+    def _prepare(self, request: PrepareCase) -> Reply:
+        self._configure()
+        prepared = held.hold(
+            request.case, request.rule, self._plugins, with_facts=request.with_facts
+        )
+        if isinstance(prepared, Failed):
+            return Finished(outcome=prepared)
+        self._prepared = prepared
+        return Accepted()
+
+    def _sample(self, seconds: float) -> Reply:
+        assert self._prepared is not None
+        samples_s = self._prepared.turn(seconds)
         if isinstance(samples_s, Failed):
-            self._drop()
-            return outcome_to_dict(samples_s)
-        return {"samples_s": samples_s}
+            self._discard()
+            return Finished(outcome=samples_s)
+        return Sampled(samples_s=tuple(samples_s))
 
-    def _drop(self) -> None:
-        if self._held is not None:
-            self._held.drop()
-            self._held = None
+    def _discard(self) -> None:
+        if self._prepared is not None:
+            self._prepared.drop()
+            self._prepared = None
 
-    def _release(self) -> dict[str, Any]:
-        assert self._held is not None
-        outcome, self._held = self._held.release(), None
-        return self._told(outcome)
-
-    def _told(self, outcome: Outcome) -> dict[str, Any]:
+    def _finished(self, outcome: Outcome) -> Reply:
         if isinstance(outcome, Measured):
-            outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle})
-        reply = outcome_to_dict(outcome)
+            outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle_state})
         assert self._device is not None
         self._device.release()
-        return reply
+        return Finished(outcome=outcome)
 
 
-def serve(requests: Any, replies: Any) -> None:
-    """Answers requests until there are no more."""
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answers requests until there are no more. Raises MalformedMessage, which ends the worker."""
     process = os.getpid()
     worker = Worker()
     for line in requests:
-        reply = worker.answer(json.loads(line))
+        reply = worker.answer(messages.read_request(line))
         if os.getpid() != process:
             os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(messages.to_line(reply))
         replies.flush()
-
-
-def _environment(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Settles the process (device, threads, memory limit) and tells what it runs on."""
-    if request.get("memory_limit_bytes"):
-        _limit_memory(int(request["memory_limit_bytes"]))
-    try:
-        device = devices.connect(request["device"])
-    except BadInput as error:
-        return {"refused": str(error)}
-    device.configure(_threads(request))
-    allocator = device.set_allocator(request.get("allocator", "steady"))
-    reply: dict[str, Any] = {"device": device.name}
-    if request["fingerprint"]:
-        plugins = {name: Path(path) for name, path in request["plugins"].items()}
-        found = device.fingerprint(plugins)
-        reply["environment"] = found | {"allocator": allocator}
-    if request["ceilings"]:
-        reply["ceilings"] = device.ceilings(request["ceilings"])
-    return reply
-
-
-def _threads(request: Mapping[str, Any]) -> int:
-    return request["threads"] or host.usable_cores()
 
 
 def _limit_memory(nbytes: int) -> None:

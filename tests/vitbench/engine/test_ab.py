@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,25 @@ import pytest
 from tests.vitbench.examples import ROOT, case, environment, facts, measured, plan
 from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
 from vitbench.cases.case import Case
-from vitbench.engine import ab as interleaved
-from vitbench.engine.ab import Comparison, Rules
-from vitbench.engine.child import ChildDied, ChildTimeout, Place
-from vitbench.engine.revision import Side
+from vitbench.engine import ab, messages, pool
+from vitbench.engine.ab import AbComparison, Rules
+from vitbench.engine.child import ChildDied, ChildTimeout, Target
+from vitbench.engine.messages import (
+    Accepted,
+    Discard,
+    Finish,
+    Finished,
+    PrepareCase,
+    Ready,
+    Reply,
+    Request,
+    Sample,
+    Sampled,
+    SetUp,
+)
+from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput
-from vitbench.results.outcome import Facts, Failed, Outcome, outcome_to_dict
+from vitbench.results.outcome import Facts, Failed
 
 CASES = tuple(case(attention=name) for name in ("msa", "hilo", "window", "sra", "shifted_window"))
 Latency = Callable[[str, Case], float]
@@ -37,22 +49,23 @@ class Workers:
         self.rng = np.random.default_rng(seed)
         self.latency: Latency = lambda _, __: 0.01
         self.process, self.reading, self.drift, self.slow = 0.015, 0.03, 0.01, 0.05
-        self.fault: Callable[[str, Case, str], Outcome | BaseException | None]
+        self.fault: Callable[[str, Case, type[Request]], Failed | BaseException | None]
         self.fault = lambda *_: None
         self.facts: Callable[[str], Facts] = lambda _: facts()
         self.machine = 0.0
         self.started: list[str] = []
         self.alive = 0
         self.asked: list[tuple[str, str]] = []
-        self.turns: list[str] = []
+        self.slices: list[str] = []
+        self.prepared: list[str] = []
         self.refused: BaseException | None = None
 
-    def make(self, place: Place) -> Worker:
-        """In the place of Child(place)."""
-        assert place.root is not None
-        self.started.append(place.root.name)
+    def make(self, target: Target) -> Worker:
+        """In place of Child."""
+        assert target.root is not None
+        self.started.append(target.root.name)
         self.alive += 1
-        return Worker(self, place.root.name)
+        return Worker(self, target.root.name)
 
 
 class Worker:
@@ -63,51 +76,66 @@ class Worker:
         odd = workers.rng.random() < workers.slow
         self.factor = math.exp(workers.rng.normal(0, workers.process)) * (2.7 if odd else 1.0)
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        request = messages.read_request(messages.to_line(request))
+        return messages.read_reply(messages.to_line(self._answer(request)))
+
+    def _answer(self, request: Request) -> Reply:
         workers = self.workers
-        if request["do"] == "environment":
+        if isinstance(request, SetUp):
             if workers.refused is not None and self.side == "base":
                 raise workers.refused
-            return {"device": "cpu", "environment": environment()}
-        if request["do"] == "hold":
-            self.case = Case.from_dict(json.loads(json.dumps(request["case"])))
-            self.told = workers.facts(self.side) if request["with_facts"] else None
-            self.taken: list[float] = []
+            return Ready(device="cpu", environment=environment())
+        if isinstance(request, PrepareCase):
+            self.case = request.case
+            self.facts = workers.facts(self.side) if request.with_facts else None
+            self.samples_s: list[float] = []
             workers.asked.append((self.side, self.case.attention))
-            return self._answer(request, {"held": True})
-        if request["do"] == "turn":
-            workers.turns.append(self.side)
-            latency = workers.latency(self.side, self.case) * self.factor
-            samples = []
-            for _ in range(3):
-                workers.machine += workers.rng.normal(0, workers.drift)
-                noise = workers.machine + workers.rng.normal(0, workers.reading)
-                samples.append(latency * math.exp(noise))
-            self.taken += samples
-            return self._answer(request, {"samples_s": samples})
-        one = measured(*self.taken, facts=self.told)
-        return self._answer(request, outcome_to_dict(one))
-
-    def _answer(self, request: Mapping[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
-        fault = self.workers.fault(self.side, self.case, request["do"])
+        fault = workers.fault(self.side, self.case, type(request))
         if isinstance(fault, BaseException):
             raise fault
-        return reply if fault is None else outcome_to_dict(fault)
+        if fault is not None:
+            return Finished(outcome=fault)
+        if isinstance(request, Sample):
+            return self._sample()
+        if isinstance(request, Finish):
+            workers.prepared.remove(self.side)
+            return Finished(outcome=measured(*self.samples_s, facts=self.facts))
+        if isinstance(request, Discard):
+            if self.side in workers.prepared:
+                workers.prepared.remove(self.side)
+        else:
+            workers.prepared.append(self.side)
+        return Accepted()
+
+    def _sample(self) -> Reply:
+        workers = self.workers
+        workers.slices.append(self.side)
+        latency = workers.latency(self.side, self.case) * self.factor
+        samples_s = []
+        for _ in range(3):
+            workers.machine += workers.rng.normal(0, workers.drift)
+            noise = workers.machine + workers.rng.normal(0, workers.reading)
+            samples_s.append(latency * math.exp(noise))
+        self.samples_s += samples_s
+        return Sampled(samples_s=tuple(samples_s))
 
     def close(self) -> None:
+        if self.side in self.workers.prepared:
+            self.workers.prepared.remove(self.side)
         self.workers.alive -= 1
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     made = Workers()
-    monkeypatch.setattr(interleaved, "Child", made.make)
+    monkeypatch.setattr(pool, "Child", made.make)
     return made
 
 
 SIDES = (
-    Side("main (1234567)", Place(root=Path("base"))),
-    Side("the working tree", Place(root=Path("head"))),
+    Revision("main (1234567)", Target(root=Path("base"))),
+    Revision("the working tree", Target(root=Path("head"))),
 )
 TIGHT = Policy(max_slowdown=0.02)
 
@@ -117,11 +145,11 @@ def comparison(
     policy: Policy = TIGHT,
     cases: tuple[Case, ...] = CASES,
     **rules: Any,
-) -> Comparison:
+) -> AbComparison:
     folder.mkdir(parents=True)
     chosen = plan(*cases)
-    limits = Rules(**({"fours": 2} | rules))
-    return Comparison(chosen, SIDES, policy, limits, folder, command="vitbench ab main")
+    limits = Rules(**({"abba_cycles": 2} | rules))
+    return AbComparison(chosen, SIDES, policy, limits, folder, command="vitbench ab main")
 
 
 def words(result: Any) -> dict[str, str]:
@@ -155,37 +183,37 @@ def test_a_slowdown_is_found(workers: Workers, tmp_path: Path, slowdown: float) 
     assert found >= 9
 
 
-def test_the_turns(workers: Workers, tmp_path: Path) -> None:
+def test_the_slices(workers: Workers, tmp_path: Path) -> None:
     """A B B A, B A A B, ... in one block, the other way round in the next; fresh workers of both
     sides each time."""
-    comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=3, fours=2).measure()
+    comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=3, abba_cycles=2).measure()
     abba, baab = ["base", "head", "head", "base"], ["head", "base", "base", "head"]
-    assert workers.turns == abba + baab + baab + abba + abba + baab
+    assert workers.slices == abba + baab + baab + abba + abba + baab
     assert workers.started == ["base", "head", "head", "base", "base", "head"]
     assert workers.alive == 0
 
 
-@pytest.mark.parametrize("fours", [1, 3, 8])
+@pytest.mark.parametrize("abba_cycles", [1, 3, 8])
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_drift_cancels(fours: int, first: int) -> None:
-    """A machine that becomes slower from turn to turn moves no block's shift."""
-    order = interleaved.order_of_turns(fours, first)
-    turns = [
-        (which, [0.01 * math.exp(0.03 * place) * (1.25 if which == "head" else 1.0)])
-        for place, which in enumerate(order)
+def test_a_drift_cancels(abba_cycles: int, first: int) -> None:
+    """A machine that becomes slower from slice to slice moves no block's shift."""
+    order = ab.slice_order(abba_cycles, first)
+    slices = [
+        (which, [0.01 * math.exp(0.03 * index) * (1.25 if which == "head" else 1.0)])
+        for index, which in enumerate(order)
     ]
-    low_quartile = interleaved.shift_of(turns)
-    # Of the two turns of a side the lower quartile takes the outer ones alike, but not the same.
+    low_quartile = ab.shift_of(slices)
+    # Of the two slices of a side the lower quartile takes the outer ones alike, but not the same.
     assert low_quartile == pytest.approx(math.log(1.25), abs=0.03)
-    assert order.count("base") == order.count("head") == 2 * fours
+    assert order.count("base") == order.count("head") == 2 * abba_cycles
 
 
-def test_a_disturbed_turn_moves_no_block() -> None:
-    """One turn in which everything took three times as long."""
-    order = interleaved.order_of_turns(8, 0)
+def test_a_disturbed_slice_moves_no_block() -> None:
+    """One slice in which everything took three times as long."""
+    order = ab.slice_order(8, 0)
     for odd in range(len(order)):
-        turns = [(which, [0.03 if place == odd else 0.01] * 4) for place, which in enumerate(order)]
-        assert interleaved.shift_of(turns) == 0
+        slices = [(which, [0.03 if i == odd else 0.01] * 4) for i, which in enumerate(order)]
+        assert ab.shift_of(slices) == 0
 
 
 def test_a_settled_case_is_measured_no_more(workers: Workers, tmp_path: Path) -> None:
@@ -196,14 +224,14 @@ def test_a_settled_case_is_measured_no_more(workers: Workers, tmp_path: Path) ->
     )
     comparison(tmp_path / "ab", max_blocks=20).measure()
     asked = [name for _, name in workers.asked]
-    assert asked.count("msa") == 2 * interleaved.blocks_needed(len(CASES))
+    assert asked.count("msa") == 2 * ab.blocks_needed(len(CASES))
     assert asked.count("hilo") == 2 * 20
 
 
 def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path: Path) -> None:
     """A slowdown that is gone when the case is run again: undecided, with both figures."""
     workers.slow = 0.0
-    least = interleaved.blocks_needed(1)
+    least = ab.blocks_needed(1)
 
     def latency(side: str, _: Case) -> float:
         first = len(workers.asked) <= 2 * least
@@ -242,7 +270,7 @@ def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path:
     assert judged.verdict.threshold > TIGHT.limit("msa", "max_slowdown", 0.0)
 
 
-@pytest.mark.parametrize("where", ["hold", "turn", "release"])
+@pytest.mark.parametrize("where", [PrepareCase, Sample, Finish])
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -252,11 +280,11 @@ def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path:
     ],
 )
 def test_a_head_that_fails_never_passes(
-    workers: Workers, tmp_path: Path, fault: Any, kind: str, where: str
+    workers: Workers, tmp_path: Path, fault: Any, kind: str, where: type[Request]
 ) -> None:
     """Its case is failed and the exit status says so; the others are measured to their end."""
-    workers.fault = lambda side, one, do: (
-        fault if (side, one.attention, do) == ("head", "hilo", where) else None
+    workers.fault = lambda side, one, request: (
+        fault if (side, one.attention, request) == ("head", "hilo", where) else None
     )
     result = comparison(tmp_path / "ab").measure()
     told = {one.verdict.subject: one.verdict for one in result.judged}
@@ -265,6 +293,7 @@ def test_a_head_that_fails_never_passes(
     assert result.status == NOTHING
     assert all(told[name].ratio is not None for name in told if name != "hilo")
     assert workers.alive == 0
+    assert workers.prepared == []
 
 
 def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
@@ -369,8 +398,8 @@ def test_hyper_parameters_that_are_new(
         {"mine": mechanism(tmp_path / "base", base)},
         {"mine": mechanism(tmp_path / "head", ", *, a=1, b=2")},
     )
-    found = interleaved.pair(case(attention="mine", params=params), *files)
-    assert found.why == why
+    found = ab.pair_case(case(attention="mine", params=params), *files)
+    assert found.incomparable_reason == why
     assert (None if found.base is None else found.base.params) == kept
 
 
@@ -378,12 +407,15 @@ def test_mechanisms_that_the_base_lacks(tmp_path: Path) -> None:
     """New, without the implementation, or not to be read: with the reason."""
     head = {"mine": mechanism(tmp_path / "head")}
     one = case(attention="mine", params=(), impl="fused")
-    assert interleaved.pair(one, {}, head).why == "the base does not have it"
+    assert ab.pair_case(one, {}, head).incomparable_reason == "the base does not have it"
     only_eager = {"mine": mechanism(tmp_path / "eager", impls='("eager",)')}
-    assert interleaved.pair(one, only_eager, head).why == "the base has no implementation 'fused'"
+    assert (
+        ab.pair_case(one, only_eager, head).incomparable_reason
+        == "the base has no implementation 'fused'"
+    )
     broken = tmp_path / "broken.py"
     broken.write_text("def")
-    assert "not valid Python" in interleaved.pair(one, {"mine": broken}, head).why
+    assert "not valid Python" in ab.pair_case(one, {"mine": broken}, head).incomparable_reason
 
 
 def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
@@ -394,12 +426,12 @@ def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
     registry = tmp_path / "base" / "attentions"
     (registry / "_registry.py").touch()
     (registry / "msa.py").write_text((ROOT / "attentions" / "msa.py").read_text())
-    sides = (Side("old", Place(root=tmp_path / "base")), SIDES[1])
+    sides = (Revision("old", Target(root=tmp_path / "base")), SIDES[1])
 
     def against(cases: tuple[Case, ...], name: str) -> Any:
         (tmp_path / name).mkdir()
         chosen = plan(*cases)
-        return Comparison(chosen, sides, TIGHT, Rules(), tmp_path / name).measure()
+        return AbComparison(chosen, sides, TIGHT, Rules(), tmp_path / name).measure()
 
     both = against(CASES[:2], "both")
     assert words(both) == {"msa": "same", "hilo": "missing"}

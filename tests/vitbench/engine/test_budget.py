@@ -1,4 +1,4 @@
-"""A budget: rounds that fit, time dealt over what is left, and the end in time whatever happens."""
+"""A budget: rounds that fit, time allocated over what is left, and the end in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine import budget
-from vitbench.engine.budget import Purse
+from vitbench.engine.budget import TimeBudget
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
 
@@ -59,22 +59,24 @@ def carry_out(one: Plan, slower: float, overhead_s: float, seed: int, noisy: boo
     """Seconds that a run takes when calls take `slower` times what was guessed and a pass
     `overhead_s`; a quiet case is done when its least time is over."""
     rng, now_s = random.Random(seed), 0.0
-    purse = Purse.of(one, now_s)
-    assert purse is not None
+    time_budget = TimeBudget.of(one, now_s)
+    assert time_budget is not None
     left = [(c, index) for index in range(one.rounds) for c in one.cases]
     for index in range(one.rounds):
         now_s += 3.0
         for current in one.order(index):
-            if purse.is_spent(now_s):
+            if time_budget.is_spent(now_s):
                 return now_s
-            rule = purse.rule(current, left, now_s)
+            rule = time_budget.allocate(current, left, now_s)
             left.remove((current, index))
             call_s = slower * plans.call_s(current)
             warm_s = max(rule.warmup_s, 2 * call_s)
             wanted_s = rule.cap_s if noisy or rng.random() < 0.3 else rule.min_s
             sampling_s = max(wanted_s, rule.cap_samples * call_s)
             now_s += overhead_s + warm_s + sampling_s
-            purse.learn(current, measured(call_s, spent_s={"build": overhead_s, "timing": warm_s}))
+            time_budget.update(
+                current, measured(call_s, spent_s={"build": overhead_s, "timing": warm_s})
+            )
     return now_s
 
 
@@ -104,29 +106,32 @@ def test_a_noisy_run_uses_its_time() -> None:
 def test_what_one_leaves_goes_to_the_others() -> None:
     """The same case gets more time when those before it were done early."""
     one = budgeted(120)
-    purse = Purse.of(one, 0.0)
-    assert purse is not None
+    time_budget = TimeBudget.of(one, 0.0)
+    assert time_budget is not None
     left = [(c, 0) for c in CASES]
-    early, late = purse.rule(CASES[0], left, 30.0), purse.rule(CASES[0], left, 60.0)
+    early, late = (
+        time_budget.allocate(CASES[0], left, 30.0),
+        time_budget.allocate(CASES[0], left, 60.0),
+    )
     assert early.cap_s > late.cap_s > 0
-    alone = purse.rule(CASES[0], left[:1], 60.0)
+    alone = time_budget.allocate(CASES[0], left[:1], 60.0)
     assert alone.cap_s > 5 * late.cap_s
 
 
 @given(now_s=st.floats(0, 1000))
 def test_a_rule_is_never_impossible(now_s: float) -> None:
     """Also when the time is over: three samples can still be taken."""
-    purse = Purse.of(budgeted(100), 0.0)
-    assert purse is not None
-    rule = purse.rule(CASES[0], [(CASES[0], 1)], now_s)
+    time_budget = TimeBudget.of(budgeted(100), 0.0)
+    assert time_budget is not None
+    rule = time_budget.allocate(CASES[0], [(CASES[0], 1)], now_s)
     assert 0 < rule.min_s <= rule.cap_s
     assert 0 < rule.warmup_s <= rule.warmup_cap_s
     assert rule.target_noise == TimingRule().target_noise
 
 
-def test_a_plan_without_a_budget_has_no_purse() -> None:
-    """Nothing is dealt."""
-    assert Purse.of(plan(), 0.0) is None
+def test_a_plan_without_a_budget() -> None:
+    """Nothing is allocated."""
+    assert TimeBudget.of(plan(), 0.0) is None
 
 
 def test_the_promised_precision() -> None:

@@ -6,6 +6,7 @@ and test_cli.py.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from vitbench.engine import child as children
 from vitbench.engine.child import Child, ChildDied, ChildTimeout
+from vitbench.engine.messages import Discard, Ready, SetUp
 
 STAND_IN = f"""#!{sys.executable} -IS
 import json, os, signal, sys, time
@@ -42,7 +45,7 @@ def linger():
 
 for line in requests:
     request = json.loads(line)
-    do = request["do"]
+    do = request.get("do", "echo")
     if do == "echo":
         reply(request)
     elif do == "pid":
@@ -92,6 +95,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             one.close()
 
 
+def ask(child: Child, request: dict[str, Any], timeout_s: float) -> Any:
+    """The reply to a request, both as JSON: the stand-in has messages of its own."""
+    return json.loads(child.exchange(json.dumps(request) + "\n", timeout_s))
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not yet collected does not."""
     try:
@@ -105,7 +113,7 @@ def test_requests_and_replies(start: Callable[[], Child]) -> None:
     child = start()
     for words in ("a", "é\n\u2028", "x" * 10**6):
         request = {"do": "echo", "words": words}
-        assert child.ask(request, 30) == request
+        assert ask(child, request, 30) == request
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def test_requests_and_replies(start: Callable[[], Child]) -> None:
 def test_deaths(start: Callable[[], Child], request_: dict[str, object], words: str) -> None:
     """How it ended, and what it printed last, are in the message."""
     with pytest.raises(ChildDied) as caught:
-        start().ask(request_, 30)
+        ask(start(), request_, 30)
     assert str(caught.value) == words
 
 
@@ -133,26 +141,26 @@ def test_a_signal_without_a_name(start: Callable[[], Child]) -> None:
     if not hasattr(signal, "SIGRTMIN"):
         pytest.skip("this platform has no real-time signals")
     with pytest.raises(ChildDied, match="the worker was ended by"):
-        start().ask({"do": "signal", "signal": signal.SIGRTMIN + 1}, 30)
+        ask(start(), {"do": "signal", "signal": signal.SIGRTMIN + 1}, 30)
 
 
 def test_a_worker_that_is_dead_already(start: Callable[[], Child]) -> None:
     """A request to it is a death, not a broken pipe."""
     child = start()
-    pid = child.ask({"do": "pid"}, 30)["pid"]
+    pid = ask(child, {"do": "pid"}, 30)["pid"]
     os.kill(pid, signal.SIGKILL)
     while alive(pid):
         time.sleep(0.01)
     with pytest.raises(ChildDied, match="ended by SIGKILL"):
-        child.ask({"do": "echo"}, 30)
+        ask(child, {"do": "echo"}, 30)
 
 
 def test_silence_is_a_timeout(start: Callable[[], Child]) -> None:
     """A worker that does not answer is given up, and is gone after close."""
     child = start()
-    pid = child.ask({"do": "pid"}, 30)["pid"]
+    pid = ask(child, {"do": "pid"}, 30)["pid"]
     with pytest.raises(ChildTimeout, match=r"no answer within 0\.3 s"):
-        child.ask({"do": "sleep"}, 0.3)
+        ask(child, {"do": "sleep"}, 0.3)
     child.close()
     assert not alive(pid)
 
@@ -161,25 +169,25 @@ def test_megabytes_of_output(start: Callable[[], Child], monkeypatch: pytest.Mon
     """They block neither side, do not fill the disk, and the last line is known."""
     monkeypatch.setattr(children, "_OUTPUT_LIMIT_BYTES", 2**21)
     child = start()
-    assert child.ask({"do": "print", "megabytes": 16}, 60) == {"printed": 16}
-    child.ask({"do": "echo"}, 30)
+    assert ask(child, {"do": "print", "megabytes": 16}, 60) == {"printed": 16}
+    ask(child, {"do": "echo"}, 30)
     assert os.fstat(child._output.fileno()).st_blocks * 512 <= 8 * 2**20
     with pytest.raises(ChildDied, match="last output: the end"):
-        child.ask({"do": "end", "status": 1, "words": "the end"}, 30)
+        ask(child, {"do": "end", "status": 1, "words": "the end"}, 30)
 
 
 def test_one_line_without_end_is_cut(start: Callable[[], Child]) -> None:
     """A message quotes the last line, not a megabyte of it."""
     with pytest.raises(ChildDied) as caught:
-        start().ask({"do": "end", "status": 1, "words": "y" * 10**6}, 30)
+        ask(start(), {"do": "end", "status": 1, "words": "y" * 10**6}, 30)
     assert len(str(caught.value)) < 400
 
 
 def test_a_fork_that_lingers_is_ended(start: Callable[[], Child]) -> None:
     """Closing ends the worker and its descendants."""
     child = start()
-    worker = child.ask({"do": "pid"}, 30)["pid"]
-    fork = child.ask({"do": "fork"}, 30)["pid"]
+    worker = ask(child, {"do": "pid"}, 30)["pid"]
+    fork = ask(child, {"do": "fork"}, 30)["pid"]
     assert alive(worker)
     assert alive(fork)
     child.close()
@@ -190,9 +198,9 @@ def test_a_fork_that_lingers_is_ended(start: Callable[[], Child]) -> None:
 def test_a_fork_that_outlives_its_parent(start: Callable[[], Child]) -> None:
     """It holds the pipes open; the death is seen all the same, and the orphan is ended."""
     child = start()
-    fork = child.ask({"do": "fork and end"}, 30)["pid"]
+    fork = ask(child, {"do": "fork and end"}, 30)["pid"]
     with pytest.raises(ChildDied, match="exit status 3"):
-        child.ask({"do": "echo"}, 30)
+        ask(child, {"do": "echo"}, 30)
     child.close()
     assert not alive(fork)
 
@@ -200,7 +208,7 @@ def test_a_fork_that_outlives_its_parent(start: Callable[[], Child]) -> None:
 def test_a_worker_that_closes_its_pipes(start: Callable[[], Child]) -> None:
     """It lives on but can answer no more: that is a death, and nobody waits for its end."""
     child = start()
-    pid = child.ask({"do": "pid"}, 30)["pid"]
+    pid = ask(child, {"do": "pid"}, 30)["pid"]
     waited = threading.Event()
 
     def give_up() -> None:
@@ -211,7 +219,7 @@ def test_a_worker_that_closes_its_pipes(start: Callable[[], Child]) -> None:
     timer.start()
     try:
         with pytest.raises(ChildDied):
-            child.ask({"do": "close"}, 30)
+            ask(child, {"do": "close"}, 30)
     finally:
         timer.cancel()
     assert not waited.is_set()
@@ -219,22 +227,27 @@ def test_a_worker_that_closes_its_pipes(start: Callable[[], Child]) -> None:
 
 def test_the_worker_is_left_alone_by_the_keyboard(start: Callable[[], Child]) -> None:
     """It is in a session of its own: Ctrl-C reaches the runner, which decides."""
-    pid = start().ask({"do": "pid"}, 30)["pid"]
+    pid = ask(start(), {"do": "pid"}, 30)["pid"]
     assert os.getsid(pid) == pid
     assert os.getsid(pid) != os.getsid(0)
 
 
-def test_files_beside_the_user_are_not_modules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A plugin random.py in the working directory is not the standard library's random."""
+def test_the_real_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin random.py in the working directory is not the standard library's random to it; a
+    request that it does not know ends it with a sentence."""
     for name in ("random", "json", "attentions"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')\n")
     monkeypatch.chdir(tmp_path)
-    request = {"do": "environment", "device": "cpu", "threads": 1, "plugins": {}}
     with Child() as child:
-        reply = child.ask(request | {"fingerprint": False, "ceilings": []}, 300)
-    assert reply == {"device": "cpu"}
+        assert child.ask(SetUp(device="cpu", threads=1), 300) == Ready(device="cpu")
+        with pytest.raises(ChildDied, match=r"exit status 1; .*this is no request: .*'measur'"):
+            child.exchange('{"type": "measur"}\n', 300)
+
+
+def test_a_reply_that_is_none(start: Callable[[], Child]) -> None:
+    """Something else wrote into the pipe: the worker counts as dead, and a sentence says why."""
+    with pytest.raises(ChildDied, match=r"answer cannot be read: this is no reply: .*'discard'"):
+        start().ask(Discard(), 30)
 
 
 def test_no_descriptor_is_left(start: Callable[[], Child]) -> None:
@@ -246,5 +259,5 @@ def test_no_descriptor_is_left(start: Callable[[], Child]) -> None:
     before = len(list(folder.iterdir()))
     for _ in range(3):
         with start() as child:
-            child.ask({"do": "echo"}, 30)
+            ask(child, {"do": "echo"}, 30)
     assert len(list(folder.iterdir())) == before

@@ -17,10 +17,11 @@ import attentions
 from tests.vitbench.examples import PLUGIN, backbone_case, case, plugin
 from vitbench.cases.case import Case
 from vitbench.devices import cpu, cuda
+from vitbench.engine import messages, worker
 from vitbench.engine import passes as measurement
-from vitbench.engine import worker
+from vitbench.engine.messages import Finished, Measure, Ready, Refused, Reply, Request, SetUp
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.outcome import Failed, Measured, outcome_from_dict
+from vitbench.results.outcome import Failed, Measured
 from vitbench.subjects import build as subjects
 
 QUICK = TimingRule(
@@ -279,32 +280,33 @@ def settings() -> Iterator[None]:
     torch.backends.cudnn.benchmark = benchmark
 
 
+def serve(*requests: Request) -> list[Reply]:
+    """What a worker replies."""
+    replies = io.StringIO()
+    worker.serve(io.StringIO("".join(map(messages.to_line, requests))), replies)
+    return [messages.read_reply(line) for line in replies.getvalue().splitlines()]
+
+
 @pytest.mark.usefixtures("settings")
 def test_the_workers_protocol(tmp_path: Path) -> None:
     """One line in, one line out: the environment first, then cases, a failure among them."""
-    start = {
-        "do": "environment",
-        "device": "cpu",
-        "threads": 1,
-        "plugins": {"mine": str(plugin(tmp_path, "mine"))},
-        "memory_limit_bytes": None,
-        "fingerprint": True,
-        "ceilings": [],
-    }
-    ask: dict[str, Any] = {"do": "measure", "rule": asdict(QUICK), "with_facts": True}
+    start = SetUp(
+        device="cpu", threads=1, plugins={"mine": plugin(tmp_path, "mine")}, environment=True
+    )
     mine = case(attention="mine", params=(("strength", 1.0),), impl="eager")
     bad = case(attention="hilo", params=(("alpha", 1.5),))
-    lines = [json.dumps(request) for request in (start, ask | {"case": mine.to_dict()})]
-    lines.append(json.dumps(ask | {"case": bad.to_dict()}))
-    replies = io.StringIO()
-    worker.serve(lines, replies)
-    told, good, failed = (json.loads(line) for line in replies.getvalue().splitlines())
-    assert told["device"] == "cpu"
-    assert told["environment"]["torch"]["threads"] == 1
-    assert isinstance(outcome_from_dict(good), Measured)
-    outcome = outcome_from_dict(failed)
-    assert isinstance(outcome, Failed)
-    assert outcome.kind == "unsupported"
+    ready, good, failed = serve(
+        start, *(Measure(case=one, rule=QUICK, with_facts=True) for one in (mine, bad))
+    )
+    assert isinstance(ready, Ready)
+    assert ready.device == "cpu"
+    assert ready.environment is not None
+    assert ready.environment["torch"]["threads"] == 1
+    assert isinstance(good, Finished)
+    assert isinstance(good.outcome, Measured)
+    assert isinstance(failed, Finished)
+    assert isinstance(failed.outcome, Failed)
+    assert failed.outcome.kind == "unsupported"
 
 
 @pytest.mark.usefixtures("settings")
@@ -328,23 +330,15 @@ class Rude(nn.Module):
 ATTENTION = AttentionSpec(module=Rude)
 """
     )
-    start = {
-        "do": "environment",
-        "device": "cpu",
-        "threads": 1,
-        "plugins": {"rude": str(rude)},
-        "memory_limit_bytes": None,
-        "fingerprint": False,
-        "ceilings": [],
-    }
-    ask: dict[str, Any] = {"do": "measure", "rule": asdict(QUICK), "with_facts": False}
+    start = SetUp(device="cpu", threads=1, plugins={"rude": rude})
     cases = [case(attention="rude"), case(mode="forward_backward")]
-    lines = [json.dumps(start), *(json.dumps(ask | {"case": one.to_dict()}) for one in cases)]
-    replies = io.StringIO()
-    worker.serve(lines, replies)
-    _, failed, measured = (json.loads(line) for line in replies.getvalue().splitlines())
-    assert isinstance(outcome_from_dict(failed), Failed)
-    assert isinstance(outcome_from_dict(measured), Measured)
+    _, failed, measured = serve(
+        start, *(Measure(case=one, rule=QUICK, with_facts=False) for one in cases)
+    )
+    assert isinstance(failed, Finished)
+    assert isinstance(failed.outcome, Failed)
+    assert isinstance(measured, Finished)
+    assert isinstance(measured.outcome, Measured)
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_num_threads() == 1
     assert torch.is_grad_enabled()
@@ -354,12 +348,10 @@ ATTENTION = AttentionSpec(module=Rude)
 def test_what_others_did_before_is_told_with_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reading made when the worker starts stands beside each of its measurements."""
     monkeypatch.setattr(cpu.Device, "idle", lambda _: {"gpu_idle_utilisation": 0.3})
-    start: dict[str, Any] = {"do": "environment", "device": "cpu", "threads": 1, "plugins": {}}
-    start |= {"fingerprint": False, "ceilings": []}
-    ask = {"do": "measure", "rule": asdict(QUICK), "with_facts": True, "case": case().to_dict()}
-    replies = io.StringIO()
-    worker.serve([json.dumps(start), json.dumps(ask)], replies)
-    found = outcome_from_dict(json.loads(replies.getvalue().splitlines()[1]))
+    request = Measure(case=case(), rule=QUICK, with_facts=True)
+    _, reply = serve(SetUp(device="cpu", threads=1), request)
+    assert isinstance(reply, Finished)
+    found = reply.outcome
     assert isinstance(found, Measured)
     assert found.state["gpu_idle_utilisation"] == 0.3
     assert "cpu_share" in found.state
@@ -369,8 +361,6 @@ def test_what_others_did_before_is_told_with_every_case(monkeypatch: pytest.Monk
 def test_a_worker_refuses_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """In words; it does not end."""
     monkeypatch.setattr(cuda.Device, "count", lambda: 0)
-    replies = io.StringIO()
-    request: dict[str, Any] = {"do": "environment", "device": "cuda", "threads": None}
-    request["plugins"] = {}
-    worker.serve([json.dumps(request)], replies)
-    assert "no CUDA device is there" in json.loads(replies.getvalue())["refused"]
+    (reply,) = serve(SetUp(device="cuda"))
+    assert isinstance(reply, Refused)
+    assert "no CUDA device is there" in reply.reason

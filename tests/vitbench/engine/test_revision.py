@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import attentions
-from vitbench.engine import revision as side
+from vitbench.engine import revision
 from vitbench.errors import BadInput
 
 
@@ -39,28 +39,28 @@ def worktrees(folder: Path) -> int:
 
 def test_a_revision_is_a_worktree(repository: Path) -> None:
     """With that revision's files, as long as it is open."""
-    with side.opened("v1", "main") as (base, head):
-        assert base.place.root is not None
-        assert head.place.root is not None
-        assert (base.place.root / "mine.py").read_text() == "first"
-        assert (head.place.root / "mine.py").read_text() == "second"
-        assert base.told == f"v1 ({git(repository, 'rev-parse', 'v1')[:7]})"
+    with revision.checkout("v1", "main") as (base, head):
+        assert base.target.root is not None
+        assert head.target.root is not None
+        assert (base.target.root / "mine.py").read_text() == "first"
+        assert (head.target.root / "mine.py").read_text() == "second"
+        assert base.label == f"v1 ({git(repository, 'rev-parse', 'v1')[:7]})"
         assert worktrees(repository) == 3
-        kept = base.place.root
+        kept = base.target.root
     assert not kept.exists()
     assert worktrees(repository) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_worktrees_go_however_it_ends(repository: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), side.opened("v1", None):
+    with pytest.raises(error), revision.checkout("v1", None):
         raise error
     assert worktrees(repository) == 1
 
 
 def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interruption while git makes it: its folder and git's own note of it are removed."""
-    real = side._git
+    real = revision._git
 
     def interrupted(folder: Path, *words: str) -> str:
         told = real(folder, *words)
@@ -68,24 +68,24 @@ def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
         return told
 
-    monkeypatch.setattr(side, "_git", interrupted)
-    with pytest.raises(KeyboardInterrupt), side.opened("v1", None):
+    monkeypatch.setattr(revision, "_git", interrupted)
+    with pytest.raises(KeyboardInterrupt), revision.checkout("v1", None):
         pass
     assert worktrees(repository) == 1
 
 
 def test_the_working_tree_is_measured_as_it_is(repository: Path) -> None:
     """Changes are named, and it is no commit then."""
-    with side.opened("v1", None) as (_, head):
-        assert head.place.root == repository
+    with revision.checkout("v1", None) as (_, head):
+        assert head.target.root == repository
         assert head.commit == git(repository, "rev-parse", "HEAD").strip()
     for name in ("mine.py", "a.py", "b.py", "c.py"):
         (repository / name).write_text("changed")
-    with side.opened("v1", None) as (_, head):
+    with revision.checkout("v1", None) as (_, head):
         assert head.commit is None
-        assert "changed: " in head.told
-        assert "mine.py" in head.told
-        assert "and 1 more" in head.told
+        assert "changed: " in head.label
+        assert "mine.py" in head.label
+        assert "and 1 more" in head.label
 
 
 def test_hooks_do_not_run(repository: Path) -> None:
@@ -94,15 +94,15 @@ def test_hooks_do_not_run(repository: Path) -> None:
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\ntouch hooked\n")
     hook.chmod(0o755)
-    with side.opened("v1", None) as (base, _):
-        assert base.place.root is not None
-        assert not (base.place.root / "hooked").exists()
+    with revision.checkout("v1", None) as (base, _):
+        assert base.target.root is not None
+        assert not (base.target.root / "hooked").exists()
 
 
 def test_inside_a_hook(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """git tells its hooks of a repository by the environment; ours is the current folder's."""
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    with side.opened("v1", None) as (base, _):
+    with revision.checkout("v1", None) as (base, _):
         assert base.commit is not None
 
 
@@ -114,7 +114,7 @@ def test_inside_a_hook(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_is_nothing(repository: Path, name: str, told: str) -> None:
-    with pytest.raises(BadInput) as caught, side.opened(name, None):
+    with pytest.raises(BadInput) as caught, revision.checkout(name, None):
         pass
     assert told in str(caught.value)
     assert worktrees(repository) == 1
@@ -125,27 +125,27 @@ def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     with (
         pytest.raises(BadInput, match="there is no git repository here"),
-        side.opened("main", None),
+        revision.checkout("main", None),
     ):
         pass
     (tmp_path / "old").mkdir()
-    with side.opened("old", None) as (base, head):
-        assert base.place.root == tmp_path / "old"
-        assert head.told == "the current folder"
+    with revision.checkout("old", None) as (base, head):
+        assert base.target.root == tmp_path / "old"
+        assert head.label == "the current folder"
 
 
 def test_a_python(tmp_path: Path, repository: Path) -> None:
     """By its executable; its versions are named."""
-    with side.opened(sys.executable, None) as (base, _):
-        assert base.place.python == sys.executable
-        assert base.place.root is None
-        assert "torch 2" in base.told
+    with revision.checkout(sys.executable, None) as (base, _):
+        assert base.target.python == sys.executable
+        assert base.target.root is None
+        assert "torch 2" in base.label
     poor = tmp_path / "env" / "bin" / "python"
     poor.parent.mkdir(parents=True)
     poor.write_text("#!/bin/sh\necho 'No package metadata was found for torch' >&2; exit 1\n")
     poor.chmod(0o755)
     said = pytest.raises(BadInput, match=r"cannot be measured: No package metadata")
-    with said, side.opened(str(tmp_path / "env"), None):
+    with said, revision.checkout(str(tmp_path / "env"), None):
         pass
 
 
@@ -155,28 +155,28 @@ def test_plugins_are_each_sides_own(repository: Path, tmp_path: Path) -> None:
     elsewhere.touch()
     (repository / "new.py").touch()
     named = {"mine": repository / "mine.py", "other": elsewhere, "new": repository / "new.py"}
-    with side.opened("v1", None) as (base, head):
+    with revision.checkout("v1", None) as (base, head):
         assert head.plugins(named) == named
-        assert base.place.root is not None
-        assert base.plugins(named) == {"mine": base.place.root / "mine.py", "other": elsewhere}
+        assert base.target.root is not None
+        assert base.plugins(named) == {"mine": base.target.root / "mine.py", "other": elsewhere}
 
 
 def test_the_registry_is_the_trees(tmp_path: Path, repository: Path) -> None:
     """A tree of vitbench's has its own mechanisms; any other has those installed."""
-    with side.opened("v1", None) as (base, _):
+    with revision.checkout("v1", None) as (base, _):
         assert base.registry() == attentions.files()
     folder = repository / "attentions"
     folder.mkdir()
     (folder / "_registry.py").touch()
     (folder / "novel.py").touch()
-    with side.opened("v1", None) as (_, head):
+    with revision.checkout("v1", None) as (_, head):
         assert head.registry() == {"novel": folder / "novel.py"}
 
 
 def test_nothing_to_compare(repository: Path) -> None:
     """The same on both sides, or nothing that could differ."""
-    with side.opened("v1", "v1") as sides:
-        assert side.same_code(*sides, True) == "both sides are the same"
-    with side.opened("v1", None) as sides:
-        assert "no --plugin is given" in str(side.same_code(*sides, False))
-        assert side.same_code(*sides, True) is None
+    with revision.checkout("v1", "v1") as sides:
+        assert revision.same_code(*sides, True) == "both sides are the same"
+    with revision.checkout("v1", None) as sides:
+        assert "no --plugin is given" in str(revision.same_code(*sides, False))
+        assert revision.same_code(*sides, True) is None

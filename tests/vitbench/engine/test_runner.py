@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -16,14 +14,15 @@ import pytest
 from tests.vitbench.examples import case, ceilings, environment, measured, plan
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.engine import runner
-from vitbench.engine.child import ChildDied, ChildTimeout
+from vitbench.engine import messages, pool, runner
+from vitbench.engine.child import ChildDied, ChildTimeout, Target
+from vitbench.engine.messages import Finished, Measure, Ready, Refused, Reply, Request, SetUp
 from vitbench.engine.runner import Progress
 from vitbench.errors import BadInput
 from vitbench.results import journal
 from vitbench.results.folder import JOURNAL, RECORDS, StorageFull
 from vitbench.results.journal import Run
-from vitbench.results.outcome import Failed, Outcome, outcome_to_dict
+from vitbench.results.outcome import Failed, Outcome
 
 CASES = tuple(case(batch_size=size) for size in range(1, 5))
 PLAN = plan(*CASES, rounds=3)
@@ -38,7 +37,7 @@ class Workers:
     asked     (worker, case, with_facts) of every measurement asked for
     started   workers made
     ended     workers closed
-    settling  faults of the next workers at their start
+    starting  faults of the next workers at their start
     left      processes that a worker is found to have left running
     """
 
@@ -49,7 +48,7 @@ class Workers:
         self.asked: list[tuple[int, str, bool]] = []
         self.started = 0
         self.ended = 0
-        self.settling: list[BaseException] = []
+        self.starting: list[BaseException] = []
         self.left: set[int] = set()
         self.before_answer: Callable[[], None] = lambda: None
         self._attempts: Counter[str] = Counter()
@@ -58,28 +57,25 @@ class Workers:
         """The cases asked for, in order."""
         return [case_id for _, case_id, _ in self.asked]
 
-    def answer(self, worker: int, request: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, worker: int, request: Request) -> Reply:
         """What a worker replies."""
-        if request["do"] == "environment":
-            if self.settling:
-                raise self.settling.pop(0)
+        if isinstance(request, SetUp):
+            if self.starting:
+                raise self.starting.pop(0)
             if self.refused is not None:
-                return {"refused": self.refused}
-            ceiling = ceilings()
-            told = {"flops_rate": dict(ceiling.flops_rate), "bandwidth": ceiling.bandwidth}
-            return {"device": "cpu", "environment": self.environment, "ceilings": told}
-        one = Case.from_dict(json.loads(json.dumps(request["case"])))
-        self.asked.append((worker, one.id, request["with_facts"]))
+                return Refused(reason=self.refused)
+            return Ready(device="cpu", environment=self.environment, ceilings=ceilings())
+        assert isinstance(request, Measure)
+        self.asked.append((worker, request.case.id, request.with_facts))
         self.before_answer()
-        self._attempts[one.id] += 1
-        outcome = self.script(one, self._attempts[one.id])
+        self._attempts[request.case.id] += 1
+        outcome = self.script(request.case, self._attempts[request.case.id])
         if isinstance(outcome, BaseException):
             raise outcome
-        reply: dict[str, Any] = json.loads(json.dumps(outcome_to_dict(outcome)))
-        return reply
+        return Finished(outcome=outcome)
 
-    def make(self) -> Worker:
-        """In the place of Child()."""
+    def make(self, _: Target) -> Worker:
+        """In place of Child."""
         self.started += 1
         return Worker(self, self.started)
 
@@ -90,8 +86,9 @@ class Worker:
     def __init__(self, workers: Workers, number: int) -> None:
         self.workers, self.number = workers, number
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        return self.workers.answer(self.number, request)
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        request = messages.read_request(messages.to_line(request))
+        return messages.read_reply(messages.to_line(self.workers.answer(self.number, request)))
 
     def started(self) -> set[int]:
         return self.workers.left
@@ -100,23 +97,12 @@ class Worker:
         self.workers.left = set()
         self.workers.ended += 1
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    """Scripted workers in the place of processes."""
+    """Scripted workers in place of processes."""
     made = Workers()
-    monkeypatch.setattr(runner, "Child", made.make)
+    monkeypatch.setattr(pool, "Child", made.make)
     return made
 
 
@@ -315,7 +301,7 @@ def test_another_machine_is_refused(
 
 def test_a_worker_killed_while_it_starts_costs_nothing(workers: Workers, tmp_path: Path) -> None:
     """Two of three starts may fail."""
-    workers.settling = [ChildDied("SIGKILL"), ChildTimeout("300 s")]
+    workers.starting = [ChildDied("SIGKILL"), ChildTimeout("300 s")]
     run = runner.start(PLAN, tmp_path / "run")
     assert keys(run) == whole()
     assert workers.started == workers.ended == PLAN.rounds + 2
@@ -323,7 +309,7 @@ def test_a_worker_killed_while_it_starts_costs_nothing(workers: Workers, tmp_pat
 
 def test_a_worker_that_never_starts(workers: Workers, tmp_path: Path) -> None:
     """Is a sentence after three attempts."""
-    workers.settling = [ChildDied("no torch")] * 3
+    workers.starting = [ChildDied("no torch")] * 3
     with pytest.raises(BadInput, match="no worker process could be started: no torch"):
         runner.start(PLAN, tmp_path / "run")
     assert workers.started == workers.ended == 3
@@ -369,11 +355,11 @@ def test_progress(workers: Workers, tmp_path: Path) -> None:
 
 def test_probe(workers: Workers) -> None:
     """The device is asked of a process of its own, which is ended; a refusal is a sentence."""
-    assert runner.probe("auto")["device"] == "cpu"
+    assert pool.probe("auto").device == "cpu"
     workers.refused = "no CUDA device is there for --device cuda"
     with pytest.raises(BadInput, match="no CUDA device is there"):
-        runner.probe("cuda")
-    workers.settling = [ChildDied("no torch")]
+        pool.probe("cuda")
+    workers.starting = [ChildDied("no torch")] * 3
     with pytest.raises(BadInput, match="no worker process could be started"):
-        runner.probe("cuda")
-    assert workers.started == workers.ended == 3
+        pool.probe("cuda")
+    assert workers.started == workers.ended == 5

@@ -17,7 +17,8 @@ from vitbench.cases import plan as plans
 from vitbench.cases import suite
 from vitbench.cases.case import Resolution
 from vitbench.cases.plan import Plan
-from vitbench.engine import runner, session
+from vitbench.engine import pool, runner, session
+from vitbench.engine.messages import Ready
 from vitbench.errors import BadInput
 from vitbench.results.csv import derive
 from vitbench.results.journal import Run
@@ -118,7 +119,7 @@ def test_a_limit_of_memory_by_default() -> None:
 
 def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` becomes what is there; a GPU takes the suite's axes for GPUs."""
-    monkeypatch.setattr(runner, "probe", lambda device, threads: {"device": "cuda"})
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
     plan = session.make_plan("quick", device="auto")
     assert plan.device == "cuda"
     assert {one.device for one in plan.cases} == {"cuda"}
@@ -145,10 +146,10 @@ def test_faults_are_found_before_a_process_is_started(
 ) -> None:
     """What is wrong whatever the device is answered at once."""
 
-    def probe(device: str, threads: int | None) -> dict[str, Any]:
+    def probe(device: str, threads: int | None) -> Ready:
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(runner, "probe", probe)
+    monkeypatch.setattr(pool, "probe", probe)
     with pytest.raises(BadInput):
         session.make_plan("quick", **{"device": "auto", **changes})
 

@@ -1,0 +1,176 @@
+"""What the runner and a worker say to each other: one message is one line of JSON.
+
+Both ends parse a line into one of the classes below. A line that is none of them is refused with
+a sentence: it comes from a bug, or from something else that wrote into the pipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from vitbench.cases.case import Case
+from vitbench.cases.plan import Plan
+from vitbench.devices import Allocator
+from vitbench.instruments.timing import TimingRule
+from vitbench.results.outcome import Ceilings, Counted, Failed, Measured
+
+
+class MalformedMessage(ValueError):
+    """A line that is no message; the text says what is wrong with it."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SetUp(_Message):
+    """Prepares a new worker for its cases. The reply is Ready, or Refused.
+
+    threads         of the CPU; None: as many as may be used
+    plugins         mechanisms and backbones of the user's own: name -> file
+    environment     whether the reply describes hardware and software
+    ceilings        dtypes for which the device's peak rates are measured
+    """
+
+    type: Literal["set_up"] = "set_up"
+    device: str
+    threads: int | None = None
+    plugins: Mapping[str, Path] = {}
+    memory_limit_bytes: int | None = None
+    allocator: Allocator = "steady"
+    environment: bool = False
+    ceilings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plan: Plan, **fields: Any) -> SetUp:
+        """What the workers of a plan have in common, and other fields."""
+        names = ("device", "threads", "plugins", "memory_limit_bytes", "allocator")
+        return cls(**{name: getattr(plan, name) for name in names} | fields)
+
+
+class CheckWeights(_Message):
+    """Asks whether the case's checkpoint fits its backbone. The reply is Accepted, or Refused."""
+
+    type: Literal["check_weights"] = "check_weights"
+    case: Case
+
+
+class Measure(_Message):
+    """All passes of a case. The reply is Finished.
+
+    rule        None: the case is not timed
+    with_facts  whether it is also counted and its memory measured
+    """
+
+    type: Literal["measure"] = "measure"
+    case: Case
+    rule: TimingRule | None
+    with_facts: bool
+
+
+class PrepareCase(_Message):
+    """Builds, checks and warms up a case, which Sample then times. The reply is Accepted."""
+
+    type: Literal["prepare_case"] = "prepare_case"
+    case: Case
+    rule: TimingRule
+    with_facts: bool
+
+
+class Sample(_Message):
+    """Times the prepared case for about so many seconds. The reply is Sampled."""
+
+    type: Literal["sample"] = "sample"
+    seconds: float
+
+
+class Finish(_Message):
+    """Ends the prepared case. The reply is Finished, with all its samples."""
+
+    type: Literal["finish"] = "finish"
+
+
+class Discard(_Message):
+    """Ends the prepared case without an outcome. The reply is Accepted."""
+
+    type: Literal["discard"] = "discard"
+
+
+class Ready(_Message):
+    """The worker is set up.
+
+    device  what `auto`, `cuda` or `cuda:1` means here
+    """
+
+    type: Literal["ready"] = "ready"
+    device: str
+    environment: Mapping[str, Any] | None = None
+    ceilings: Ceilings | None = None
+
+
+class Refused(_Message):
+    """The user asked for something that this machine or file cannot do."""
+
+    type: Literal["refused"] = "refused"
+    reason: str
+
+
+class Accepted(_Message):
+    """Done, and there is nothing to tell."""
+
+    type: Literal["accepted"] = "accepted"
+
+
+class Sampled(_Message):
+    """Seconds of one call, sample by sample."""
+
+    type: Literal["sampled"] = "sampled"
+    samples_s: tuple[float, ...]
+
+
+class Finished(_Message):
+    """The outcome of a case; also the reply to PrepareCase and Sample where the case failed."""
+
+    type: Literal["finished"] = "finished"
+    outcome: Measured | Counted | Failed
+
+
+Request = SetUp | CheckWeights | Measure | PrepareCase | Sample | Finish | Discard
+Reply = Ready | Refused | Accepted | Sampled | Finished
+
+_Parsed = TypeVar("_Parsed")
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+_REPLIES: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
+
+
+def to_line(message: Request | Reply) -> str:
+    """The message as JSON, with a newline at the end and none before."""
+    return json.dumps(message.model_dump(mode="json")) + "\n"
+
+
+def read_request(line: str | bytes) -> Request:
+    """The inverse of to_line. Raises MalformedMessage."""
+    return _parse(_REQUESTS, line, "request")
+
+
+def read_reply(line: str | bytes) -> Reply:
+    """The inverse of to_line. Raises MalformedMessage."""
+    return _parse(_REPLIES, line, "reply")
+
+
+def _parse(adapter: TypeAdapter[_Parsed], line: str | bytes, kind: str) -> _Parsed:
+    # json, not pydantic's own parser: names of files need not be text, and only json keeps those.
+    try:
+        return adapter.validate_python(json.loads(line))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        reason = f"{where}: {fault['msg']}" if where else fault["msg"]
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise MalformedMessage(f"this is no {kind}: {reason}")

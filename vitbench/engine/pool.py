@@ -1,0 +1,170 @@
+"""The worker processes of a run or a comparison: started, set up, replaced when they die."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from vitbench.cases.case import Case
+from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
+from vitbench.engine.messages import (
+    Accepted,
+    CheckWeights,
+    Discard,
+    Finished,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    SetUp,
+)
+from vitbench.errors import BadInput
+from vitbench.results.outcome import Failed
+
+_START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
+_START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
+
+Slot = TypeVar("Slot", bound=str)
+AnyReply = TypeVar("AnyReply", bound=Reply)
+Result = TypeVar("Result")
+
+
+class CaseFailed(Exception):
+    """A case has no measurement, and the worker may be gone."""
+
+    def __init__(self, slot: str, failure: Failed) -> None:
+        super().__init__(failure.message)
+        self.slot, self.failure = slot, failure
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """How the workers of a slot are made.
+
+    setup     the request that sets up a new one
+    on_ready  gets what a new one says of itself
+    problem   how the sentence begins where none can be started
+    """
+
+    setup: Callable[[], SetUp]
+    on_ready: Callable[[Ready], None] = lambda _: None
+    target: Target = field(default_factory=Target)
+    problem: str = "no worker process could be started"
+
+
+class Pool(Generic[Slot]):
+    """One worker in each slot, from the first request on.
+
+    A worker that dies or does not answer in `timeout_s` is ended; the next request to its slot
+    starts another.
+    """
+
+    def __init__(self, specs: Mapping[Slot, WorkerSpec], timeout_s: float) -> None:
+        self._specs, self._timeout_s = specs, timeout_s
+        self._children: dict[Slot, Child] = {}
+
+    def start(self, *slots: Slot) -> None:
+        """Starts workers at once: they import torch side by side. Raises BadInput."""
+        for slot in slots:
+            self._children[slot] = Child(self._specs[slot].target)
+        for slot in slots:
+            self._setup_worker(slot)
+
+    def ask(self, slot: Slot, request: Request, expected: type[AnyReply]) -> AnyReply:
+        """The reply of a slot's worker. Raises CaseFailed, BadInput."""
+        if slot not in self._children:
+            self.start(slot)
+        try:
+            reply = self._children[slot].ask(request, self._timeout_s)
+        except ChildTimeout as error:
+            self.end(slot)
+            raise CaseFailed(slot, Failed("timeout", str(error))) from None
+        except ChildDied as error:
+            self.end(slot)
+            raise CaseFailed(slot, Failed("crashed", str(error))) from None
+        if isinstance(reply, Finished) and isinstance(reply.outcome, Failed):
+            raise CaseFailed(slot, reply.outcome)
+        return self._expect(expected, slot, reply)
+
+    def _expect(self, expected: type[AnyReply], slot: Slot, reply: Reply) -> AnyReply:
+        if isinstance(reply, Refused):
+            raise BadInput(reply.reason)
+        if not isinstance(reply, expected):
+            self.end(slot)
+            message = f"the worker answered {reply.type!r} where {expected.__name__} was due"
+            raise CaseFailed(slot, Failed("crashed", message))
+        return reply
+
+    def discard(self, slot: Slot) -> None:
+        """Ends the prepared case of a slot whose rival failed, where its worker still runs."""
+        if slot in self._children:
+            with contextlib.suppress(CaseFailed):
+                self.ask(slot, Discard(), Accepted)
+
+    def retry(self, work: Callable[[], Result]) -> Result:
+        """Does the work, and once more where a worker crashed: what kills a process from outside
+        (the kernel, short of memory) does not come twice, what the case does will."""
+        try:
+            return work()
+        except CaseFailed as error:
+            if error.failure.kind != "crashed":
+                raise
+        return work()
+
+    def started_by(self, slot: Slot) -> set[int]:
+        """Ids of the running processes that the slot's worker started, directly or not."""
+        return self._children[slot].started() if slot in self._children else set()
+
+    def end(self, slot: Slot) -> None:
+        """Ends the slot's worker, where there is one, and all that it started."""
+        child = self._children.pop(slot, None)
+        if child is not None:
+            child.close()
+
+    def _setup_worker(self, slot: Slot) -> None:
+        spec = self._specs[slot]
+        for attempt in range(_START_ATTEMPTS):
+            try:
+                if slot not in self._children:
+                    self._children[slot] = Child(spec.target)
+                reply = self._children[slot].ask(spec.setup(), _START_TIMEOUT_S)
+                break
+            except (ChildDied, ChildTimeout) as error:
+                self.end(slot)
+                if attempt == _START_ATTEMPTS - 1:
+                    raise BadInput(f"{spec.problem}: {error}") from None
+        spec.on_ready(self._expect(Ready, slot, reply))
+
+    def __enter__(self) -> Pool[Slot]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for slot in list(self._children):
+            with contextlib.suppress(OSError):
+                self.end(slot)
+
+
+def probe(device: str, threads: int | None = None) -> Ready:
+    """The device that `auto`, `cuda` or `cuda:1` means here, and the environment.
+
+    Asked of a worker process, so that this one neither imports torch nor touches the GPU.
+    Raises BadInput where there is no such device.
+    """
+    answers: list[Ready] = []
+    request = SetUp(device=device, threads=threads, environment=True)
+    with Pool({"probe": WorkerSpec(lambda: request, answers.append)}, _START_TIMEOUT_S) as pool:
+        pool.start("probe")
+    return answers[0]
+
+
+def check_weights(cases: Iterable[Case], setup: SetUp) -> None:
+    """Raises BadInput where a checkpoint does not fit the backbones of the cases."""
+    distinct = {(case.backbone, case.params): case for case in cases if case.backbone}
+    with Pool({"weights": WorkerSpec(lambda: setup)}, _START_TIMEOUT_S) as pool:
+        for case in distinct.values():
+            try:
+                pool.ask("weights", CheckWeights(case=case), Accepted)
+            except CaseFailed as error:
+                raise BadInput(f"weights of {case.backbone} cannot be checked: {error}") from None
