@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitbench.cli import terminal
 from vitbench.cli.run import REPORTS
+from vitbench.results.outcome import MEASURED
 
 if TYPE_CHECKING:
+    from vitbench.analysis.doctor import Finding
     from vitbench.results.record import Record
 
 
@@ -26,50 +29,46 @@ def doctor(
     """
     from vitbench.analysis import doctor as doctors
     from vitbench.engine import session
+    from vitbench.instruments import host
 
-    live = doctors.watch(REPORTS)
+    snapshot = host.watch(REPORTS)
     environment, row = session.examine(device, threads)
-    found = doctors.findings(environment, live)
-    grade = doctors.expected_grade(found, row)
+    findings = doctors.findings(environment, snapshot)
+    grade = doctors.expected_grade(findings, row)
     if json:
-        told: dict[str, Any] = {
+        report = {
             "expected_trust": grade,
-            "findings": [dataclasses.asdict(one) for one in found],
-            "machine": dataclasses.asdict(live),
+            "findings": [dataclasses.asdict(finding) for finding in findings],
+            "machine": dataclasses.asdict(snapshot),
             "noise_floor": {name: row[name] for name in _FLOOR},
             "environment": environment,
         }
-        typer.echo(jsons.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(jsons.dumps(report, indent=2, ensure_ascii=False))
         return
-    _print(environment, found, row, grade)
+    _print(environment, findings, row, grade)
 
 
 _FLOOR = ("latency_s", "noise", "round_spread", "samples", "rounds", "trust", "trust_reasons")
 
 
-def _print(environment: dict[str, Any], found: list[Any], row: Record, grade: str) -> None:
+def _print(
+    environment: Mapping[str, Any], findings: Sequence[Finding], row: Record, grade: str
+) -> None:
     from vitbench.render import tables
 
     console = terminal.console()
     console.print(f"{environment['device_name']}, torch {environment['torch']['version']}\n")
-    if found:
-        rows = [(one.grade or "-", one.what, one.limit, one.remedy) for one in found]
+    if findings:
+        rows = [(each.grade or "-", each.what, each.limit, each.remedy) for each in findings]
         console.print(tables.listing(("trust", "finding", "good is", "remedy"), rows))
     else:
         console.print("nothing found that costs precision")
-    if row["status"] != "measured":
+    if row["status"] != MEASURED:
         console.print(f"\na small layer could not be measured: {row['status']}: {row['message']}")
         return
+    noise, spread = (f"{float(str(row[name])):.1%}" for name in ("noise", "round_spread"))
+    reasons = f" ({row['trust_reasons']})" if row["trust_reasons"] else ""
     console.print(
-        f"\none small layer in {row['rounds']} fresh processes: the median is known to "
-        f"{_share(row['noise'])}, and the processes differ by {_share(row['round_spread'])}\n"
-        f"expected trust of a row: {grade}" + _why(row)
+        f"\none small layer in {row['rounds']} fresh processes: the median is known to {noise}, "
+        f"and the processes differ by {spread}\nexpected trust of a row: {grade}{reasons}"
     )
-
-
-def _why(row: Record) -> str:
-    return f" ({row['trust_reasons']})" if row["trust_reasons"] else ""
-
-
-def _share(value: object) -> str:
-    return f"{float(str(value)):.1%}"

@@ -188,3 +188,36 @@ def _text(path: str) -> str | None:
         return Path(path).read_text().strip()
     except OSError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    """What the machine does while we do nothing.
+
+    neighbour_cores  busy cores of other processes; None where the platform does not tell
+    """
+
+    neighbour_cores: float | None
+    steal_share: float | None
+    load: float
+    available_memory_bytes: int
+    swap_used_bytes: int
+    disk_free_bytes: int
+    nvidia_device: bool
+
+
+def watch(folder: Path, seconds: float = 1.0) -> HostSnapshot:
+    """Reads the machine; `folder` is where runs are written."""
+    start = read()
+    time.sleep(seconds)
+    state = between(start, read(), threads=1)
+    disk = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return HostSnapshot(
+        neighbour_cores=state["neighbour_cores"],
+        steal_share=state["steal_share"],
+        load=psutil.getloadavg()[0],
+        available_memory_bytes=available_memory_bytes(),
+        swap_used_bytes=int(psutil.swap_memory().used),
+        disk_free_bytes=int(psutil.disk_usage(str(disk)).free),
+        nvidia_device=Path("/proc/driver/nvidia").exists(),
+    )

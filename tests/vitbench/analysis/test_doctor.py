@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,12 @@ import pytest
 from tests.vitbench.examples import case, measured
 from vitbench.__main__ import run
 from vitbench.analysis import doctor
-from vitbench.analysis.doctor import Live
 from vitbench.engine import session
+from vitbench.instruments import host
+from vitbench.instruments.host import HostSnapshot
 from vitbench.results.record import Record, build_record
 
-LIVE = Live(
+QUIET = HostSnapshot(
     neighbour_cores=0.0,
     steal_share=0.0,
     load=0.1,
@@ -25,6 +29,7 @@ LIVE = Live(
     disk_free_bytes=2**40,
     nvidia_device=True,
 )
+BUSY = dataclasses.replace(QUIET, neighbour_cores=0.3)
 GOOD: dict[str, Any] = {
     "device_name": "A GPU",
     "cpu": {
@@ -50,22 +55,19 @@ GOOD: dict[str, Any] = {
 
 def changed(place: str, value: object) -> dict[str, Any]:
     """The good environment with one fact replaced: `gpu.idle.utilisation`."""
-    one = copy.deepcopy(GOOD)
+    environment = copy.deepcopy(GOOD)
     *path, last = place.split(".")
-    inner = one
-    for key in path:
-        inner = inner[key]
-    inner[last] = value
-    return one
+    functools.reduce(operator.getitem, path, environment)[last] = value
+    return environment
 
 
 def test_a_good_machine_has_no_finding() -> None:
     """Nor one that has no GPU, or does not tell."""
-    assert doctor.findings(GOOD, LIVE) == []
-    assert doctor.findings(changed("gpu", None), LIVE) == []
-    assert doctor.findings(changed("cpu.governor", None) | {"code": None}, LIVE) == []
+    assert doctor.findings(GOOD, QUIET) == []
+    assert doctor.findings(changed("gpu", None), QUIET) == []
+    assert doctor.findings(changed("cpu.governor", None) | {"code": None}, QUIET) == []
     silent = {"power_limit_w": None, "persistence_mode": None, "mig_mode": None}
-    assert doctor.findings(changed("gpu", GOOD["gpu"] | silent), LIVE) == []
+    assert doctor.findings(changed("gpu", GOOD["gpu"] | silent), QUIET) == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_a_good_machine_has_no_finding() -> None:
 )
 def test_flaws_of_the_environment(place: str, value: object, grade: str, words: list[str]) -> None:
     """Each by itself gives one finding that says what, what would be good, and the remedy."""
-    (found,) = doctor.findings(changed(place, value), LIVE)
+    (found,) = doctor.findings(changed(place, value), QUIET)
     assert found.grade == grade
     for word in words:
         assert word in f"{found.what} | {found.limit} | {found.remedy}"
@@ -105,20 +107,17 @@ def test_flaws_of_the_environment(place: str, value: object, grade: str, words: 
         ("disk_free_bytes", 2**20, "", "1 MiB are free"),
     ],
 )
-def test_flaws_of_the_moment(field: str, value: float, grade: str, words: str) -> None:
+def test_flaws_of_the_moment(field: str, value: Any, grade: str, words: str) -> None:
     """What others do now."""
-    fields = {name: getattr(LIVE, name) for name in Live.__dataclass_fields__}
-    (found,) = doctor.findings(GOOD, Live(**fields | {field: value}))
+    (found,) = doctor.findings(GOOD, dataclasses.replace(QUIET, **{field: value}))
     assert found.grade == grade
     assert words in found.what
 
 
 def test_the_worst_comes_first_and_decides() -> None:
     """Findings are sorted; the grade to expect is no better than any of them, nor than the row."""
-    found = doctor.findings(
-        changed("gpu.idle.bad_reasons", ["power cap"]), Live(0.3, *list(_rest()))
-    )
-    assert [one.grade for one in found] == ["C", "B"]
+    found = doctor.findings(changed("gpu.idle.bad_reasons", ["power cap"]), BUSY)
+    assert [finding.grade for finding in found] == ["C", "B"]
     row = build_record(case(), [measured(), measured()])
     assert row["trust"] == "A"
     assert doctor.expected_grade(found, row) == "C"
@@ -126,16 +125,12 @@ def test_the_worst_comes_first_and_decides() -> None:
     assert doctor.expected_grade([], row | {"trust": None}) == "D"
 
 
-def _rest() -> list[Any]:
-    return [getattr(LIVE, name) for name in list(Live.__dataclass_fields__)[1:]]
-
-
 def test_watching_this_machine(tmp_path: Path) -> None:
     """Readings of a real moment; the folder for reports need not exist yet."""
-    live = doctor.watch(tmp_path / "not" / "yet", seconds=0.25)
-    assert live.available_memory_bytes > 0
-    assert live.disk_free_bytes > 0
-    assert live.neighbour_cores is None or live.neighbour_cores >= 0
+    snapshot = host.watch(tmp_path / "not" / "yet", seconds=0.25)
+    assert snapshot.available_memory_bytes > 0
+    assert snapshot.disk_free_bytes > 0
+    assert snapshot.neighbour_cores is None or snapshot.neighbour_cores >= 0
 
 
 @pytest.fixture
@@ -143,7 +138,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Record:
     """A quiet machine in the place of this one."""
     row = build_record(case(), [measured(), measured()])
     monkeypatch.setattr(session, "examine", lambda device, threads: (GOOD, row))
-    monkeypatch.setattr(doctor, "watch", lambda folder: LIVE)
+    monkeypatch.setattr(host, "watch", lambda folder: QUIET)
     return row
 
 
@@ -156,7 +151,7 @@ def test_what_it_prints(
     told = capsys.readouterr().out
     assert "nothing found that costs precision" in told
     assert "expected trust of a row: A" in told
-    monkeypatch.setattr(doctor, "watch", lambda folder: Live(0.3, *_rest()))
+    monkeypatch.setattr(host, "watch", lambda folder: BUSY)
     assert run(["doctor"]) == 0
     assert "other processes kept busy 0.3 cores" in capsys.readouterr().out
 
