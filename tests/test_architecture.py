@@ -65,7 +65,6 @@ PENDING: dict[str, tuple[str, ...]] = {
         "attentions._linear",
     ),
     "words": (
-        "vitbench.__main__",
         "vitbench.engine.passes",
         "vitbench.subjects.backbones.timm_models",
     ),

@@ -17,32 +17,27 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    from vitbench.cli import app
+    from vitbench import cli
     from vitbench.cli.axes import REPLACED
-    from vitbench.errors import BadInput
+    from vitbench.errors import BadInput, StorageFull
 
     try:
-        status = app(arguments, prog_name="vitbench", standalone_mode=False)
+        status = cli.app(arguments, prog_name="vitbench", standalone_mode=False)
     except BadInput as error:
         return _say(str(error), EXIT_USAGE)
-    except KeyboardInterrupt:
+    except StorageFull as error:
+        return _say(str(error), EXIT_FAILED)
+    except cli.UsageError as error:
+        message = error.format_message()
+        option = getattr(error, "option_name", None)
+        if option in REPLACED:
+            message = f"{option} is now {REPLACED[option]}"
+        return _say(message, error.exit_code) if message else error.exit_code  # help was printed
+    except (KeyboardInterrupt, cli.Aborted):
         return _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # `vitbench list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if type(error).__name__ == "StorageFull":
-            return _say(str(error), EXIT_FAILED)
-        # typer's own exceptions live in different modules from version to version.
-        if hasattr(error, "format_message"):
-            message, status = error.format_message(), getattr(error, "exit_code", EXIT_USAGE)
-            option = getattr(error, "option_name", None)
-            if option in REPLACED:
-                message = f"{option} is now {REPLACED[option]}"
-            return _say(message, status) if message else status  # help was printed
-        if type(error).__name__ == "Abort":
-            return _say("interrupted", EXIT_INTERRUPTED)
-        raise
     return status if isinstance(status, int) else 0
 
 

@@ -10,6 +10,10 @@ class BadInput(ValueError):
     """The command cannot be carried out as asked; the message is one sentence for the user."""
 
 
+class StorageFull(OSError):
+    """The disk took no more; the message is one sentence."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "nearest: a, b" for a misspelt name, else every known name."""
     names = sorted(known)

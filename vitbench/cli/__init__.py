@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import vitbench
 from vitbench.cli import ab, doctor, info, judge, run, show, table, trend
+
+# What the command line may raise. The base of all errors of usage is ClickException, whose module
+# differs between releases of typer; it has no other name there.
+Aborted = typer.Abort
+UsageError: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="vitbench",

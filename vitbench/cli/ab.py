@@ -185,9 +185,9 @@ def _carry_out(
 
 def _keep(comparison: AbComparison, result: Result, folder: Path) -> None:
     """result.json and the chart."""
+    from vitbench.errors import StorageFull
     from vitbench.render import forest
     from vitbench.results.csv import write_json
-    from vitbench.results.folder import StorageFull
 
     try:
         write_json(folder / "result.json", comparison.summary(result))

@@ -39,9 +39,10 @@ def trend(
         labels = [{"name": past.name, "commit": past.commit} for past in history]
         typer.echo(jsons.dumps({"runs": labels, "series": told}, indent=2, ensure_ascii=False))
         return
+    from vitbench.errors import StorageFull
     from vitbench.render import history as charts
     from vitbench.render import tables, units
-    from vitbench.results.folder import StorageFull, make_folder, new_folder
+    from vitbench.results.folder import make_folder, new_folder
 
     console = terminal.console()
     rows = [

@@ -37,10 +37,9 @@ from vitbench.engine.messages import (
 )
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, StorageFull
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import write_csv
-from vitbench.results.folder import StorageFull
 from vitbench.results.outcome import Failed, Outcome
 from vitbench.results.record import Record, build_record
 

@@ -364,8 +364,8 @@ def beside_published(run: Run, folder: Path) -> list[published.Figure]:
 
     Raises BadInput, StorageFull.
     """
+    from vitbench.errors import StorageFull
     from vitbench.results.csv import write_csv
-    from vitbench.results.folder import StorageFull
 
     if run.plan.published is None:
         return []
@@ -391,9 +391,10 @@ def beside_published(run: Run, folder: Path) -> list[published.Figure]:
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:
     """The charts of a run folder, as PNG and PDF; returns the PNG paths. Raises BadInput."""
+    from vitbench.errors import StorageFull
     from vitbench.render import charts as plots
     from vitbench.results import frame
-    from vitbench.results.folder import StorageFull, read_environment
+    from vitbench.results.folder import read_environment
 
     rows = frame.read(folder)
     name = str(read_environment(folder).get("device_name") or "unknown device")

@@ -9,16 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitbench.errors import StorageFull
 from vitbench.results.columns import COLUMN_NAMES
-from vitbench.results.folder import (
-    ENVIRONMENT,
-    JOURNAL,
-    RECORDS,
-    SAMPLES,
-    StorageFull,
-    remove,
-    storage_sentence,
-)
+from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, remove, storage_sentence
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Measured
 from vitbench.results.record import Record

@@ -18,10 +18,6 @@ SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 
 
-class StorageFull(OSError):
-    """The disk took no more; the message is one sentence."""
-
-
 def storage_sentence(error: OSError, path: Path) -> str:
     """Why the disk did not take a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

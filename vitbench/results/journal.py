@@ -15,8 +15,8 @@ from typing import Any
 
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.errors import BadInput
-from vitbench.results.folder import JOURNAL, StorageFull, make, remove, storage_sentence
+from vitbench.errors import BadInput, StorageFull
+from vitbench.results.folder import JOURNAL, make, remove, storage_sentence
 from vitbench.results.outcome import (
     Ceilings,
     Outcome,

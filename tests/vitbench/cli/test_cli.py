@@ -21,11 +21,11 @@ from vitbench.__main__ import run
 from vitbench.cases import suite
 from vitbench.cases.plan import Plan
 from vitbench.engine import runner
+from vitbench.errors import StorageFull
 from vitbench.render import charts as plots
 from vitbench.results import journal
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
 from vitbench.results.csv import derive
-from vitbench.results.folder import StorageFull
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Failed, Outcome
 

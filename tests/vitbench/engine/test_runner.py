@@ -18,9 +18,9 @@ from vitbench.engine import messages, pool, runner
 from vitbench.engine.child import ChildDied, ChildTimeout, Target
 from vitbench.engine.messages import Finished, Measure, Ready, Refused, Reply, Request, SetUp
 from vitbench.engine.runner import Progress
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, StorageFull
 from vitbench.results import journal
-from vitbench.results.folder import JOURNAL, RECORDS, StorageFull
+from vitbench.results.folder import JOURNAL, RECORDS
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Failed, Outcome
 

@@ -19,18 +19,11 @@ from hypothesis import strategies as st
 
 from tests.vitbench.examples import ROOT, case, ceilings, environment, measured, plan
 from vitbench.cases.plan import Plan
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, StorageFull
 from vitbench.results import journal as journals
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import SAMPLE_COLUMNS, derive, write_csv
-from vitbench.results.folder import (
-    ENVIRONMENT,
-    JOURNAL,
-    RECORDS,
-    StorageFull,
-    new_folder,
-    read_environment,
-)
+from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, new_folder, read_environment
 from vitbench.results.journal import Journal, Run
 from vitbench.results.outcome import Failed, Outcome
 
@@ -200,7 +193,8 @@ from pathlib import Path
 from tests.vitbench.examples import case, measured, plan
 from vitbench.results import journal as journals
 from vitbench.results.csv import derive
-from vitbench.results.folder import JOURNAL, StorageFull
+from vitbench.errors import StorageFull
+from vitbench.results.folder import JOURNAL
 folder = Path(sys.argv[1]) / "run"
 one = case()
 count = 0
