@@ -18,6 +18,7 @@ from typer.main import get_command
 
 import attentions
 import vitbench
+from vitbench import devices
 from vitbench.analysis import trust
 from vitbench.cases import suite
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
@@ -62,7 +63,7 @@ def _code(text: str) -> str:
 # The committed run
 
 
-def device() -> str:
+def machine() -> str:
     """The machine of the committed run."""
     environment = json.loads((RUN / "environment.json").read_text())["environment"]
     return f"{environment['device_name']}, torch {environment['torch']['version']}"
@@ -85,7 +86,7 @@ def picture() -> str:
         return float(str(rows["window"][column])) / float(str(rows["msa"][column]))
 
     return (
-        f"The chart shows `vitbench run quick --effort default` on {device()}. At 768 "
+        f"The chart shows `vitbench run quick --effort default` on {machine()}. At 768 "
         f"pixels `window` needs {over('macs'):.2f} of the MACs of `msa`. It is "
         f"{over('throughput_img_s'):.1f} times as fast, and it takes "
         f"{over('peak_memory_bytes'):.1f} times the memory."
@@ -97,7 +98,7 @@ def picture() -> str:
 
 def knobs() -> str:
     """Every knob of the timing with its default, by effort and kind of device."""
-    settings = [(effort, device) for effort in EFFORTS for device in ("cpu", "cuda")]
+    settings = [(effort, kind) for effort in EFFORTS for kind in sorted(devices.names())]
     rules = [rule_of(effort, device, {}) for effort, device in settings]
     header = ["option", "unit", "decides", *(f"{effort}, {device}" for effort, device in settings)]
     rounds = [str(rounds_of(effort, device)) for effort, device in settings]
@@ -140,6 +141,16 @@ def mechanisms() -> str:
         rule, cost = (outline.words.get(key, "") for key in ("size_rule", "cost"))
         rows.append((_code(name), str(outline.year or ""), rule or "any", cost, outline.summary))
     return _table(("mechanism", "year", "size rule", "cost", "what it is"), rows)
+
+
+def kinds() -> str:
+    """The kinds of devices."""
+    rows = []
+    for kind in devices.names():
+        rules = devices.rules(kind)
+        values = _code(kind) + (f", {_code(f'{kind}:1')}" if rules.is_indexed else "")
+        rows.append((values, rules.summary, f"{rules.max_slowdown:.0%}"))
+    return _table(("device", "what it is", "default of `--max-slowdown`"), rows)
 
 
 def suites() -> str:
@@ -312,13 +323,14 @@ def judged() -> str:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
-    "device": device,
+    "machine": machine,
     "results": results,
     "picture": picture,
     "knobs": knobs,
     "grades": grades,
     "columns": columns,
     "mechanisms": mechanisms,
+    "devices": kinds,
     "suites": suites,
     "backbones": backbones,
     "axes": axes,
