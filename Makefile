@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 RUN ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help bench setup test lint format type check docs benchmarks clean
+.PHONY: help bench setup test test-all lint format type check docs benchmarks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bench: $(READY) ## measure five mechanisms on this machine's best device; CSV and charts in reports/
 	$(BIN)/vitbench run $(RUN)
@@ -23,8 +23,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: $(READY) ## run the tests (set-up included)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+
+test: $(READY) ## run the tests (set-up included), in at most 6 minutes on 2 cores
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY) ## run all tests: more draws and larger sizes of what `make test` checks
+	$(PYTEST)
 
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check .

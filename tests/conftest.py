@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis without deadlines or chance, and tests that need a GPU."""
+"""What every test shares: how many examples hypothesis draws, and tests that need a GPU."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import pytest
 from hypothesis import settings
 
 # A shared machine stops a process for longer than any deadline that would mean something; and a
-# run that fails can be run again, with the same examples.
-settings.register_profile("shared machine", deadline=None, derandomize=True)
-settings.load_profile("shared machine")
+# run that fails can be run again, with the same examples. `make test` draws a quarter of them.
+settings.register_profile("all", deadline=None, derandomize=True)
+settings.register_profile("not slow", settings.get_profile("all"), max_examples=25)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test` is -m "not slow"; `make test-all`, and pytest without -m, run everything."""
+    is_quick = config.getoption("markexpr") == "not slow"
+    settings.load_profile("not slow" if is_quick else "all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,4 @@
-"""MACs of every mechanism: closed form = fvcore = FlopCounterMode / 2.
-
-Apart from test_contract.py, so that two workers share the time.
-"""
+"""MACs of every mechanism: closed form = fvcore = FlopCounterMode / 2."""
 
 from __future__ import annotations
 
@@ -28,10 +25,11 @@ NAMES = attentions.names()
 KNOWN_TO_BOTH = {"mm", "bmm", "addmm", "matmul", "linear", "conv", "einsum"}
 
 
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_closed_form_counts_what_fvcore_and_torch_count(name: str) -> None:
-    """MACs: closed form = fvcore = FlopCounterMode / 2 on the equations, at 100 random cases."""
-    for draw in draws(name, 100):
+def test_closed_form_counts_what_fvcore_and_torch_count(name: str, count: int) -> None:
+    """MACs: closed form = fvcore = FlopCounterMode / 2 on the equations, at random cases."""
+    for draw in draws(name, count):
         assert_counts_agree(draw)
 
 
@@ -55,14 +53,14 @@ def assert_counts_agree(draw: Draw) -> None:
     module = draw.build("eager")
     by_fvcore, known = fvcore_macs(module, draw.input())
     assert closed_form == by_fvcore, f"closed form {closed_form}, fvcore {by_fvcore}, {draw}"
-    by_torch = torch_macs(module.to("meta"), draw.input().to("meta"))
+    by_torch = torch_macs(module, draw.input())
     assert known == by_torch, f"fvcore {known}, FlopCounterMode / 2 {by_torch}, {draw}"
 
 
 def fvcore_macs(module: nn.Module, x: Tensor) -> tuple[float, float]:
     """(all that fvcore counts, the part of it that FlopCounterMode counts as well).
 
-    On the CPU: tracing a convolution on the meta device fails in torch 2.14.
+    With numbers, as in torch_macs: on maps as small as these, the meta device takes longer.
     """
     analysis = FlopCountAnalysis(module, x)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

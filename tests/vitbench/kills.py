@@ -136,7 +136,7 @@ def main(folder: Path, count: int, what: str) -> None:
         after_s = rng.uniform(0, whole_s)
         hits += kill(folder / str(number), after_s)
         wrong += [f"kill {number}: {told}" for told in differences(folder / str(number), wanted)]
-    print(json.dumps({"hits": hits, "wrong": wrong, "rows": sum(wanted.values())}))
+    print(json.dumps({"kills": count, "hits": hits, "wrong": wrong, "rows": sum(wanted.values())}))
 
 
 if __name__ == "__main__":
