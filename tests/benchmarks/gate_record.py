@@ -24,19 +24,8 @@ from tests.benchmarks import ROOT, vitbench
 from tests.vitbench.examples import environment, facts, measured, plan
 from vitbench.analysis.gate import Policy
 from vitbench.cases.case import Sweep
-from vitbench.engine import ab, pool
+from vitbench.engine import ab, messages, pool
 from vitbench.engine.child import Target
-from vitbench.engine.messages import (
-    Accepted,
-    Finished,
-    PrepareCase,
-    Ready,
-    Reply,
-    Request,
-    Sample,
-    Sampled,
-    SetUp,
-)
 from vitbench.engine.revision import Revision
 
 NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
@@ -160,19 +149,19 @@ class ReplayedWorker:
         self._taken: list[float] = []
         self._with_facts = False
 
-    def ask(self, request: Request, timeout_s: float) -> Reply:
-        if isinstance(request, SetUp):
-            return Ready(device="cpu", environment=environment())
-        if isinstance(request, PrepareCase):
+    def ask(self, request: messages.Request, timeout_s: float) -> messages.Reply:
+        if isinstance(request, messages.SetUp):
+            return messages.Ready(device="cpu", environment=environment())
+        if isinstance(request, messages.PrepareCase):
             self._left, self._taken = list(self._turns[request.case.subject]), []
             self._with_facts = request.with_facts
-            return Accepted()
-        if isinstance(request, Sample):
+            return messages.Accepted()
+        if isinstance(request, messages.Sample):
             samples = self._left.pop(0)
             self._taken += samples
-            return Sampled(samples_s=tuple(samples))
+            return messages.Sampled(samples_s=tuple(samples))
         outcome = measured(*self._taken, facts=facts() if self._with_facts else None)
-        return Finished(outcome=outcome)
+        return messages.Finished(outcome=outcome)
 
     def close(self) -> None:
         """Nothing runs."""

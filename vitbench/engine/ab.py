@@ -25,16 +25,7 @@ from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare, name_of
 from vitbench.analysis.gate import Policy, Result
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.engine.messages import (
-    Accepted,
-    Finish,
-    Finished,
-    PrepareCase,
-    Ready,
-    Sample,
-    Sampled,
-    SetUp,
-)
+from vitbench.engine import messages
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput, StorageFull
@@ -268,11 +259,13 @@ class AbComparison:
 
     def _specs(self) -> dict[Which, WorkerSpec]:
         def spec(which: Which, side: Revision) -> WorkerSpec:
-            def setup() -> SetUp:
+            def setup() -> messages.SetUp:
                 is_new = which not in self.environments
-                return SetUp.of(self.plan, plugins=self._plugins[which], environment=is_new)
+                return messages.SetUp.of(
+                    self.plan, plugins=self._plugins[which], environment=is_new
+                )
 
-            def on_ready(ready: Ready) -> None:
+            def on_ready(ready: messages.Ready) -> None:
                 if ready.environment is not None:
                     self.environments[which] = dict(ready.environment)
 
@@ -439,17 +432,17 @@ class _PairTiming:
         self.slices = []
         try:
             for which in _ORDERS[first]:
-                request = PrepareCase(
+                request = messages.PrepareCase(
                     case=self._cases[which], rule=self._rule, with_facts=self._with_facts
                 )
-                self._pool.ask(which, request, Accepted)
+                self._pool.ask(which, request, messages.Accepted)
             for which in slice_order(self._rules.abba_cycles, first):
-                sample = Sample(seconds=self._rules.slice_s)
-                reply = self._pool.ask(which, sample, Sampled)
+                sample = messages.Sample(seconds=self._rules.slice_s)
+                reply = self._pool.ask(which, sample, messages.Sampled)
                 self.slices.append((which, reply.samples_s))
-            return {
-                which: self._pool.ask(which, Finish(), Finished).outcome for which in _ORDERS[first]
-            }
+            finish = messages.Finish()
+            replies = {w: self._pool.ask(w, finish, messages.Finished) for w in _ORDERS[first]}
+            return {which: reply.outcome for which, reply in replies.items()}
         except CaseFailed:
             for which in _ORDERS[first]:
                 self._pool.discard(which)

@@ -8,18 +8,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from vitbench.cases.case import Case
+from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
-from vitbench.engine.messages import (
-    Accepted,
-    CheckWeights,
-    Discard,
-    Finished,
-    Ready,
-    Refused,
-    Reply,
-    Request,
-    SetUp,
-)
 from vitbench.errors import BadInput
 from vitbench.results.outcome import Failed
 
@@ -27,7 +17,7 @@ _START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
 
 Slot = TypeVar("Slot", bound=str)
-AnyReply = TypeVar("AnyReply", bound=Reply)
+AnyReply = TypeVar("AnyReply", bound=messages.Reply)
 Result = TypeVar("Result")
 
 
@@ -48,8 +38,8 @@ class WorkerSpec:
     problem   how the sentence begins where none can be started
     """
 
-    setup: Callable[[], SetUp]
-    on_ready: Callable[[Ready], None] = lambda _: None
+    setup: Callable[[], messages.SetUp]
+    on_ready: Callable[[messages.Ready], None] = lambda _: None
     target: Target = field(default_factory=Target)
     problem: str = "no worker process could be started"
 
@@ -72,7 +62,7 @@ class Pool(Generic[Slot]):
         for slot in slots:
             self._setup_worker(slot)
 
-    def ask(self, slot: Slot, request: Request, expected: type[AnyReply]) -> AnyReply:
+    def ask(self, slot: Slot, request: messages.Request, expected: type[AnyReply]) -> AnyReply:
         """The reply of a slot's worker. Raises CaseFailed, BadInput."""
         if slot not in self._children:
             self.start(slot)
@@ -84,12 +74,12 @@ class Pool(Generic[Slot]):
         except ChildDied as error:
             self.end(slot)
             raise CaseFailed(slot, Failed("crashed", str(error))) from None
-        if isinstance(reply, Finished) and isinstance(reply.outcome, Failed):
+        if isinstance(reply, messages.Finished) and isinstance(reply.outcome, Failed):
             raise CaseFailed(slot, reply.outcome)
         return self._expect(expected, slot, reply)
 
-    def _expect(self, expected: type[AnyReply], slot: Slot, reply: Reply) -> AnyReply:
-        if isinstance(reply, Refused):
+    def _expect(self, expected: type[AnyReply], slot: Slot, reply: messages.Reply) -> AnyReply:
+        if isinstance(reply, messages.Refused):
             raise BadInput(reply.reason)
         if not isinstance(reply, expected):
             self.end(slot)
@@ -101,7 +91,7 @@ class Pool(Generic[Slot]):
         """Ends the prepared case of a slot whose rival failed, where its worker still runs."""
         if slot in self._children:
             with contextlib.suppress(CaseFailed):
-                self.ask(slot, Discard(), Accepted)
+                self.ask(slot, messages.Discard(), messages.Accepted)
 
     def retry(self, work: Callable[[], Result]) -> Result:
         """Does the work, and once more where a worker crashed: what kills a process from outside
@@ -135,7 +125,7 @@ class Pool(Generic[Slot]):
                 self.end(slot)
                 if attempt == _START_ATTEMPTS - 1:
                     raise BadInput(f"{spec.problem}: {error}") from None
-        spec.on_ready(self._expect(Ready, slot, reply))
+        spec.on_ready(self._expect(messages.Ready, slot, reply))
 
     def __enter__(self) -> Pool[Slot]:
         return self
@@ -146,25 +136,25 @@ class Pool(Generic[Slot]):
                 self.end(slot)
 
 
-def probe(device: str, threads: int | None = None) -> Ready:
+def probe(device: str, threads: int | None = None) -> messages.Ready:
     """The device that `auto`, `cuda` or `cuda:1` means here, and the environment.
 
     Asked of a worker process, so that this one neither imports torch nor touches the GPU.
     Raises BadInput where there is no such device.
     """
-    answers: list[Ready] = []
-    request = SetUp(device=device, threads=threads, environment=True)
+    answers: list[messages.Ready] = []
+    request = messages.SetUp(device=device, threads=threads, environment=True)
     with Pool({"probe": WorkerSpec(lambda: request, answers.append)}, _START_TIMEOUT_S) as pool:
         pool.start("probe")
     return answers[0]
 
 
-def check_weights(cases: Iterable[Case], setup: SetUp) -> None:
+def check_weights(cases: Iterable[Case], setup: messages.SetUp) -> None:
     """Raises BadInput where a checkpoint does not fit the backbones of the cases."""
     distinct = {(case.backbone, case.params): case for case in cases if case.backbone}
     with Pool({"weights": WorkerSpec(lambda: setup)}, _START_TIMEOUT_S) as pool:
         for case in distinct.values():
             try:
-                pool.ask("weights", CheckWeights(case=case), Accepted)
+                pool.ask("weights", messages.CheckWeights(case=case), messages.Accepted)
             except CaseFailed as error:
                 raise BadInput(f"weights of {case.backbone} cannot be checked: {error}") from None

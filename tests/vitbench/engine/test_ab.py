@@ -17,19 +17,6 @@ from vitbench.cases.case import Case
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.ab import AbComparison, Rules
 from vitbench.engine.child import ChildDied, ChildTimeout, Target
-from vitbench.engine.messages import (
-    Accepted,
-    Discard,
-    Finish,
-    Finished,
-    PrepareCase,
-    Ready,
-    Reply,
-    Request,
-    Sample,
-    Sampled,
-    SetUp,
-)
 from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput
 from vitbench.results.outcome import Facts, Failed
@@ -49,7 +36,7 @@ class Workers:
         self.rng = np.random.default_rng(seed)
         self.latency: Latency = lambda _, __: 0.01
         self.process, self.reading, self.drift, self.slow = 0.015, 0.03, 0.01, 0.05
-        self.fault: Callable[[str, Case, type[Request]], Failed | BaseException | None]
+        self.fault: Callable[[str, Case, type[messages.Request]], Failed | BaseException | None]
         self.fault = lambda *_: None
         self.facts: Callable[[str], Facts] = lambda _: facts()
         self.machine = 0.0
@@ -76,17 +63,17 @@ class Worker:
         odd = workers.rng.random() < workers.slow
         self.factor = math.exp(workers.rng.normal(0, workers.process)) * (2.7 if odd else 1.0)
 
-    def ask(self, request: Request, timeout_s: float) -> Reply:
+    def ask(self, request: messages.Request, timeout_s: float) -> messages.Reply:
         request = messages.read_request(messages.to_line(request))
         return messages.read_reply(messages.to_line(self._answer(request)))
 
-    def _answer(self, request: Request) -> Reply:
+    def _answer(self, request: messages.Request) -> messages.Reply:
         workers = self.workers
-        if isinstance(request, SetUp):
+        if isinstance(request, messages.SetUp):
             if workers.refused is not None and self.side == "base":
                 raise workers.refused
-            return Ready(device="cpu", environment=environment())
-        if isinstance(request, PrepareCase):
+            return messages.Ready(device="cpu", environment=environment())
+        if isinstance(request, messages.PrepareCase):
             self.case = request.case
             self.facts = workers.facts(self.side) if request.with_facts else None
             self.samples_s: list[float] = []
@@ -95,20 +82,20 @@ class Worker:
         if isinstance(fault, BaseException):
             raise fault
         if fault is not None:
-            return Finished(outcome=fault)
-        if isinstance(request, Sample):
+            return messages.Finished(outcome=fault)
+        if isinstance(request, messages.Sample):
             return self._sample()
-        if isinstance(request, Finish):
+        if isinstance(request, messages.Finish):
             workers.prepared.remove(self.side)
-            return Finished(outcome=measured(*self.samples_s, facts=self.facts))
-        if isinstance(request, Discard):
+            return messages.Finished(outcome=measured(*self.samples_s, facts=self.facts))
+        if isinstance(request, messages.Discard):
             if self.side in workers.prepared:
                 workers.prepared.remove(self.side)
         else:
             workers.prepared.append(self.side)
-        return Accepted()
+        return messages.Accepted()
 
-    def _sample(self) -> Reply:
+    def _sample(self) -> messages.Reply:
         workers = self.workers
         workers.slices.append(self.side)
         latency = workers.latency(self.side, self.case) * self.factor
@@ -118,7 +105,7 @@ class Worker:
             noise = workers.machine + workers.rng.normal(0, workers.reading)
             samples_s.append(latency * math.exp(noise))
         self.samples_s += samples_s
-        return Sampled(samples_s=tuple(samples_s))
+        return messages.Sampled(samples_s=tuple(samples_s))
 
     def close(self) -> None:
         if self.side in self.workers.prepared:
@@ -270,7 +257,7 @@ def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path:
     assert judged.verdict.threshold > TIGHT.limit("msa", "max_slowdown", 0.0)
 
 
-@pytest.mark.parametrize("where", [PrepareCase, Sample, Finish])
+@pytest.mark.parametrize("where", [messages.PrepareCase, messages.Sample, messages.Finish])
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -280,7 +267,7 @@ def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path:
     ],
 )
 def test_a_head_that_fails_never_passes(
-    workers: Workers, tmp_path: Path, fault: Any, kind: str, where: type[Request]
+    workers: Workers, tmp_path: Path, fault: Any, kind: str, where: type[messages.Request]
 ) -> None:
     """Its case is failed and the exit status says so; the others are measured to their end."""
     workers.fault = lambda side, one, request: (

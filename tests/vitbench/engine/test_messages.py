@@ -11,48 +11,31 @@ from hypothesis import strategies as st
 
 from tests.vitbench.examples import backbone_case, case, ceilings, environment, facts, measured
 from vitbench.engine import messages
-from vitbench.engine.messages import (
-    Accepted,
-    CheckWeights,
-    Discard,
-    Finish,
-    Finished,
-    MalformedMessage,
-    Measure,
-    PrepareCase,
-    Ready,
-    Refused,
-    Reply,
-    Request,
-    Sample,
-    Sampled,
-    SetUp,
-)
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Counted, Failed
 
 # No file name need be text.
 PARAMS = (("alpha", 0.5), ("bias", True), ("name", "a\n\udce9\u2028"), ("size", 2), ("whole", 2.0))
-REQUESTS: list[Request] = [
-    SetUp(device="cuda:1", plugins={"mine": Path("/a/\udce9.py")}, ceilings=("float32",)),
-    CheckWeights(case=backbone_case()),
-    Measure(case=case(params=PARAMS), rule=None, with_facts=True),
-    Measure(case=case(), rule=TimingRule(), with_facts=False),
-    PrepareCase(case=case(), rule=TimingRule(cap_s=0.1), with_facts=True),
-    Sample(seconds=0.03),
-    Finish(),
-    Discard(),
+REQUESTS: list[messages.Request] = [
+    messages.SetUp(device="cuda:1", plugins={"mine": Path("/a/\udce9.py")}, ceilings=("float32",)),
+    messages.CheckWeights(case=backbone_case()),
+    messages.Measure(case=case(params=PARAMS), rule=None, with_facts=True),
+    messages.Measure(case=case(), rule=TimingRule(), with_facts=False),
+    messages.PrepareCase(case=case(), rule=TimingRule(cap_s=0.1), with_facts=True),
+    messages.Sample(seconds=0.03),
+    messages.Finish(),
+    messages.Discard(),
 ]
-REPLIES: list[Reply] = [
-    Ready(device="cpu"),
-    Ready(device="cpu", environment=environment(), ceilings=ceilings()),
-    Refused(reason="no"),
-    Accepted(),
-    Sampled(samples_s=(1e-3, 0.1 + 0.2)),
-    Finished(outcome=measured()),
-    Finished(outcome=measured(facts=None, compile_s=1.0)),
-    Finished(outcome=Counted(facts())),
-    Finished(outcome=Failed("timeout", "1\n2")),
+REPLIES: list[messages.Reply] = [
+    messages.Ready(device="cpu"),
+    messages.Ready(device="cpu", environment=environment(), ceilings=ceilings()),
+    messages.Refused(reason="no"),
+    messages.Accepted(),
+    messages.Sampled(samples_s=(1e-3, 0.1 + 0.2)),
+    messages.Finished(outcome=measured()),
+    messages.Finished(outcome=measured(facts=None, compile_s=1.0)),
+    messages.Finished(outcome=Counted(facts())),
+    messages.Finished(outcome=Failed("timeout", "1\n2")),
 ]
 
 
@@ -91,7 +74,7 @@ MEASURE = json.loads(messages.to_line(REQUESTS[3]))
 )
 def test_what_is_no_request(line: str, reason: str) -> None:
     """One sentence with the field at fault."""
-    with pytest.raises(MalformedMessage, match="this is no request: ") as caught:
+    with pytest.raises(messages.MalformedMessage, match="this is no request: ") as caught:
         messages.read_request(line)
     assert reason in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -118,6 +101,6 @@ def test_damaged_lines(index: int, field: int, value: object, cut: int) -> None:
         for read in (messages.read_request, messages.read_reply):
             try:
                 message = read(damaged)
-            except MalformedMessage:
+            except messages.MalformedMessage:
                 continue
             assert repr(read(messages.to_line(message))) == repr(message)
