@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vitbench.cases.case import Resolution
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, subject_of
 
 _REPOSITORY = Path(__file__).parents[2] / "reports" / "published"
 _INSTALLED = Path(__file__).parents[1] / "figures"  # where the wheel puts them
@@ -130,7 +130,7 @@ def _figures(path: Path, rows: csv.DictReader[str]) -> Iterable[Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class PublishedComparison:
     """A figure of ours beside a published one.
 
     ours   printed to the same digits; "" where the case was not measured
@@ -142,36 +142,30 @@ class Beside:
     ours: str
     equal: bool | None
 
-    @property
-    def note(self) -> str:
-        """Why they differ, or may."""
-        return self.figure.note
-
 
 _DEPENDS_ON_DEVICE = {"throughput", "frames", "training_memory", "test_memory"}
 RATES = ("throughput", "frames")
 
 
-def beside(records: Sequence[Record], figures: Sequence[Figure]) -> list[Beside]:
+def comparisons(records: Sequence[Record], figures: Sequence[Figure]) -> list[PublishedComparison]:
     """Ours beside the published, for every figure of a row of ours."""
     return [
-        _beside(record, figure)
+        _compared(record, figure)
         for record in records
         for figure in figures
-        if figure.is_of(record) and figure.quantity in _COLUMNS
+        if figure.quantity in _COLUMNS and figure.is_of(record)
     ]
 
 
-def _beside(record: Record, figure: Figure) -> Beside:
+def _compared(record: Record, figure: Figure) -> PublishedComparison:
     value = record[_COLUMNS[figure.quantity]]
     ours = "" if value is None else figure.printed(float(value))
     equal = None
     if ours and figure.quantity not in _DEPENDS_ON_DEVICE:
         equal = Decimal(ours) == figure.value
-    return Beside(str(record["case"]), figure, ours, equal)
+    return PublishedComparison(str(record["case"]), figure, ours, equal)
 
 
-# What two cases must share for their times to compare.
 _CONDITIONS = (
     "runtime",
     "cold",
@@ -187,39 +181,35 @@ _CONDITIONS = (
 )
 
 
-def relative_ours(records: Sequence[Record], anchor: str) -> dict[str, float]:
-    """Throughput over the anchor's under the same conditions, by case.
+def relative_ours(records: Sequence[Record], reference: str) -> dict[str, float]:
+    """Throughput over the reference's under the same conditions, by case.
 
     Times of two machines do not compare, but what a mechanism gains over another on each does.
     """
     timed = [record for record in records if record["status"] == MEASURED]
-    anchors = [record for record in timed if anchor in (record["attention"], record["backbone"])]
-    found = {}
+    references = [record for record in timed if subject_of(record) == reference]
+    ratios = {}
     for record in timed:
-        peers = [
-            a
-            for a in anchors
-            if _head(a) == _head(record) and all(a[name] == record[name] for name in _CONDITIONS)
-        ]
-        # A mechanism with one implementation only takes the anchor that there is.
-        alike = [peer for peer in peers if peer["impl"] == record["impl"]] or peers
-        if alike:
-            found[str(record["case"])] = _throughput(record) / _throughput(alike[0])
-    return found
+        peers = [peer for peer in references if _conditions(peer) == _conditions(record)]
+        # A mechanism with one implementation only takes the reference that there is.
+        peers = [peer for peer in peers if peer["impl"] == record["impl"]] or peers
+        if peers:
+            ratios[str(record["case"])] = _throughput(record) / _throughput(peers[0])
+    return ratios
 
 
-def _head(record: Record) -> str:
-    """What a backbone carries."""
-    words = str(record["settings"]).split()
-    return next((word for word in words if word.startswith("head=")), "")
+def _conditions(record: Record) -> tuple[object, ...]:
+    """What two cases must share for their times to compare; of the settings what head it has."""
+    heads = [word for word in str(record["settings"]).split() if word.startswith("head=")]
+    return (*(record[name] for name in _CONDITIONS), *heads)
 
 
 def _throughput(record: Record) -> float:
     return float(str(record["throughput_img_s"]))
 
 
-def relative_published(figures: Sequence[Figure], anchor: str) -> dict[Figure, float]:
-    """Each published throughput over the anchor's on the same device."""
-    times = [figure for figure in figures if figure.quantity in RATES]
-    bases = {figure.device: figure.value for figure in reversed(times) if figure.key == anchor}
-    return {f: float(f.value / bases[f.device]) for f in times if f.device in bases}
+def relative_published(figures: Sequence[Figure], reference: str) -> dict[Figure, float]:
+    """Each published throughput over the reference's on the same device."""
+    rates = [figure for figure in figures if figure.quantity in RATES]
+    bases = {figure.device: figure.value for figure in reversed(rates) if figure.key == reference}
+    return {f: float(f.value / bases[f.device]) for f in rates if f.device in bases}

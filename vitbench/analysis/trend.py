@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,15 @@ import scipy.stats
 
 from vitbench.analysis.compare import IDENTITY, SIGNIFICANCE, name_of
 from vitbench.results.outcome import MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, subject_of
 
 # Runs of one commit differ by what the machine does; a step is looked for in those that share all
 # of this. The version of torch may differ: it is one of the causes that are looked for.
 _SHARED = (*IDENTITY, "device", "dtype", "device_name")
 # A step of fewer runs than this on either side may be one odd run.
 MIN_RUNS = 2
-# Each step adds a level and a place, and is paid for by three logarithms (the modified BIC of
-# Zhang and Siegmund 2007 has as many), in units of the noise's variance.
+# Each step adds a level and an index, and costs three logarithms (as many as the modified BIC of
+# Zhang and Siegmund 2007), in units of the noise's variance.
 _PENALTY = 3.0
 _QUIETEST = 0.003
 # A run so many times the noise from both neighbours is odd.
@@ -29,7 +29,7 @@ _ODD = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class RunSnapshot:
     """One run of the history.
 
     name    its folder or file
@@ -78,40 +78,40 @@ class Series:
     steps: tuple[Step, ...]
 
 
-def series(history: Sequence[Past], min_change: float = 0.02) -> list[Series]:
+def series(history: Sequence[RunSnapshot], min_change: float = 0.02) -> list[Series]:
     """Every case that at least two runs measured, in order of first appearance.
 
-    min_change  smaller steps are not told, as a share
+    min_change  smaller steps are not reported, as a share
     """
-    found: dict[tuple[str, ...], list[tuple[int, Record]]] = {}
-    for index, past in enumerate(history):
-        for record in past.records:
+    runs_of: dict[tuple[str, ...], dict[int, Record]] = {}
+    for index, snapshot in enumerate(history):
+        for record in snapshot.records:
             if record["status"] == MEASURED:
                 key = tuple(str(record[name] or "") for name in _SHARED)
-                found.setdefault(key, []).append((index, record))
-    return [_series(rows, min_change) for rows in found.values() if len(rows) > 1]
+                runs_of.setdefault(key, {})[index] = record
+    return [_series(runs, min_change) for runs in runs_of.values() if len(runs) > 1]
 
 
-def _series(rows: Sequence[tuple[int, Record]], min_change: float) -> Series:
-    record = rows[0][1]
-    values = tuple(float(str(one["throughput_img_s"])) for _, one in rows)
+def _series(runs: Mapping[int, Record], min_change: float) -> Series:
+    records = list(runs.values())
+    values = tuple(float(str(record["throughput_img_s"])) for record in records)
     return Series(
-        name_of(record),
-        str(record["attention"] or record["backbone"]),
-        tuple(index for index, _ in rows),
-        values,
-        tuple(str(one["torch"]) for _, one in rows),
-        tuple(steps(values, min_change)),
+        describe=name_of(records[0]),
+        subject=subject_of(records[0]),
+        runs=tuple(runs),
+        values=values,
+        torch=tuple(str(record["torch"]) for record in records),
+        steps=tuple(steps(values, min_change)),
     )
 
 
 def steps(values: Sequence[float], min_change: float = 0.02) -> list[Step]:
     """Where the level of a series changes: least squares on logarithms with a price for each step
-    (PELT; Killick, Fearnhead and Eckley 2012), and of those found what a t-test calls, corrected
-    for as many places as there are runs.
+    (PELT; Killick, Fearnhead and Eckley 2012). A t-test must confirm a step, corrected for as many
+    positions as there are runs.
 
-    A lone odd run is replaced by the median of itself and its neighbours before. The noise is taken
-    from neighbours' differences, whose median a few steps do not move.
+    First the median of itself and its neighbours replaces a lone odd run. The noise is estimated
+    from the differences of neighbours, whose median a few steps do not move.
     """
     logs = np.log(np.asarray(values, dtype=float))
     if len(logs) < 2 * MIN_RUNS:
@@ -124,15 +124,15 @@ def steps(values: Sequence[float], min_change: float = 0.02) -> list[Step]:
     freedom = len(logs) - len(parts)
     pooled = sum(float(part.var()) * len(part) for part in parts) / max(freedom, 1)
     scale = max(math.sqrt(pooled), _QUIETEST)
-    found, end = [], 0
+    confirmed, end = [], 0
     for before, after in itertools.pairwise(parts):
         end += len(before)
         shift = float(np.median(after) - np.median(before))
         error = scale * math.sqrt(1 / len(before) + 1 / len(after))
         p = 2 * float(scipy.stats.t.sf(abs(shift) / error, max(freedom, 1))) * len(logs)
         if abs(shift) >= math.log1p(min_change) and p <= SIGNIFICANCE:
-            found.append(Step(end - 1, end, math.exp(shift)))
-    return found
+            confirmed.append(Step(end - 1, end, math.exp(shift)))
+    return confirmed
 
 
 def _without_odd(logs: np.ndarray, noise: float) -> np.ndarray:
@@ -146,14 +146,14 @@ def _without_odd(logs: np.ndarray, noise: float) -> np.ndarray:
     return smooth
 
 
-def sentence(one: Series, step: Step, history: Sequence[Past]) -> str:
+def sentence(case: Series, step: Step, history: Sequence[RunSnapshot]) -> str:
     """A step in words, with the commit."""
-    old, new = history[one.runs[step.before]], history[one.runs[step.after]]
-    change = f"{1 / step.ratio:.3f} times slower"
-    if step.ratio >= 1:
-        change = f"{step.ratio:.3f} times faster"
-    told = f"{one.describe}: {change} at {new.label}, after {old.label}"
-    versions = one.torch[step.before], one.torch[step.after]
-    if versions[0] != versions[1]:
-        told += f"; torch went from {versions[0]} to {versions[1]}"
-    return told
+    old, new = (history[case.runs[index]] for index in (step.before, step.after))
+    change = f"{step.ratio:.3f} times faster"
+    if step.ratio < 1:
+        change = f"{1 / step.ratio:.3f} times slower"
+    text = f"{case.describe}: {change} at {new.label}, after {old.label}"
+    old_torch, new_torch = case.torch[step.before], case.torch[step.after]
+    if old_torch != new_torch:
+        text += f"; torch went from {old_torch} to {new_torch}"
+    return text

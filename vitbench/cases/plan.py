@@ -41,7 +41,7 @@ class Plan:
     allocator           of the workers: "steady" keeps freed memory, "system" is the C library's own
     timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
-    anchor              what throughputs stand over beside it; None: the table's first subject
+    reference           what throughputs are divided by beside it; None: the table's first subject
     plugins             mechanisms and backbones of the user's own, and weights: name -> file
     """
 
@@ -59,7 +59,7 @@ class Plan:
     allocator: Allocator = "steady"
     timed: bool = True
     published: str | None = None
-    anchor: str | None = None
+    reference: str | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,9 +87,10 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of to_dict."""
-        cases = tuple(Case.from_dict(case) for case in data["cases"])
-        return cls(**{**data, "cases": cases, "rule": TimingRule(**data["rule"])})
+        """The inverse of to_dict; older releases wrote `anchor` for `reference`."""
+        fields = {"reference" if key == "anchor" else key: data[key] for key in data}
+        fields["cases"] = tuple(Case.from_dict(case) for case in data["cases"])
+        return cls(**fields | {"rule": TimingRule(**data["rule"])})
 
 
 def effort(name: str) -> Mapping[str, float]:

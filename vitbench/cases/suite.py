@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+)
 
 from vitbench import devices
 from vitbench.cases.case import DTYPE_ALIASES, Resolution
@@ -87,7 +95,8 @@ class Suite(BaseModel):
     title      one line for a chart's caption
     effort     "quick", "default" or "thorough"
     published  the table of reports/published/ that the results stand beside
-    anchor     what the throughputs of both stand over; the table's first subject unless named
+    reference  what the throughputs of both are divided by; the table's first subject unless named;
+               older suites say `anchor`
     axes       what is swept
     cuda       axes that differ on a CUDA device (a GPU wants larger batches than a CPU)
     params     hyper-parameters by mechanism or backbone that differ from the authors' settings
@@ -98,7 +107,7 @@ class Suite(BaseModel):
     title: str
     effort: str = "default"
     published: str | None = None
-    anchor: str | None = None
+    reference: str | None = Field(None, validation_alias=AliasChoices("reference", "anchor"))
     axes: Axes
     cuda: Axes = Axes()
     params: dict[str, dict[str, Values]] = {}

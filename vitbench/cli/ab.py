@@ -93,7 +93,7 @@ def ab(
         cold=cold,
     )
     rules_of_policy = judge.read_policy(policy, max_slowdown, strict)
-    forms = judge.Forms(junit, json, github)
+    forms = judge.ReportPaths(junit, json, github)
     if not 0 < reading < 1e3:
         raise BadInput(f"--reading must be a positive time in seconds, got {reading:g}")
     from vitbench.engine import ab as interleaved
@@ -155,7 +155,7 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 def _carry_out(
     comparison: AbComparison,
     folder: Path,
-    forms: judge.Forms,
+    forms: judge.ReportPaths,
     *,
     quiet: bool,
 ) -> int:

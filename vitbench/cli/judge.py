@@ -48,20 +48,20 @@ def compare(
     from vitbench.analysis import gate
     from vitbench.render import verdicts
 
-    found = comparing.compare(
+    compared = comparing.compare(
         records(base),
         records(candidate),
         threshold=share("--max-slowdown", max_slowdown),
         across=() if across is None else parse.words(across),
     )
     if json:
-        judged = tuple(gate.Judged(verdict, ()) for verdict in found)
-        told = dict(gate.summary(gate.Result(judged, 0, "")))
-        typer.echo(jsons.dumps(told["cases"], indent=2, ensure_ascii=False))
+        judged = tuple(gate.Judged(verdict, ()) for verdict in compared)
+        cases = gate.summary(gate.Result(judged, 0, ""))["cases"]
+        typer.echo(jsons.dumps(cases, indent=2, ensure_ascii=False))
         return
     console = terminal.console()
-    console.print(verdicts.table(found))
-    if mean := comparing.geometric_mean(found):
+    console.print(verdicts.table(compared))
+    if mean := comparing.geometric_mean(compared):
         console.print(f"\ngeometric mean of the latency ratios: {mean:.3f}")
 
 
@@ -126,18 +126,18 @@ def check(
     waived = () if across is None else parse.words(across)
     base = records(baseline)
     if run is None:
-        found = _measure(base, baseline, out, plugin or [], rounds, threads, untimed, quiet)
+        candidate = _measure(base, baseline, out, plugin or [], rounds, threads, untimed, quiet)
     elif out is not None or rounds is not None or threads is not None or plugin:
         raise BadInput(
             "a RUN is given: nothing is measured, and --out, --rounds, --threads and "
             "--plugin have no use"
         )
     else:
-        found = records(run)
+        candidate = records(run)
     if untimed:
-        base, found = gate.counted(base), gate.counted(found)
-    result = gate.check(base, found, rules, waived)
-    write(result, Forms(junit, json, github))
+        base, candidate = gate.counted(base), gate.counted(candidate)
+    result = gate.check(base, candidate, rules, waived)
+    write(result, ReportPaths(junit, json, github))
     show(result, terminal.console())
     return result.status
 
@@ -168,67 +168,63 @@ def _measure(
     folder = out or new_folder(Path("reports"), "check", plan.device)
     console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
-        found = session.measure(plan, folder, bar).records()
+        measured = session.measure(plan, folder, bar).records()
     console.print(str(folder), style="cyan")
-    return found
+    return measured
 
 
 def read_policy(path: Path | None, max_slowdown: str | None, strict: bool) -> Policy:
     """The policy of a file, else of ./pyproject.toml, with the options on top. Raises BadInput."""
     from vitbench.analysis import gate
 
-    here = Path("pyproject.toml")
-    if path is not None:
-        found = gate.read_policy(path)
+    project = Path("pyproject.toml")
+    if path is not None or project.is_file():
+        policy = gate.read_policy(path or project)
     else:
-        found = gate.read_policy(here) if here.is_file() else gate.Policy()
+        policy = gate.Policy()
     if max_slowdown is not None:
-        found = found.model_copy(update={"max_slowdown": share("--max-slowdown", max_slowdown)})
-    return found.model_copy(update={"strict": strict or found.strict})
+        policy = policy.model_copy(update={"max_slowdown": share("--max-slowdown", max_slowdown)})
+    return policy.model_copy(update={"strict": strict or policy.strict})
 
 
 def show(result: Result, console: Console) -> None:
     """The table, what is wrong, and the sentence."""
     from vitbench.render import verdicts
 
-    console.print(verdicts.table([one.verdict for one in result.judged]))
-    for one in result.judged:
-        for fault in one.faults:
+    console.print(verdicts.table([case.verdict for case in result.judged]))
+    for case in result.judged:
+        for fault in case.faults:
             console.print(fault, style="red", markup=False)
     console.print(result.sentence)
 
 
 @dataclass(frozen=True, slots=True)
-class Forms:
-    """The forms of a result that a CI reads."""
+class ReportPaths:
+    """Where a result goes for CI: JUnit XML, JSON, and whether GitHub's forms are written."""
 
     junit: Path | None
     json: Path | None
     github: bool
 
 
-def write(result: Result, forms: Forms) -> None:
-    """Writes the forms that were asked for. Raises BadInput."""
-    from vitbench.analysis import gate
-    from vitbench.render import verdicts
+def write(result: Result, reports: ReportPaths) -> None:
+    """Writes the reports that were asked for. Raises BadInput."""
+    from vitbench.render import ci
 
-    texts = []
-    if forms.junit is not None:
-        texts.append((forms.junit, verdicts.junit(result)))
-    if forms.json is not None:
-        texts.append((forms.json, jsons.dumps(gate.summary(result), indent=2) + "\n"))
-    for path, text in texts:
+    for path, render in ((reports.junit, ci.junit), (reports.json, ci.json)):
+        if path is None:
+            continue
         try:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(render(result), encoding="utf-8")
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}") from None
-    if not forms.github:
+    if not reports.github:
         return
-    if told := verdicts.workflow_commands(result):
-        typer.echo(told)
+    if commands := ci.workflow_commands(result):
+        typer.echo(commands)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(summary, "a", encoding="utf-8") as file:
-            file.write(verdicts.markdown(result))
+            file.write(ci.markdown(result))
 
 
 baseline = typer.Typer(help="Keep a baseline to check against.", no_args_is_help=True)
@@ -249,12 +245,12 @@ def update(
     if not rows:
         raise BadInput(f"{run} holds no measured case: a baseline of nothing would pass anything")
     environment = read_environment(run)
-    told = [out]
+    written = [out]
     try:
         write_csv(out, COLUMN_NAMES, rows)
         if environment:
-            told.append(environment_file(out))
-            write_json(told[1], {"environment": environment})
+            written.append(environment_file(out))
+            write_json(written[1], {"environment": environment})
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error.strerror}") from None
-    typer.echo(f"{' and '.join(str(path) for path in told)}: {len(rows)} cases")
+    typer.echo(f"{' and '.join(str(path) for path in written)}: {len(rows)} cases")

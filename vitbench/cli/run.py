@@ -263,8 +263,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     from vitbench.analysis import trust
     from vitbench.engine import session
-    from vitbench.render import recommendation as choice
-    from vitbench.render import tables, units
+    from vitbench.render import recommendation, tables, units
     from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED
 
@@ -274,10 +273,10 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     if figures:
         from vitbench.render import published
 
-        anchor = done.plan.anchor or str(figures[0].key)
-        beside, notes = published.table(records, figures, anchor)
+        reference = done.plan.reference or str(figures[0].key)
+        beside, notes = published.table(records, figures, reference)
         console.print("\nbeside the published figures:", beside, notes, sep="\n", markup=False)
-    advice = choice.table(records)
+    advice = recommendation.table(records)
     if advice is not None:
         console.print("\nwhich implementation to use:", advice, sep="\n")
     plots = session.draw(folder)

@@ -13,14 +13,14 @@ from vitbench.cli import judge, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from vitbench.analysis.trend import Past
+    from vitbench.analysis.trend import RunSnapshot
 
 
 def trend(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders or CSV files of records, oldest first.")
     ],
-    min_change: Annotated[str, typer.Option(help="Smaller steps are not told: 2%.")] = "2%",
+    min_change: Annotated[str, typer.Option(help="Smaller steps are not reported: 2%.")] = "2%",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the chart; reports/DATE-trend by default.")
     ] = None,
@@ -30,14 +30,14 @@ def trend(
     from vitbench.analysis import trend as trends
 
     least = judge.share("--min-change", min_change)
-    history = [_past(path) for path in runs]
-    found = trends.series(history, least)
-    if not found:
+    history = [_snapshot(path) for path in runs]
+    series = trends.series(history, least)
+    if not series:
         raise BadInput("no case was measured by two of these runs on one kind of device")
     if json:
-        told = [asdict(one) for one in found]
-        labels = [{"name": past.name, "commit": past.commit} for past in history]
-        typer.echo(jsons.dumps({"runs": labels, "series": told}, indent=2, ensure_ascii=False))
+        runs_as_json = [{"name": run.name, "commit": run.commit} for run in history]
+        report = {"runs": runs_as_json, "series": [asdict(case) for case in series]}
+        typer.echo(jsons.dumps(report, indent=2, ensure_ascii=False))
         return
     from vitbench.errors import StorageFull
     from vitbench.render import history as charts
@@ -47,29 +47,33 @@ def trend(
     console = terminal.console()
     rows = [
         [
-            one.describe,
-            str(len(one.runs)),
-            units.significant(one.values[0]),
-            units.significant(one.values[-1]),
-            str(len(one.steps) or ""),
+            case.describe,
+            str(len(case.runs)),
+            units.significant(case.values[0]),
+            units.significant(case.values[-1]),
+            str(len(case.steps) or ""),
         ]
-        for one in found
+        for case in series
     ]
     console.print(tables.listing(("case", "runs", "first images/s", "last", "steps"), rows))
-    sentences = [trends.sentence(one, step, history) for one in found for step in one.steps]
-    few = "fewer than 4 runs show no step" if max(len(o.runs) for o in found) < 4 else "no step"
+    sentences = [trends.sentence(case, step, history) for case in series for step in case.steps]
+    few = (
+        "fewer than 4 runs show no step"
+        if max(len(case.runs) for case in series) < 4
+        else "no step"
+    )
     console.print("", *(sentences or [few]), sep="\n", markup=False)
     folder = make_folder(out or new_folder(Path("reports"), "trend", "runs"))
     try:
-        path = charts.save(found, history, folder)
+        path = charts.save(series, history, folder)
     except OSError as error:
         raise StorageFull(f"{folder} cannot be written: {error.strerror}") from error
     console.print(str(path), style="cyan")
 
 
-def _past(path: Path) -> Past:
-    from vitbench.analysis.trend import Past
+def _snapshot(path: Path) -> RunSnapshot:
+    from vitbench.analysis.trend import RunSnapshot
     from vitbench.results.folder import read_environment
 
     code = read_environment(path).get("code") or {}
-    return Past(path.name, judge.records(path), code.get("commit"), bool(code.get("dirty")))
+    return RunSnapshot(path.name, judge.records(path), code.get("commit"), bool(code.get("dirty")))

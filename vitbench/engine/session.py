@@ -221,7 +221,7 @@ def make_plan(
             timed=timed,
             threads=threads,
             published=chosen.published,
-            anchor=chosen.anchor,
+            reference=chosen.reference,
             plugins={name: str(path) for name, path in files.items()},
             **(_default_memory_limit(device) | settings),
         )
@@ -378,7 +378,7 @@ def beside_published(run: Run, folder: Path) -> list[published.Figure]:
             "ours": pair.ours,
             "equal": pair.equal,
         }
-        for pair in published.beside(run.records(), figures)
+        for pair in published.comparisons(run.records(), figures)
     ]
     columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")
     path = folder / "published.csv"

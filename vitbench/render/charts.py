@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from vitbench.render import units
+from vitbench.render import labels, units
 from vitbench.results import frame
 
-# The colour of a mechanism is its place in this list: append, never reorder.
+# The index of a mechanism in this list gives its colour: append, never reorder.
 _ORDER = (
     "msa",
     "hilo",
@@ -43,7 +44,7 @@ _ORDER = (
     "relu_linear",
     "pooling",
 )
-# Of whole models in the same way.
+# The same for whole models.
 _MODELS = (
     "resnet50",
     "litv2_s",
@@ -84,7 +85,7 @@ _LINES = ("-", "--", "-.", ":")
 # Mechanisms that lie on another's curve wherever the shift or the transpose costs nothing.
 _DASHED = {"shifted_window", "grid", "twins_lsa"}
 
-STYLE: Any = {
+RC_PARAMS: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
     "font.family": "DejaVu Sans",
@@ -107,7 +108,7 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Style:
     """How a mechanism is drawn."""
 
     colour: str
@@ -115,25 +116,25 @@ class Look:
     line: str
 
 
-def look_of(attention: str) -> Look:
+def style_of(subject: str) -> Style:
     """The same for a mechanism in every chart; one of the user's own gets one from its name."""
-    if attention in _ORDER:
-        place = _ORDER.index(attention)
-    elif attention in _MODELS:
-        place = _MODELS.index(attention)
+    if subject in _ORDER:
+        index = _ORDER.index(subject)
+    elif subject in _MODELS:
+        index = _MODELS.index(subject)
     else:
-        digest = hashlib.sha256(attention.encode()).digest()
-        place = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
-    line = _LINES[1 if attention in _DASHED else place // len(_PALETTE) % len(_LINES)]
-    marker = _MARKERS[(place + place // len(_PALETTE) * 3) % len(_MARKERS)]
-    return Look(_PALETTE[place % len(_PALETTE)], marker, line)
+        digest = hashlib.sha256(subject.encode()).digest()
+        index = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
+    cycle, colour = divmod(index, len(_PALETTE))
+    line = _LINES[1 if subject in _DASHED else cycle % len(_LINES)]
+    return Style(_PALETTE[colour], _MARKERS[(index + cycle * 3) % len(_MARKERS)], line)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """What a chart shows of a row."""
 
-    name: str
+    title: str
     column: str
     label: str
     low: str | None = None
@@ -142,22 +143,24 @@ class Quantity:
 
 
 THROUGHPUT = Quantity(
-    "throughput",
+    "Throughput",
     "throughput_img_s",
     "throughput, images/s",
     "throughput_low_img_s",
     "throughput_high_img_s",
 )
-MACS = Quantity("macs", "macs", "MACs of one image")
-MEMORY = Quantity("peak-memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
+MACS = Quantity("MACs", "macs", "MACs of one image")
+MEMORY = Quantity("Peak memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
 QUANTITIES = (THROUGHPUT, MACS, MEMORY)
+# What makes two rows different measurements, apart from the mechanism and the resolution.
+SETTING = ("device", "dtype", "batch_size", "stride", "dim", "num_heads", "mode", "cold")
 
 
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
     """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC_PARAMS):
         for name, figure in figures(rows, device_name):
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
             figure.savefig(folder / f"{name}.png")
@@ -167,34 +170,31 @@ def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
 
 def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
-    # What tells a row from the others of its subject, from those too that were not measured.
-    rows = frame.measured(rows.assign(variant=frame.variants(rows)))
+    # Rows that were not measured count too where it is said what tells one from the others.
+    rows = frame.measured(rows.assign(variant=labels.variants(rows)))
     if rows.empty:
         return
-    differing = frame.varying(rows, frame.SETTING)
+    area = rows["image_height"] * rows["image_width"]
+    rows = rows.assign(area=area, side=area.astype(float) ** 0.5)
+    differing = labels.varying(rows, SETTING)
     groups = rows.groupby(differing, sort=False, dropna=False) if differing else [((), rows)]
     for values, group in groups:
-        suffix = "".join(
-            f"-{name}-{value}"
-            for name, value in zip(differing, values, strict=True)
-            if value is not pd.NA
-        )
+        settings = zip(differing, values, strict=True)
+        suffix = "".join(f"-{name}-{value}" for name, value in settings if value is not pd.NA)
         suffix = suffix.replace("_", "-").replace(":", "")
         caption = _caption(group, device_name)
-        yield f"throughput-bars{suffix}", bars(_smallest(group), caption)
-        if len(_sides(group)) > 1:
+        smallest = group[group["area"] == group["area"].min()]
+        yield f"throughput-bars{suffix}", bars(smallest, caption)
+        if group["side"].nunique() > 1:
             yield f"overview{suffix}", overview(group, caption)
             for quantity in QUANTITIES:
-                yield f"{quantity.name}{suffix}", curves(group, quantity, caption)
+                name = quantity.title.lower().replace(" ", "-")
+                yield f"{name}{suffix}", curves(group, quantity, caption)
 
 
 def _caption(rows: pd.DataFrame, device_name: str) -> str:
     row = rows.iloc[0]
-    words = [
-        device_name,
-        str(row["dtype"]),
-        f"batch {row['batch_size']}",
-    ]
+    words = [device_name, str(row["dtype"]), f"batch {row['batch_size']}"]
     if row["attention"]:
         words += [f"dim {row['dim']}", f"{row['num_heads']} heads", f"stride {row['stride']}"]
     if row["mode"] != "forward":
@@ -204,22 +204,17 @@ def _caption(rows: pd.DataFrame, device_name: str) -> str:
     return ", ".join(words)
 
 
-def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
-    area = rows["image_height"] * rows["image_width"]
-    return rows[area == area.min()]
-
-
 def _label(subject: str, variant: str) -> str:
     """In lines that leave the chart its room."""
-    words = f"{subject} {variant}".strip()
-    return textwrap.fill(words, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+    text = f"{subject} {variant}".strip()
+    return textwrap.fill(text, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def bars(rows: pd.DataFrame, caption: str) -> Figure:
     """Throughput at one resolution: bars from zero, fastest on top, with 95% intervals."""
     rows = rows.sort_values("throughput_img_s")
-    labels = [_label(row["subject"], row["variant"]) for _, row in rows.iterrows()]
-    lines = max(label.count("\n") for label in labels) + 1
+    names = [_label(*pair) for pair in zip(rows["subject"], rows["variant"], strict=True)]
+    lines = max(name.count("\n") for name in names) + 1
     tall = max(0.36, 0.19 * lines) * len(rows)
     figure = Figure(figsize=(7.2, 1.7 + tall), layout="constrained")
     axes = figure.subplots()
@@ -229,21 +224,21 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
         rows["throughput_high_img_s"].to_numpy(float) - values,
     ]
     axes.barh(
-        labels,
+        names,
         values,
-        color=[look_of(name).colour for name in rows["subject"]],
+        color=[style_of(name).colour for name in rows["subject"]],
         xerr=spread,
         error_kw={"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5},
     )
     widest = float(rows["throughput_high_img_s"].max())
-    for place, (value, high) in enumerate(zip(values, rows["throughput_high_img_s"], strict=True)):
-        axes.text(high + 0.012 * widest, place, units.significant(value), va="center", fontsize=9)
+    for index, (value, high) in enumerate(zip(values, rows["throughput_high_img_s"], strict=True)):
+        axes.text(high + 0.012 * widest, index, units.significant(value), va="center", fontsize=9)
     axes.set_xlim(0, widest * 1.12)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{THROUGHPUT.label} (bars: median, whiskers: 95% interval)")
     first = rows.iloc[0]
     grid = f", {first['grid_height']} x {first['grid_width']} tokens" if first["attention"] else ""
-    axes.set_title(f"Throughput at {frame.resolution(first)} px{grid}")
+    axes.set_title(f"Throughput at {labels.resolution(first)} px{grid}")
     _caption_below(figure, caption)
     return figure
 
@@ -253,7 +248,7 @@ def curves(rows: pd.DataFrame, quantity: Quantity, caption: str) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     _draw(axes, rows, quantity)
-    axes.set_title(f"{_title(quantity)} against resolution")
+    axes.set_title(f"{quantity.title} against resolution")
     figure.legend(*_legend(axes), loc="outside right upper", fontsize=9)
     _caption_below(figure, caption)
     return figure
@@ -265,14 +260,10 @@ def overview(rows: pd.DataFrame, caption: str) -> Figure:
     panels = figure.subplots(1, len(QUANTITIES))
     for axes, quantity in zip(panels, QUANTITIES, strict=True):
         _draw(axes, rows, quantity)
-        axes.set_title(_title(quantity))
+        axes.set_title(quantity.title)
     figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9)
     _caption_below(figure, caption)
     return figure
-
-
-def _title(quantity: Quantity) -> str:
-    return {"throughput": "Throughput", "macs": "MACs", "peak-memory": "Peak memory"}[quantity.name]
 
 
 def _caption_below(figure: Figure, caption: str) -> None:
@@ -281,31 +272,20 @@ def _caption_below(figure: Figure, caption: str) -> None:
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     """Handles and labels in the order of the curves' right ends, so that eye and legend agree."""
-    legend: tuple[list[Any], list[str]] = axes.get_legend_handles_labels()
-    handles, labels = legend
-    ends = [handle[0].get_ydata()[-1] for handle in handles]
-    order = sorted(range(len(labels)), key=lambda place: -ends[place])
-    return [handles[place] for place in order], [labels[place] for place in order]
-
-
-def _sides(rows: pd.DataFrame) -> dict[float, str]:
-    """Place on the axis (geometric mean of the sides) and name of every resolution."""
-    return {_side(row): frame.resolution(row) for _, row in rows.iterrows()}
-
-
-def _side(row: pd.Series) -> float:
-    return float(row["image_height"] * row["image_width"]) ** 0.5
+    entries: list[tuple[Any, str]] = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    ordered = sorted(entries, key=lambda entry: -entry[0][0].get_ydata()[-1])
+    return [handle for handle, _ in ordered], [label for _, label in ordered]
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, quantity: Quantity) -> None:
-    repeats: dict[str, int] = {}
-    for (name, variant), line in rows.groupby(["subject", "variant"], sort=False):
-        attention = str(name)
-        nth = repeats[attention] = repeats.get(attention, -1) + 1
-        _draw_line(axes, line, quantity, _label(attention, str(variant)), nth)
+    drawn: Counter[str] = Counter()
+    for _, line in rows.groupby(["subject", "variant"], sort=False):
+        subject, variant = line[["subject", "variant"]].iloc[0]
+        _draw_line(axes, line, quantity, _label(subject, variant), drawn[subject])
+        drawn[subject] += 1
     axes.set_xscale("log")
     axes.set_yscale("log")
-    sides = _sides(rows)
+    sides = {row["side"]: labels.resolution(row) for _, row in rows.iterrows()}
     axes.set_xticks(list(sides), list(sides.values()), fontsize=9)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
@@ -316,11 +296,11 @@ def _draw(axes: Axes, rows: pd.DataFrame, quantity: Quantity) -> None:
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, nth: int) -> None:
-    line = line.assign(side=[_side(row) for _, row in line.iterrows()]).sort_values("side")
-    line = line[line[quantity.column] > 0]  # no MACs has no place on a logarithmic axis
+    line = line.sort_values("side")
+    line = line[line[quantity.column] > 0]  # a logarithmic axis shows no zero
     if line.empty:
         return
-    look = look_of(str(line["subject"].iloc[0]))
+    style = style_of(line["subject"].iloc[0])
     values = line[quantity.column].to_numpy(float) * quantity.scale
     spread = None
     if quantity.low is not None and quantity.high is not None:
@@ -332,11 +312,11 @@ def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, n
         values,
         yerr=spread,
         label=label,
-        color=look.colour,
-        marker=look.marker,
-        linestyle=_LINES[(_LINES.index(look.line) + nth) % len(_LINES)],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=_LINES[(_LINES.index(style.line) + nth) % len(_LINES)],
         alpha=1.0 if nth == 0 else 0.75,
-        markerfacecolor=look.colour if nth == 0 else "white",
+        markerfacecolor=style.colour if nth == 0 else "white",
         capsize=2.5,
         elinewidth=1.1,
     )

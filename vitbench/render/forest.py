@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from vitbench.analysis.gate import Result
 from vitbench.analysis.stats import Ratio
-from vitbench.render.charts import STYLE
-from vitbench.render.verdicts import labels
+from vitbench.render import labels
+from vitbench.render.charts import RC_PARAMS
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
 _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
@@ -20,7 +20,7 @@ _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
 
 def save(result: Result, caption: str, folder: Path) -> Path | None:
     """forest.png and forest.pdf; None where there is no ratio to draw."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC_PARAMS):
         figure = forest(result, caption)
         if figure is None:
             return None
@@ -31,8 +31,9 @@ def save(result: Result, caption: str, folder: Path) -> Path | None:
 
 def forest(result: Result, caption: str) -> Figure | None:
     """Latency ratios on a logarithmic axis, the limit of each case as a tick, 1 as a line."""
-    verdicts = [one.verdict for one in result.judged]
-    names, shared = _told_apart(labels([verdict.describe for verdict in verdicts]))
+    verdicts = [case.verdict for case in result.judged]
+    full = labels.short([verdict.describe for verdict in verdicts])
+    names, shared = _own_and_shared(full)
     drawn = [
         (verdict, verdict.ratio, name)
         for verdict, name in reversed(list(zip(verdicts, names, strict=True)))
@@ -42,15 +43,15 @@ def forest(result: Result, caption: str) -> Figure | None:
         return None
     figure = Figure(figsize=(8.0, 1.9 + 0.34 * len(drawn)), layout="constrained")
     axes = figure.subplots()
-    for place, (verdict, ratio, _) in enumerate(drawn):
+    for row, (verdict, ratio, _) in enumerate(drawn):
         colour = _COLOURS[verdict.word]
-        axes.plot([ratio.low, ratio.high], [place, place], color=colour, linewidth=1.8)
+        axes.plot([ratio.low, ratio.high], [row, row], color=colour, linewidth=1.8)
         marker, fill = _MARKERS[verdict.word], "white" if verdict.word == "undecided" else colour
-        axes.plot(ratio.value, place, marker=marker, color=colour, markerfacecolor=fill)
-        axes.plot(1 + verdict.threshold, place, marker="|", color="#D55E00", markersize=9)
+        axes.plot(ratio.value, row, marker=marker, color=colour, markerfacecolor=fill)
+        axes.plot(1 + verdict.threshold, row, marker="|", color="#D55E00", markersize=9)
         axes.text(
             1.01,
-            place,
+            row,
             f"{verdict.word} {ratio.value:.3f}",
             transform=axes.get_yaxis_transform(),
             va="center",
@@ -75,14 +76,13 @@ def forest(result: Result, caption: str) -> Figure | None:
     return figure
 
 
-def _told_apart(names: list[str]) -> tuple[list[str], str]:
+def _own_and_shared(names: list[str]) -> tuple[list[str], str]:
     """The names without the words that all share, and those words."""
     if len(names) < 2:
         return names, ""
-    split = [name.split() for name in names]
-    shared = [word for word in split[0] if all(word in words for words in split)]
-    kept = [" ".join(w for w in words if w not in shared) or words[0] for words in split]
-    return kept, " ".join(shared)
+    own = labels.own_words(names)
+    shared = [word for word in names[0].split() if word not in own[0].split()]
+    return [a or b.split()[0] for a, b in zip(own, names, strict=True)], " ".join(shared)
 
 
 def _reach(ratios: list[Ratio], threshold: float) -> float:

@@ -12,57 +12,57 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitbench.analysis.trend import Past, Series
-from vitbench.render.charts import STYLE, look_of
-from vitbench.render.verdicts import labels
+from vitbench.analysis.trend import RunSnapshot, Series
+from vitbench.render import labels
+from vitbench.render.charts import RC_PARAMS, style_of
 
 _COLUMNS = 3
 _MANY_RUNS = 12
 
 
-def save(found: Sequence[Series], history: Sequence[Past], folder: Path) -> Path:
+def save(cases: Sequence[Series], history: Sequence[RunSnapshot], folder: Path) -> Path:
     """history.png and history.pdf in the folder; returns the PNG's path."""
-    with mpl.rc_context(STYLE):
-        figure = chart(found, history)
+    with mpl.rc_context(RC_PARAMS):
+        figure = chart(cases, history)
         figure.savefig(folder / "history.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / "history.png")
     return folder / "history.png"
 
 
-def chart(found: Sequence[Series], history: Sequence[Past]) -> Figure:
+def chart(cases: Sequence[Series], history: Sequence[RunSnapshot]) -> Figure:
     """Throughput from zero against runs, levels as lines, steps as dotted lines."""
-    columns = min(_COLUMNS, len(found))
-    rows = math.ceil(len(found) / columns)
+    columns = min(_COLUMNS, len(cases))
+    rows = math.ceil(len(cases) / columns)
     figure = Figure(figsize=(4.6 * columns + 0.6, 2.5 * rows + 0.9), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    titles = labels([one.describe for one in found])
-    for axes, one, title in zip(panels, found, titles, strict=False):
-        _panel(axes, one, title, history)
-    for axes in panels[len(found) :]:
+    titles = labels.short([case.describe for case in cases])
+    for axes, case, title in zip(panels, cases, titles, strict=False):
+        _panel(axes, case, title, history)
+    for axes in panels[len(cases) :]:
         axes.set_visible(False)
     figure.supylabel("throughput, images/s", fontsize=10)
     return figure
 
 
-def _panel(axes: Axes, one: Series, title: str, history: Sequence[Past]) -> None:
-    look = look_of(one.subject)
-    values = np.asarray(one.values)
-    axes.plot(one.runs, values, color=look.colour, marker=look.marker, linewidth=0.8)
-    bounds = [0, *(step.after for step in one.steps), len(values)]
+def _panel(axes: Axes, case: Series, title: str, history: Sequence[RunSnapshot]) -> None:
+    style = style_of(case.subject)
+    values = np.asarray(case.values)
+    axes.plot(case.runs, values, color=style.colour, marker=style.marker, linewidth=0.8)
+    bounds = [0, *(step.after for step in case.steps), len(values)]
     for start, end in itertools.pairwise(bounds):
         level = float(np.median(values[start:end]))
         axes.plot(
-            [one.runs[start], one.runs[end - 1]],
+            [case.runs[start], case.runs[end - 1]],
             [level] * 2,
-            color=look.colour,
+            color=style.colour,
             linewidth=3,
             alpha=0.35,
         )
-    for step in one.steps:
-        place = (one.runs[step.before] + one.runs[step.after]) / 2
-        axes.axvline(place, color="#D55E00", linestyle=":")
+    for step in case.steps:
+        middle = (case.runs[step.before] + case.runs[step.after]) / 2
+        axes.axvline(middle, color="#D55E00", linestyle=":")
         axes.text(
-            place,
+            middle,
             0.04,
             f" {step.ratio - 1:+.1%}",
             transform=axes.get_xaxis_transform(),
@@ -72,10 +72,10 @@ def _panel(axes: Axes, one: Series, title: str, history: Sequence[Past]) -> None
     axes.set_ylim(0, float(values.max()) * 1.15)
     axes.set_xlim(-0.5, len(history) - 0.5)
     every = max(1, math.ceil(len(history) / _MANY_RUNS))
-    places = range(0, len(history), every)
+    ticks = range(0, len(history), every)
     axes.set_xticks(
-        list(places),
-        [history[k].label[:12] for k in places],
+        list(ticks),
+        [history[k].label[:12] for k in ticks],
         rotation=60,
         fontsize=7.5,
         ha="right",

@@ -10,7 +10,7 @@ from rich.table import Table
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.render import tables, units
 from vitbench.results.outcome import MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, subject_of
 
 # What an implementation is: the rest of a case's identity is the question, this the answer.
 _ANSWER = ("impl", "runtime")
@@ -31,22 +31,18 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
 
 
 def _answer(answers: Sequence[Record]) -> list[str]:
-    fastest = min(answers, key=lambda one: _number(one, "latency_s"))
-    slowest = max(answers, key=lambda one: _number(one, "latency_s"))
-    level = [
-        one
-        for one in answers
-        if _number(one, "latency_low_s") <= _number(fastest, "latency_high_s")
-    ]
-    level.sort(key=_peak)
-    used = level[0]
+    fastest = min(answers, key=lambda record: _number(record, "latency_s"))
+    slowest = max(answers, key=lambda record: _number(record, "latency_s"))
+    limit = _number(fastest, "latency_high_s")
+    level = [record for record in answers if _number(record, "latency_low_s") <= limit]
+    used, *others = sorted(level, key=_peak)
     times = _number(slowest, "latency_s") / _number(used, "latency_s")
     why = f"{_named(slowest)} takes {times:.2f} times as long"
-    if len(level) > 1:
-        others = ", ".join(_named(one) for one in level[1:])
-        why = f"as fast as {others} within noise, and takes no more memory"
+    if others:
+        names = ", ".join(_named(record) for record in others)
+        why = f"as fast as {names} within noise, and takes no more memory"
     return [
-        str(used["attention"] or used["backbone"]),
+        subject_of(used),
         f"{used['image_height']}x{used['image_width']}",
         str(used["dtype"]),
         str(used["batch_size"]),

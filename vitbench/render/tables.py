@@ -8,10 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vitbench.cases.case import Resolution
-from vitbench.render import units
+from vitbench.render import labels, units
 from vitbench.results.outcome import COUNTED, MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, Value, subject_of
 
 _SETTING_COLUMNS = (
     ("impl", "impl"),
@@ -24,7 +23,6 @@ _SETTING_COLUMNS = (
     ("stride", "stride"),
     ("dim", "dim"),
     ("num_heads", "heads"),
-    ("settings", "settings"),
 )
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
@@ -37,8 +35,7 @@ def results(records: Sequence[Record]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     header, rows = _results(records)
     for title in header:
-        words = title not in _FIGURES or title == "trust"
-        table.add_column(title, justify="left" if words else "right")
+        table.add_column(title, justify="right" if title in _FIGURES[:-1] else "left")
     for row in rows:
         table.add_row(*row)
     return table
@@ -54,39 +51,35 @@ def results_markdown(records: Sequence[Record]) -> str:
 
 def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
     """The header and the cells of each case."""
-    shown = [
-        (name, title)
-        for name, title in _SETTING_COLUMNS
-        if len({own_setting(record, name, records) for record in records}) > 1
-    ]
+    columns = {title: [_cell(r[name]) for r in records] for name, title in _SETTING_COLUMNS}
+    columns["settings"] = own_settings(records)
+    shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
     rows: list[list[str | Text]] = [
         [
-            str(record["attention"] or record["backbone"]),
-            *(own_setting(record, name, records) for name, _ in shown),
-            _resolution(record),
+            subject_of(record),
+            *(cells[index] for cells in shown.values()),
+            labels.resolution(record),
             *_figures(record),
         ]
-        for record in records
+        for index, record in enumerate(records)
     ]
-    return ["subject", *(title for _, title in shown), *_FIGURES], rows
+    return ["subject", *shown, *_FIGURES], rows
 
 
-def own_setting(record: Mapping[str, Any], name: str, records: Sequence[Record]) -> str:
-    """A setting as text; of the hyper-parameters those that differ inside one mechanism."""
-    if name != "settings":
-        return str(record[name]).lower() if isinstance(record[name], bool) else str(record[name])
-    peers = [
-        set(str(peer["settings"]).split())
-        for peer in records
-        if (peer["attention"], peer["backbone"]) == (record["attention"], record["backbone"])
-    ]
-    words = str(record["settings"]).split()
-    common = set.intersection(*peers)
-    return " ".join(word for word in words if word not in common)
+def _cell(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _resolution(record: Mapping[str, Any]) -> str:
-    return str(Resolution(int(record["image_height"]), int(record["image_width"])))
+def own_settings(records: Sequence[Record]) -> list[str]:
+    """Of each row's hyper-parameters those that differ inside its mechanism."""
+    own = [""] * len(records)
+    subjects = [subject_of(record) for record in records]
+    for subject in set(subjects):
+        peers = [index for index, other in enumerate(subjects) if other == subject]
+        texts = labels.own_words([str(records[index]["settings"]) for index in peers])
+        for index, text in zip(peers, texts, strict=True):
+            own[index] = text
+    return own
 
 
 def _figures(record: Mapping[str, Any]) -> list[str | Text]:

@@ -1,8 +1,7 @@
-"""records.csv as a data frame, with the types of record.COLUMNS. Pandas, no torch."""
+"""records.csv as a data frame, with the types of columns.COLUMNS. Pandas, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -14,21 +13,15 @@ from vitbench.results.folder import RECORDS
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record
 
+_TYPES = {"text": "string", "bool": "boolean", "int": "Int64", "float": "float64"}
 # Columns of older files, which are one now: `runtime`.
-_OLD_FLAGS = {"compiled", "cuda_graph"}
-_PANDAS_TYPES = {"text": "string", "bool": "boolean", "int": "Int64", "float": "float64"}
-# What makes two rows different measurements, apart from the mechanism and the resolution.
-SETTING = (
-    "device",
-    "dtype",
-    "batch_size",
-    "stride",
-    "dim",
-    "num_heads",
-    "mode",
-    "cold",
-)
-VARIANT = ("impl", "runtime", "settings")
+_OLD_FLAGS = ["compiled", "cuda_graph"]
+# Without these a row is no measurement of a case. Any other column may be of a later release than
+# the file: it is read as empty.
+_REQUIRED = [
+    *COLUMN_NAMES[: COLUMN_NAMES.index("latency_s") + 1],
+    *("throughput_img_s", "round_medians", "device_name", "torch"),
+]
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -36,24 +29,23 @@ def read(path: Path) -> pd.DataFrame:
     file = path / RECORDS if path.is_dir() else path
     if not file.exists():
         raise BadInput(f"{path} holds no {RECORDS}: give a run folder or a CSV file of records")
-    types = {column.name: _PANDAS_TYPES[column.type] for column in COLUMNS}
-    types |= dict.fromkeys(_OLD_FLAGS, "boolean")
+    types = {column.name: _TYPES[column.type] for column in COLUMNS}
     try:
         rows = pd.read_csv(
             file,
-            dtype=types,
+            dtype=types | dict.fromkeys(_OLD_FLAGS, "boolean"),
             keep_default_na=False,
-            na_values={c.name: [""] for c in COLUMNS if c.type != "text"},
+            na_values={column.name: [""] for column in COLUMNS if column.type != "text"},
             true_values=["true"],
             false_values=["false"],
         )
+        if "runtime" not in rows and set(_OLD_FLAGS) <= set(rows):
+            flags = rows[_OLD_FLAGS].astype(bool).to_numpy().tolist()
+            rows["runtime"] = pd.array([runtime_of(*pair) for pair in flags], dtype="string")
     except (ValueError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not a CSV file of records: {first_line(error)}") from None
-    if "runtime" not in rows.columns and set(rows.columns) >= _OLD_FLAGS:
-        pairs = zip(rows["compiled"], rows["cuda_graph"], strict=True)
-        rows["runtime"] = pd.array([runtime_of(*pair) for pair in pairs], dtype="string")
-    missing = [name for name in COLUMN_NAMES if name not in rows.columns]
-    if missing and {"case", "status", "latency_s"} <= set(rows.columns):
+    missing = [name for name in _REQUIRED if name not in rows]
+    if missing and {"case", "status", "latency_s"} <= set(rows):
         raise BadInput(
             f"{file} was written by an older vitbench: it has no column {missing[0]!r}; "
             "`vitbench run --resume FOLDER` writes a run's anew, `vitbench baseline update` a "
@@ -61,6 +53,9 @@ def read(path: Path) -> pd.DataFrame:
         )
     if missing:
         raise BadInput(f"{file} is not a CSV file of records: it has no column {missing[0]!r}")
+    for name in set(COLUMN_NAMES) - set(rows):
+        empty = "" if types[name] == "string" else pd.NA
+        rows[name] = pd.Series([empty] * len(rows), dtype=types[name])
     return rows.assign(subject=rows["attention"].where(rows["attention"] != "", rows["backbone"]))
 
 
@@ -77,54 +72,5 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
 def records(rows: pd.DataFrame) -> list[Record]:
     """The rows as records: plain values, None for an empty cell."""
     cells = rows[list(COLUMN_NAMES)].astype(object)
-    found = cells.where(cells.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in found]
-
-
-def varying(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    """The columns that hold more than one value."""
-    return [name for name in columns if rows[name].nunique(dropna=False) > 1]
-
-
-def resolution(row: pd.Series) -> str:
-    """`224` or `800x1280`."""
-    height, width = int(row["image_height"]), int(row["image_width"])
-    return str(height) if height == width else f"{height}x{width}"
-
-
-def variants(rows: pd.DataFrame) -> pd.Series:
-    """For each row what tells it from others of its mechanism: `alpha=0.5`, `eager`, or nothing."""
-    labels = pd.Series("", index=rows.index)
-    for _, group in rows.groupby("subject"):
-        words = [name for name in varying(group, VARIANT) if name != "settings"]
-        parts = {index: _words(group.loc[index], words) for index in group.index}
-        for index, settings in _varying_settings(group).items():
-            parts[index] += settings
-        for index, words_of_row in parts.items():
-            labels[index] = " ".join(words_of_row)
-    return labels
-
-
-def _words(row: pd.Series, names: list[str]) -> list[str]:
-    shown = []
-    for name in names:
-        if name != "runtime" or row[name] != "eager":
-            shown.append(str(row[name]))
-    return shown
-
-
-def _varying_settings(group: pd.DataFrame) -> dict[object, list[str]]:
-    """`alpha=0.5` where alpha differs inside one setting; what every row shares says nothing.
-
-    Settings that follow the stride by themselves are not listed.
-    """
-    parsed = {index: str(text).split() for index, text in group["settings"].items()}
-    strides = group["stride"].fillna(0).to_dict()
-    common_at = {
-        stride: set.intersection(*(set(parsed[i]) for i in parsed if strides[i] == stride))
-        for stride in set(strides.values())
-    }
-    return {
-        index: [word for word in words if word not in common_at[strides[index]]]
-        for index, words in parsed.items()
-    }
+    values = cells.where(cells.notna(), None).to_numpy().tolist()
+    return [dict(zip(COLUMN_NAMES, row, strict=True)) for row in values]

@@ -57,6 +57,11 @@ def build_record(
     return record | {"trust": grade, "trust_reasons": "; ".join(reasons)}
 
 
+def subject_of(record: Mapping[str, Any]) -> str:
+    """The mechanism or backbone of a row."""
+    return str(record["attention"] or record["backbone"])
+
+
 def case_columns(case: Case) -> Record:
     """The columns that say what was measured."""
     fields = case.to_dict()

@@ -106,18 +106,18 @@ def test_beside() -> None:
     hilo = case(attention="hilo", params=(("alpha", 0.9),))
     figures = [figure(), figure(value="298.31"), figure(quantity="top1", unit="%", value="82")]
     figures.append(figure(quantity="throughput", unit="images/s", value="5104", device="a GPU"))
-    found = published.beside(rows(hilo), figures)
+    found = published.comparisons(rows(hilo), figures)
     assert [(pair.ours, pair.equal) for pair in found] == [
         ("298.30", True),
         ("298.30", False),
         ("200", None),
     ]
-    (blank,) = published.beside([build_record(hilo, [])], figures[:1])
+    (blank,) = published.comparisons([build_record(hilo, [])], figures[:1])
     assert (blank.ours, blank.equal) == ("", None)
 
 
-def test_ratios_to_an_anchor() -> None:
-    """Each device's times over the anchor's on that device."""
+def test_ratios_to_a_reference() -> None:
+    """Each device's times over the reference's on that device."""
     figures = [
         figure(key=key, name=key, quantity="throughput", unit="images/s", value=value, device=where)
         for key, value, where in (
@@ -133,7 +133,7 @@ def test_ratios_to_an_anchor() -> None:
 
 
 def test_our_ratios_compare_like_with_like() -> None:
-    """A case is divided by the anchor's at the same size and batch, and impl if it has it."""
+    """A case is divided by the reference's at the same size and batch, and impl if it has it."""
     hilo: dict[str, object] = {"attention": "hilo", "params": (("alpha", 0.9),)}
     large: dict[str, object] = {"image_height": 128, "grid_height": 8}
     times = {

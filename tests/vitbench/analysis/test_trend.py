@@ -12,7 +12,7 @@ import pytest
 from tests.vitbench.examples import case, environment, facts, measured, plan
 from vitbench.__main__ import run
 from vitbench.analysis import trend
-from vitbench.analysis.trend import Past, Step
+from vitbench.analysis.trend import RunSnapshot, Step
 from vitbench.results import journal
 from vitbench.results.csv import derive
 from vitbench.results.journal import Run
@@ -75,7 +75,9 @@ def row(latency_s: float, torch: str = "2.13", **changes: object) -> Record:
 def test_the_sentence_names_the_commit() -> None:
     """And a version of torch that changed with it."""
     history = [
-        Past(f"run{k}", [row(0.01 if k < 4 else 0.012, "2.13" if k < 4 else "2.14")], f"{k:040x}")
+        RunSnapshot(
+            f"run{k}", [row(0.01 if k < 4 else 0.012, "2.13" if k < 4 else "2.14")], f"{k:040x}"
+        )
         for k in range(8)
     ]
     (one,) = trend.series(history)
@@ -90,8 +92,8 @@ def test_the_sentence_names_the_commit() -> None:
 def test_cases_are_not_mixed() -> None:
     """Another dtype, size or machine is another series; a case of one run is none."""
     history = [
-        Past("a", [row(0.01), row(0.02, dtype="bfloat16")]),
-        Past("b", [row(0.01), row(0.02, image_height=128, grid_height=8)]),
+        RunSnapshot("a", [row(0.01), row(0.02, dtype="bfloat16")]),
+        RunSnapshot("b", [row(0.01), row(0.02, image_height=128, grid_height=8)]),
     ]
     assert [one.describe.split()[2] for one in trend.series(history)] == ["float32"]
 

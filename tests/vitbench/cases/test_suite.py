@@ -82,6 +82,14 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     assert (one.title, one.effort) == ("Mine", "quick")
 
 
+@pytest.mark.parametrize("key", ["reference", "anchor"])
+def test_what_throughputs_are_divided_by(tmp_path: Path, key: str) -> None:
+    """Suites of older releases say `anchor`."""
+    path = tmp_path / "mine.toml"
+    path.write_text(f'title = "T"\n{key} = "resnet50"\n[axes]\nattention = "msa"\n')
+    assert suite.load(str(path)).reference == "resnet50"
+
+
 def test_an_unknown_suite_hears_the_nearest() -> None:
     """A typing error is answered with the name that was meant."""
     with pytest.raises(BadInput, match="'quik'; nearest: quick"):

@@ -53,7 +53,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def charts(rows: pd.DataFrame) -> dict[str, Figure]:
     """Every chart by name."""
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context(plots.RC_PARAMS):
         return dict(plots.figures(rows, DEVICE))
 
 
@@ -149,11 +149,11 @@ def test_a_mechanism_has_one_colour(charts: dict[str, Figure]) -> None:
     assert len(set.union(*colours.values())) == 3
 
 
-def test_every_mechanism_of_ours_has_a_look_of_its_own() -> None:
-    """No two share colour, marker and line; a user's own keeps its look from run to run."""
-    looks = [plots.look_of(name) for name in attentions.names()]
-    assert len(set(looks)) == len(looks)
-    assert plots.look_of("my_attention") == plots.look_of("my_attention")
+def test_every_mechanism_of_ours_has_a_style_of_its_own() -> None:
+    """No two share colour, marker and line; a user's own keeps its style from run to run."""
+    styles = [plots.style_of(name) for name in attentions.names()]
+    assert len(set(styles)) == len(styles)
+    assert plots.style_of("my_attention") == plots.style_of("my_attention")
 
 
 def test_captions_name_device_and_setting(charts: dict[str, Figure]) -> None:
@@ -194,7 +194,7 @@ def from_cases(folder: Path, *cases: Case) -> dict[str, Figure]:
     run = Run(plan(*cases, rounds=1), environment(), ceilings())
     run.outcomes = {(one.id, 0): measured() for one in cases}
     derive(folder, run)
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context(plots.RC_PARAMS):
         return dict(plots.figures(frame.read(folder), DEVICE))
 
 
@@ -225,7 +225,7 @@ def test_a_variant_is_named_though_the_others_failed(tmp_path: Path) -> None:
     run = Run(plan(half, whole, rounds=1), environment(), ceilings())
     run.outcomes = {(half.id, 0): measured(), (whole.id, 0): Failed("out_of_memory", "no room")}
     derive(tmp_path, run)
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context(plots.RC_PARAMS):
         (axes,) = dict(plots.figures(frame.read(tmp_path), DEVICE))["throughput-bars"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hilo alpha=0.5"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.vitbench.examples import case, environment, facts, measured
-from vitbench.render import recommendation as choice
+from vitbench.render import recommendation
 from vitbench.results.record import Record, build_record
 
 
@@ -24,7 +24,7 @@ def row(latency_s: float, *, peak: int = 1000, **changes: Any) -> Record:
 
 
 def test_the_fastest_is_named_with_what_it_gains() -> None:
-    (line,) = choice.rows([row(0.02, impl="eager"), row(0.01, impl="fused")])
+    (line,) = recommendation.rows([row(0.02, impl="eager"), row(0.01, impl="fused")])
     assert line[0] == "msa"
     assert line[4] == "fused"
     assert line[6] == "2.00"
@@ -34,14 +34,14 @@ def test_the_fastest_is_named_with_what_it_gains() -> None:
 def test_of_two_alike_the_leaner() -> None:
     """Where the intervals overlap memory decides."""
     rows = [row(0.01, impl="eager", peak=2000), row(0.010001, impl="fused", peak=1000)]
-    (line,) = choice.rows(rows)
+    (line,) = recommendation.rows(rows)
     assert line[4] == "fused"
     assert line[-1] == "as fast as eager within noise, and takes no more memory"
 
 
 def test_compiled_is_an_answer_too() -> None:
     rows = [row(0.02), row(0.01, runtime="compile"), row(0.03, impl="eager")]
-    (line,) = choice.rows(rows)
+    (line,) = recommendation.rows(rows)
     assert line[4] == "fused + compile"
     assert "eager takes 3.00 times as long" in line[-1]
 
@@ -55,8 +55,8 @@ def test_questions_are_apart() -> None:
         row(0.01, batch_size=4),
         row(0.01, dtype="bfloat16"),
     ]
-    found = choice.rows(rows)
+    found = recommendation.rows(rows)
     assert [line[3] for line in found] == ["2", "4"]
-    assert choice.markdown(rows).count("\n") == 3
-    assert choice.table(rows[-1:]) is None
-    assert choice.markdown(rows[-1:]) == ""
+    assert recommendation.markdown(rows).count("\n") == 3
+    assert recommendation.table(rows[-1:]) is None
+    assert recommendation.markdown(rows[-1:]) == ""
