@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vitbench.analysis.compare import IDENTITY
 from vitbench.cases.case import Resolution
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import MEASURED
@@ -166,19 +167,8 @@ def _compared(record: Record, figure: Figure) -> PublishedComparison:
     return PublishedComparison(str(record["case"]), figure, ours, equal)
 
 
-_CONDITIONS = (
-    "runtime",
-    "cold",
-    "mode",
-    "device",
-    "dtype",
-    "batch_size",
-    "image_height",
-    "image_width",
-    "stride",
-    "dim",
-    "num_heads",
-)
+# What two cases must share for their times to compare.
+_CONDITIONS = ("device", "dtype", *set(IDENTITY) - {"attention", "backbone", "impl", "settings"})
 
 
 def relative_ours(records: Sequence[Record], reference: str) -> dict[str, float]:
@@ -199,7 +189,7 @@ def relative_ours(records: Sequence[Record], reference: str) -> dict[str, float]
 
 
 def _conditions(record: Record) -> tuple[object, ...]:
-    """What two cases must share for their times to compare; of the settings what head it has."""
+    """Of the settings what head it has."""
     heads = [word for word in str(record["settings"]).split() if word.startswith("head=")]
     return (*(record[name] for name in _CONDITIONS), *heads)
 

@@ -19,51 +19,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from vitbench.render import labels, units
 from vitbench.results import frame
 
-# The index of a mechanism in this list gives its colour: append, never reorder.
+# The index of a mechanism, or of a whole model, gives its colour: append, never reorder.
 _ORDER = (
-    "msa",
-    "hilo",
-    "window",
-    "shifted_window",
-    "sra",
-    "linear_sra",
-    "cross_window",
-    "neighborhood",
-    "grid",
-    "xca",
-    "twins_lsa",
-    "twins_gsa",
-    "dat",
-    "focal",
-    "quadtree",
-    "lka",
-    "gnconv",
-    "performer",
-    "linformer",
-    "efficient",
-    "relu_linear",
-    "pooling",
+    "msa hilo window shifted_window sra linear_sra cross_window neighborhood grid xca "
+    "twins_lsa twins_gsa dat focal quadtree lka gnconv performer linformer efficient "
+    "relu_linear pooling",
+    "resnet50 litv2_s swin_tiny pvt_v2_b2 convnext_tiny twins_pcpvt_small twins_svt_small "
+    "xcit_small_12_p16 coatnet_0 cait_xs24 tnt_s maxvit_tiny efficientvit_b1 poolformer_s24 "
+    "vit_small litv2_m litv2_b",
 )
-# The same for whole models.
-_MODELS = (
-    "resnet50",
-    "litv2_s",
-    "swin_tiny",
-    "pvt_v2_b2",
-    "convnext_tiny",
-    "twins_pcpvt_small",
-    "twins_svt_small",
-    "xcit_small_12_p16",
-    "coatnet_0",
-    "cait_xs24",
-    "tnt_s",
-    "maxvit_tiny",
-    "efficientvit_b1",
-    "poolformer_s24",
-    "vit_small",
-    "litv2_m",
-    "litv2_b",
-)
+_INDEX = {name: index for names in _ORDER for index, name in enumerate(names.split())}
 # Characters of a line of a label.
 _LABEL_WIDTH = 36
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too
@@ -118,11 +83,8 @@ class Style:
 
 def style_of(subject: str) -> Style:
     """The same for a mechanism in every chart; one of the user's own gets one from its name."""
-    if subject in _ORDER:
-        index = _ORDER.index(subject)
-    elif subject in _MODELS:
-        index = _MODELS.index(subject)
-    else:
+    index = _INDEX.get(subject)
+    if index is None:
         digest = hashlib.sha256(subject.encode()).digest()
         index = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
     cycle, colour = divmod(index, len(_PALETTE))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,13 +25,29 @@ if TYPE_CHECKING:
     from vitbench.engine import ab as interleaved
 
 
-class ProgressBar:
+class _Bar(contextlib.AbstractContextManager[Any]):
+    """A bar that is gone when the work ends; nothing where no terminal shows it."""
+
+    def __init__(self, console: Console, *columns: str | ProgressColumn, quiet: bool) -> None:
+        hidden = quiet or not console.is_terminal
+        self._bar = Bar(*columns, console=console, transient=True, disable=hidden)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+class ProgressBar(_Bar):
     """Shows done and left, the case under way and the last figure; plain lines off a terminal."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
         self._last = ""
-        self._bar = Bar(
+        super().__init__(
+            console,
             TextColumn("round {task.fields[round]}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -39,9 +56,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             TextColumn("{task.description}", style="bold"),
             TextColumn("{task.fields[last]}", style="dim"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
+            quiet=quiet,
         )
         self._task = self._bar.add_task("starting", total=None, round=1, last="")
 
@@ -64,32 +79,19 @@ class ProgressBar:
             last=self._last,
         )
 
-    def __enter__(self) -> ProgressBar:
-        self._bar.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-
-class ComparisonBar:
+class ComparisonBar(_Bar):
     """Shows the block under way, how many cases are settled, and the case."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._bar = Bar(
+        super().__init__(
+            console,
             TextColumn("{task.fields[phase]} {task.fields[block]}, settled"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", style="bold"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
+            quiet=quiet,
         )
         self._task = self._bar.add_task("starting", total=None, phase="block", block=1)
 
@@ -102,15 +104,3 @@ class ComparisonBar:
             phase="block" if progress.phase == 1 else "flagged cases again, block",
             block=progress.block + 1,
         )
-
-    def __enter__(self) -> ComparisonBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()

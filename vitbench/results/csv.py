@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vitbench.errors import StorageFull
 from vitbench.results.columns import COLUMN_NAMES
@@ -38,15 +40,8 @@ def derive(folder: Path, run: Run) -> list[Path]:
 
 
 def _environment_file(run: Run) -> dict[str, Any]:
-    ceilings = None
-    if run.ceilings is not None:
-        ceilings = {
-            "flops_rate": dict(run.ceilings.flops_rate),
-            "bandwidth": run.ceilings.bandwidth,
-        }
-    plan = run.plan.to_dict()
-    plan["cases"] = len(run.plan.cases)
-    plan["plugins"] = sorted(run.plan.plugins)
+    ceilings = None if run.ceilings is None else dataclasses.asdict(run.ceilings)
+    plan = run.plan.to_dict() | {"cases": len(run.plan.cases), "plugins": sorted(run.plan.plugins)}
     return {"environment": run.environment, "ceilings": ceilings, "plan": plan}
 
 
@@ -64,24 +59,26 @@ def _sample_rows(run: Run) -> Iterable[Record]:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Replaces a CSV file as a whole: a reader sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            for row in rows:
-                writer.writerow([_cell(row[column]) for column in columns])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(row[column]) for column in columns] for row in rows)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Replaces a JSON file as a whole, its keys in a stable order."""
-    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with _replacing(path) as file:
+        json.dump(data, file, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of another when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

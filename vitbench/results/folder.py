@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 from datetime import datetime
@@ -29,12 +30,8 @@ def new_folder(parent: Path, name: str, device: str, now: datetime | None = None
     """`reports/20260131-154500-quick-cpu`; a number is added where that exists."""
     stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
     stem = f"{stamp}-{name}-{device.replace(':', '')}"
-    number = 1
-    while True:
-        folder = parent / (stem if number == 1 else f"{stem}-{number}")
-        if not folder.exists():
-            return folder
-        number += 1
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(folder for name in names if not (folder := parent / name).exists())
 
 
 def make_folder(folder: Path) -> Path:
@@ -64,9 +61,9 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def read_environment(place: Path) -> dict[str, Any]:
+def read_environment(run: Path) -> dict[str, Any]:
     """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
-    path = environment_file(place)
+    path = environment_file(run)
     try:
         environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["environment"]
     except FileNotFoundError:

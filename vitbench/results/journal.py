@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vitbench.cases.case import Case
@@ -98,7 +97,8 @@ def read(folder: Path) -> Run:
             entry = json.loads(line)
             run = _apply(run, entry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}, line {number}, is not a journal entry: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise BadInput(f"{path}, line {number}, is not a journal entry: {reason}") from None
     if run is None:
         raise BadInput(f"{path} holds no plan")
     return run
@@ -184,12 +184,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

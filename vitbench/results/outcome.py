@@ -6,17 +6,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter
 
 FailureKind = Literal["unsupported", "out_of_memory", "timeout", "crashed", "wrong_output", "error"]
-FAILURE_KINDS: tuple[FailureKind, ...] = (
-    "unsupported",
-    "out_of_memory",
-    "timeout",
-    "crashed",
-    "wrong_output",
-    "error",
-)
+FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 MEASURED = "measured"
 COUNTED = "counted"
 NOT_MEASURED = "not_measured"
@@ -97,27 +92,23 @@ class Counted:
 Outcome = Measured | Counted | Failed
 
 
+_TYPES: Mapping[str, TypeAdapter[Any]] = {
+    "measured": TypeAdapter(Measured),
+    "counted": TypeAdapter(Counted),
+    "failed": TypeAdapter(Failed),
+}
+
+
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """As JSON can hold it."""
-    if isinstance(outcome, Failed):
-        return {"failed": dataclasses.asdict(outcome)}
-    if isinstance(outcome, Counted):
-        return {"counted": dataclasses.asdict(outcome)}
-    return {"measured": dataclasses.asdict(outcome)}
+    """As JSON can hold it: the fields under the name of the type."""
+    return {type(outcome).__name__.lower(): dataclasses.asdict(outcome)}
 
 
 def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
-    """The inverse of outcome_to_dict."""
-    if "failed" in data:
-        return Failed(**data["failed"])
-    if "counted" in data:
-        return Counted(Facts(**data["counted"]["facts"]))
-    fields = dict(data["measured"])
-    if fields["facts"] is not None:
-        fields["facts"] = Facts(**fields["facts"])
-    fields["samples_s"] = tuple(fields["samples_s"])
-    fields["wall_samples_s"] = tuple(fields["wall_samples_s"])
-    return Measured(**fields)
+    """The inverse of outcome_to_dict. Raises ValueError, KeyError."""
+    ((name, fields),) = data.items()
+    outcome: Outcome = _TYPES[name].validate_python(fields)
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)

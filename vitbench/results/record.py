@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from vitbench.analysis import stats, trust
@@ -93,29 +94,20 @@ def case_of(record: Mapping[str, Any]) -> Case:
 def _fact_columns(case: Case, facts: Facts) -> Record:
     steps = 3 if case.mode == "forward_backward" else 1
     macs = facts.macs * steps
-    return {
+    same = {name: value for name, value in asdict(facts).items() if name in COLUMN_NAMES}
+    return same | {
         "macs": macs,
         "flops": 2 * macs,
         "macs_source": "fvcore" if facts.macs_closed_form is None else "closed form",
         "macs_fvcore": facts.macs_fvcore * steps,
         "macs_head": None if facts.macs_head is None else facts.macs_head * steps,
-        "macs_formula": facts.macs_formula,
-        "uncounted_ops": " ".join(f"{name}:{n}" for name, n in facts.uncounted_ops.items()),
-        "params": facts.params,
-        "operator_calls": facts.operator_calls,
-        "sdpa_kernels": " ".join(f"{name}:{n}" for name, n in facts.sdpa_kernels.items()),
-        "graph_breaks": facts.graph_breaks,
-        "fallback": facts.fallback,
-        "wasted_token_fraction": facts.wasted_token_fraction,
-        "peak_memory_bytes": facts.peak_memory_bytes,
-        "activation_memory_bytes": facts.activation_memory_bytes,
-        "reserved_memory_bytes": facts.reserved_memory_bytes,
-        "peak_rss_bytes": facts.peak_rss_bytes,
-        "energy_j_img": facts.energy_j_img,
-        "checked_against": facts.checked_against,
-        "error_rms": facts.error_rms,
-        "error_worst": facts.error_worst,
+        "uncounted_ops": _counted(facts.uncounted_ops),
+        "sdpa_kernels": _counted(facts.sdpa_kernels),
     }
+
+
+def _counted(calls: Mapping[str, int]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in calls.items())
 
 
 def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
