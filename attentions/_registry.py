@@ -138,26 +138,11 @@ def outline(path: Path) -> Outline:
         raise BrokenAttention(f"{path.name} cannot be read: {error.strerror}") from error
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise BrokenAttention(f"{path.name} is not valid Python: {error}") from error
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     fields = _spec_fields(tree)
-    module = fields.get("module")
-    factory = None
-    if isinstance(module, ast.Name) and module.id in classes:
-        factory = next(
-            (
-                node
-                for node in classes[module.id].body
-                if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-            ),
-            None,
-        )
-    elif isinstance(module, ast.Name):
-        factory = functions.get(module.id)
     docstring = ast.get_docstring(tree) or ""
     return Outline(
         summary=_first_sentence(docstring),
-        keywords=None if factory is None else _keywords(factory.args),
+        keywords=_keywords(fields, tree, path.parent),
         settings=_literal(fields["settings"]) if "settings" in fields else {},
         impls=_literal(fields["impls"]) if "impls" in fields else ("eager",),
         words={
@@ -192,16 +177,57 @@ def _spec_fields(tree: ast.Module) -> dict[str, ast.expr]:
     return {}
 
 
-def _keywords(arguments: ast.arguments) -> dict[str, Any] | None:
+def _keywords(
+    fields: Mapping[str, ast.expr], tree: ast.Module, folder: Path
+) -> dict[str, Any] | None:
+    """Hyper-parameters by the fields of `params`, else by the signature of `module`."""
+    if isinstance(params := fields.get("params"), ast.Name):
+        return _defaults_of_fields(params.id, tree, folder)
+    module = fields.get("module")
+    definition = _definition(module.id, tree) if isinstance(module, ast.Name) else None
+    if isinstance(definition, ast.ClassDef):
+        definition = _definition("__init__", definition)
+    return _defaults(definition.args) if isinstance(definition, ast.FunctionDef) else None
+
+
+def _definition(name: str, body: ast.Module | ast.ClassDef) -> ast.stmt | None:
+    """The class or function of this name."""
+    for node in body.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+    return None
+
+
+def _defaults_of_fields(name: str, tree: ast.Module, folder: Path) -> dict[str, Any] | None:
+    """The defaults of a dataclass, which the file defines or imports from a file beside it."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            beside = folder / f"{(node.module or '').rpartition('.')[2]}.py"
+            if beside.is_file():
+                return _defaults_of_fields(name, ast.parse(beside.read_text("utf-8")), folder)
+    definition = _definition(name, tree)
+    if not isinstance(definition, ast.ClassDef):
+        return None
+    defaults: dict[str, Any] = {}
+    for base in definition.bases:
+        if isinstance(base, ast.Name):
+            defaults |= _defaults_of_fields(base.id, tree, folder) or {}
+    for field in definition.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            defaults[field.target.id] = _literal(field.value)
+    return defaults
+
+
+def _defaults(arguments: ast.arguments) -> dict[str, Any] | None:
     if arguments.kwarg is not None:
         return None
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     positional = arguments.args[4:]  # after self, dim, num_heads, grid
     defaults = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
-    found = {argument.arg: _literal(defaults.get(argument)) for argument in positional}
-    found |= {argument.arg: _literal(default) for argument, default in pairs}
-    found.pop("impl", None)
-    return found
+    keywords = {argument.arg: _literal(defaults.get(argument)) for argument in positional}
+    keywords |= {argument.arg: _literal(default) for argument, default in pairs}
+    keywords.pop("impl", None)
+    return keywords
 
 
 def _literal(node: ast.expr | None) -> Any:

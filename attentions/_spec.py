@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,9 @@ class AttentionSpec:
 
     module      class; `module(dim, num_heads, grid, **params)` maps a channels-last feature
                 map (batch, height, width, dim) to one of the same shape
+    params      frozen dataclass of the hyper-parameters and their defaults. Where it is given, the
+                module and the functions below are written with one argument `params`, an object of
+                this class, in place of the keywords; who calls the spec gives keywords either way
     paper       where it was published
     equation    the mechanism in one line
     cost        multiply-accumulates in N (tokens) and C (dim), leading terms
@@ -85,7 +89,6 @@ class AttentionSpec:
     impls       implementations; "eager" is the paper's equations op by op, "fused" the same
                 function through the fastest kernels
     kernels     what the fused implementation runs on
-    finish      what is done to a fused module when it is built; it returns the module
     macs        closed form, `macs(dim, num_heads, grid, **params)`: MACs of one image
     computed    `computed(grid, **params)`: the grid after padding, where the mechanism pads
     unsupported `unsupported(dim, num_heads, grid, **params)`: a reason in words, or None
@@ -98,6 +101,7 @@ class AttentionSpec:
     """
 
     module: type[nn.Module]
+    params: type[Any] | None = None
     paper: Paper | None = None
     equation: str = ""
     cost: str = ""
@@ -105,13 +109,19 @@ class AttentionSpec:
     settings: Mapping[int, Mapping[str, Any]] = field(default_factory=_no_settings)
     impls: tuple[str, ...] = ("eager",)
     kernels: str = ""
-    finish: Callable[[nn.Module], nn.Module] | None = None
     macs: Callable[..., int] | None = None
     computed: Callable[..., Grid] | None = None
     unsupported: Callable[..., str | None] | None = None
     fallback: Callable[..., str | None] | None = None
     checked_with: Mapping[str, Any] = field(default_factory=dict)
     traps: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.params is not None:
+            for name in ("macs", "computed", "unsupported", "fallback"):
+                function = getattr(self, name)
+                if function is not None:
+                    object.__setattr__(self, name, _with_keywords(function, self.params))
 
     def settings_at(self, stride: int) -> dict[str, Any]:
         """The authors' hyper-parameters at `stride`, else those of the nearest stage they gave."""
@@ -127,10 +137,11 @@ class AttentionSpec:
         reason = self.reason_against(dim, num_heads, grid, **params)
         if reason is not None:
             raise ValueError(reason)
+        if self.params is not None:
+            params = {"params": self.params(**params)}
         if "impl" in inspect.signature(self.module).parameters:
-            params = {**params, "impl": impl}
-        built = self.module(dim, num_heads, grid, **params)
-        return self.finish(built) if impl == "fused" and self.finish is not None else built
+            params["impl"] = impl
+        return self.module(dim, num_heads, grid, **params)
 
     def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
         """Why this mechanism cannot run here, in words; None where it can."""
@@ -139,6 +150,16 @@ class AttentionSpec:
         if self.unsupported is None:
             return None
         return self.unsupported(dim, num_heads, grid, **params)
+
+
+def _with_keywords(function: Callable[..., Any], params: type[Any]) -> Callable[..., Any]:
+    """`function(..., params)` as `function(..., **keywords)`."""
+
+    @functools.wraps(function)
+    def with_keywords(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, params(**keywords))
+
+    return with_keywords
 
 
 def settings_at(settings: Mapping[int, Mapping[str, Any]], stride: int) -> dict[str, Any]:

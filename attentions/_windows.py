@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
 from attentions._spec import Grid
 
 
@@ -80,13 +81,54 @@ def window_on(grid: Grid, window_size: int) -> tuple[int, int]:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, optionally cyclically shifted (arXiv 2103.14030).
+    """The projections qkv and proj, and the attention inside windows between them."""
+
+    def __init__(
+        self, dim: int, num_heads: int, window: tuple[int, int], *, qkv_bias: bool, impl: Impl
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.impl: Impl = impl
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def inside_windows(
+        self,
+        x: Float[Tensor, "batch height width dim"],
+        bias: Float[Tensor, "*windows heads tokens tokens"] | None = None,
+    ) -> Float[Tensor, "batch height width dim"]:
+        """Attention inside the windows of a map that they divide, not yet projected."""
+        windows = partition(x, *self.window)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
+        mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
+        return merge(mixed, *self.window, Grid(x.shape[1], x.shape[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinParams:
+    """Hyper-parameters of W-MSA.
+
+    window_size             side of the windows in tokens
+    relative_position_bias  adds a learned bias for each offset inside the window
+    """
+
+    window_size: int = 7
+    relative_position_bias: bool = True
+    qkv_bias: bool = True
+
+
+class SwinAttention(WindowAttention):
+    """Window attention with a relative position bias, optionally cyclically shifted (arXiv
+    2103.14030).
 
     Parameters carry the names of the authors' WindowAttention: qkv, proj,
     relative_position_bias_table, and the buffer relative_position_index.
 
     A side of the map that is no longer than the window is not shifted along, and the window is
     cut to it; padding is not masked, as in the authors' dense prediction code.
+
+    shift_size  tokens that the windows are moved by
     """
 
     relative_position_index: Tensor
@@ -97,55 +139,36 @@ class WindowAttention(nn.Module):
         dim: int,
         num_heads: int,
         grid: Grid,
+        params: SwinParams,
+        impl: Impl = "fused",
         *,
-        window_size: int,
-        shift_size: int,
-        relative_position_bias: bool,
-        qkv_bias: bool,
-        impl: Impl,
+        shift_size: int = 0,
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.impl = impl
-        self.window = window_on(grid, window_size)
+        window = window_on(grid, params.window_size)
+        super().__init__(dim, num_heads, window, qkv_bias=params.qkv_bias, impl=impl)
         self.shift = (
-            shift_size if grid.height > self.window[0] else 0,
-            shift_size if grid.width > self.window[1] else 0,
+            shift_size if grid.height > window[0] else 0,
+            shift_size if grid.width > window[1] else 0,
         )
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.has_bias = relative_position_bias
-        if relative_position_bias:
-            offsets = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        self.has_bias = params.relative_position_bias
+        if self.has_bias:
+            offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
             self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-            self.register_buffer("relative_position_index", relative_position_index(*self.window))
-        self._mask_grid = grid.padded_to(*self.window)
-        mask = shift_mask(self._mask_grid, self.window, self.shift) if any(self.shift) else None
+            self.register_buffer("relative_position_index", relative_position_index(*window))
+        self._mask_grid = grid.padded_to(*window)
+        mask = shift_mask(self._mask_grid, window, self.shift) if any(self.shift) else None
         self.register_buffer("shift_mask", mask, persistent=False)
 
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        bias = self._bias(Grid(x.shape[1], x.shape[2]).padded_to(*self.window))
-        if self.impl == "eager":
-            return self._mix(x, bias)
-        return in_groups(lambda part: self._mix(part, bias), x, 6 * x.shape[3])
-
-    def _mix(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        bias: Float[Tensor, "*windows heads tokens tokens"] | None,
-    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.window)
-        padded = Grid(x.shape[1], x.shape[2])
+        bias = self._bias(Grid(x.shape[1], x.shape[2]))
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
-        windows = partition(x, *self.window)
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
-        mixed = attend(q, k, v, impl=self.impl, bias=bias)
-        x = merge(self.proj(merge_heads(mixed)), *self.window, padded)
+        x = self.proj(self.inside_windows(x, bias))
         if any(self.shift):
             x = torch.roll(x, self.shift, dims=(1, 2))
         return x[:, :height, :width]
@@ -164,7 +187,19 @@ class WindowAttention(nn.Module):
         return bias
 
 
-def window_macs(dim: int, grid: Grid, *, window_size: int, computed: Grid) -> int:
-    """4 N C^2 for the projections and 2 N w^2 C for the attention, over the computed tokens."""
-    height, width = window_on(grid, window_size)
-    return 4 * computed.tokens * dim**2 + 2 * computed.tokens * height * width * dim
+def swin_computed(grid: Grid, params: SwinParams) -> Grid:
+    """The grid padded to whole windows."""
+    return grid.padded_to(*window_on(grid, params.window_size))
+
+
+def swin_macs(dim: int, num_heads: int, grid: Grid, params: SwinParams) -> int:
+    """4 N C^2 + 2 N w^2 C, N the padded tokens: the shift moves no arithmetic."""
+    tokens = swin_computed(grid, params).tokens
+    height, width = window_on(grid, params.window_size)
+    return 4 * tokens * dim**2 + 2 * tokens * height * width * dim
+
+
+def swin_unsupported(dim: int, num_heads: int, grid: Grid, params: SwinParams) -> str | None:
+    """Settings outside their range."""
+    size = params.window_size
+    return None if size >= 1 else f"window_size must be at least 1, got {size}"

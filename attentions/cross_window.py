@@ -6,14 +6,14 @@ it lies in; a depthwise convolution of the values inside each stripe adds the po
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, partition
 
@@ -21,12 +21,22 @@ from attentions._windows import merge, partition
 Stripe = tuple[int | None, int | None]
 
 
-class CrossWindow(nn.Module):
-    """Cross-shaped window attention. Parameter names as in the authors' CSWinBlock.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     split_size  sw, the width of the stripes in tokens
     branches    2: vertical stripes for the first half of the heads, horizontal ones for the second;
                 1: full attention, as in the authors' last stage
+    """
+
+    split_size: int = 7
+    branches: int = 2
+    qkv_bias: bool = True
+
+
+class CrossWindow(nn.Module):
+    """Cross-shaped window attention. Parameter names as in the authors' CSWinBlock.
 
     In: what CSWinBlock calls qkv, attns and proj, LePE included. Out: its two norms, its MLP and
     its residuals, which are not the mechanism. Like theirs, it has a single branch on a square map
@@ -35,34 +45,20 @@ class CrossWindow(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        split_size: int = 7,
-        branches: int = 2,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
-        stripes: list[Stripe] = [(None, split_size), (split_size, None)]
-        if branches_on(grid, split_size, branches) == 1:
+        stripes: list[Stripe] = [(None, params.split_size), (params.split_size, None)]
+        if branches_on(grid, params.split_size, params.branches) == 1:
             stripes = [(None, None)]
         share = len(stripes)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.attns = nn.ModuleList(
             StripeAttention(dim // share, num_heads // share, stripe, impl) for stripe in stripes
         )
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        impl = self.attns[0].impl
-        return self._mix(x) if impl == "eager" else in_groups(self._mix, x, 8 * x.shape[3])
-
-    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x).unflatten(-1, (3, len(self.attns), -1))
@@ -121,51 +117,37 @@ def _stripes(grid: Grid, split_size: int, branches: int) -> list[tuple[Grid, int
     ]
 
 
-def computed(grid: Grid, *, split_size: int = 7, branches: int = 2, qkv_bias: bool = True) -> Grid:
+def computed(grid: Grid, params: Params) -> Grid:
     """The padded map of the branch that pads more; the projections never see the padding."""
-    padded = (padded for padded, _ in _stripes(grid, split_size, branches))
+    padded = (padded for padded, _ in _stripes(grid, params.split_size, params.branches))
     return max(padded, key=lambda map_: map_.tokens)
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    split_size: int = 7,
-    branches: int = 2,
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2, and for each of b branches 2 M S C / b + 9 M C / b.
 
     M are the padded tokens of the branch, S those of one stripe: H sw or W sw, N in full attention.
     """
-    stripes = _stripes(grid, split_size, branches)
+    stripes = _stripes(grid, params.split_size, params.branches)
     inside = sum(padded.tokens * (2 * tokens + 9) for padded, tokens in stripes)
     return 4 * grid.tokens * dim**2 + inside * dim // len(stripes)
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    split_size: int = 7,
-    branches: int = 2,
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range, and heads that two branches cannot share."""
-    if split_size < 1:
-        return f"split_size must be at least 1, got {split_size}"
+    if params.split_size < 1:
+        return f"split_size must be at least 1, got {params.split_size}"
+    branches = params.branches
     if branches not in (1, 2):
         return f"branches must be 1 (full attention) or 2 (stripes both ways), got {branches}"
-    if num_heads % branches_on(grid, split_size, branches):
+    if num_heads % branches_on(grid, params.split_size, params.branches):
         return f"two branches share the heads, so num_heads must be even, got {num_heads}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=CrossWindow,
+    params=Params,
     paper=Paper(
         title="CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows",
         arxiv="2107.00652",
@@ -182,7 +164,6 @@ ATTENTION = AttentionSpec(
         32: {"split_size": 7, "branches": 1},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -7,7 +7,7 @@ samples, with a position bias that is sampled as well, for points lie between to
 
 from __future__ import annotations
 
-import operator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,18 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups, is_grouped
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 PositionBias = Literal["table", "conv", "none"]
 
 
-_IMAGES = 4
-
-
-class DAT(nn.Module):
-    """Deformable attention. Parameter names as in the authors' DAttentionBaseline.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     groups         channel groups, each with sampling points of its own
     stride         tokens from one sampling point to the next
@@ -37,6 +33,17 @@ class DAT(nn.Module):
     position_bias  "table": a relative bias for every pair of query and point, read between the
                    table's entries; "conv": a depthwise 3 x 3 convolution of the queries is added
                    to the output; "none"
+    """
+
+    groups: int = 3
+    stride: int = 1
+    kernel_size: int = 5
+    offset_range: float = 2
+    position_bias: PositionBias = "table"
+
+
+class DAT(nn.Module):
+    """Deformable attention. Parameter names as in the authors' DAttentionBaseline.
 
     In: the authors' conv_offset, proj_q, proj_k, proj_v, proj_out and rpe_table, all of
     DAttentionBaseline as first released; DAT++, its later form, is another function. Out: their
@@ -46,28 +53,18 @@ class DAT(nn.Module):
     rpe_table: nn.Parameter | nn.Conv2d | None
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        groups: int = 3,
-        stride: int = 1,
-        kernel_size: int = 5,
-        offset_range: float = 2,
-        position_bias: PositionBias = "table",
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.grid = grid
         self.num_heads = num_heads
-        self.groups = groups
-        self.offset_range = offset_range
-        self.position_bias = position_bias
+        self.groups = params.groups
+        self.offset_range = params.offset_range
+        self.position_bias = params.position_bias
         self.impl: Impl = impl
-        width = dim // groups
+        width, side = dim // params.groups, params.kernel_size
         self.conv_offset = nn.Sequential(
-            nn.Conv2d(width, width, kernel_size, stride, kernel_size // 2, groups=width),
+            nn.Conv2d(width, width, side, params.stride, side // 2, groups=width),
             ChannelNorm(width),
             nn.GELU(),
             nn.Conv2d(width, 2, kernel_size=1, bias=False),
@@ -76,10 +73,10 @@ class DAT(nn.Module):
         self.proj_k = nn.Conv2d(dim, dim, kernel_size=1)
         self.proj_v = nn.Conv2d(dim, dim, kernel_size=1)
         self.proj_out = nn.Conv2d(dim, dim, kernel_size=1)
-        if position_bias == "table":
+        if params.position_bias == "table":
             shape = (num_heads, 2 * grid.height - 1, 2 * grid.width - 1)
             self.rpe_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.01))
-        elif position_bias == "conv":
+        elif params.position_bias == "conv":
             self.rpe_table = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
         else:
             self.rpe_table = None
@@ -87,58 +84,24 @@ class DAT(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "eager":
-            return self._mix(x)
-        return in_groups(self._mix, x, 8 * x.shape[3])
-
-    def _mix(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
         x = x.permute(0, 3, 1, 2)
         query = self.proj_q(x)
         points = self.points(query)
         sampled = self.sample(x, points)
-        if self.impl == "fused" and is_grouped(x):
-            # Or keys and values have their channels apart, which the attention kernel refuses.
+        if self.impl == "fused":
+            # The attention kernel takes keys and values whose channels lie side by side.
             sampled = sampled.contiguous(memory_format=torch.channels_last)
         q, k, v = (
             split_heads(part.flatten(2).transpose(1, 2), self.num_heads)
             for part in (query, self.proj_k(sampled), self.proj_v(sampled))
         )
         table = self.rpe_table
-        if isinstance(table, nn.Parameter) and self.impl == "fused" and is_grouped(x):
-            # The biases of an image, one for each pair of a token and a point, are the largest
-            # tensor of all: they are made for a few images at a time, enough for all threads.
-            few, of_groups = _IMAGES, _IMAGES * self.groups
-            heads = zip(q.split(few), k.split(few), v.split(few), strict=True)
-            places = zip(query.split(few), points.split(of_groups), strict=True)
-            mixed = torch.cat(
-                [
-                    self._attended(*own, *there, table)
-                    for own, there in zip(heads, places, strict=True)
-                ]
-            )
-        elif isinstance(table, nn.Parameter):
-            mixed = self._attended(q, k, v, query, points, table)
-        else:
-            mixed = attend(q, k, v, impl=self.impl)
-        mixed = merge_heads(mixed)
+        bias = self.bias(table, query, points) if isinstance(table, nn.Parameter) else None
+        mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
         mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
         if isinstance(table, nn.Conv2d):
             mixed = mixed + table(query)
         return self.proj_out(mixed).permute(0, 2, 3, 1)
-
-    def _attended(
-        self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads points head_dim"],
-        v: Float[Tensor, "batch heads points head_dim"],
-        query: Float[Tensor, "batch dim height width"],
-        points: Float[Tensor, "batch_groups rows columns 2"],
-        table: Float[Tensor, "heads twice_height twice_width"],
-    ) -> Float[Tensor, "batch heads tokens head_dim"]:
-        """Attention with the table's biases."""
-        return attend(q, k, v, impl=self.impl, bias=self.bias(table, query, points))
 
     def points(
         self, query: Float[Tensor, "batch dim height width"]
@@ -185,18 +148,12 @@ class DAT(nn.Module):
         if (height, width) != (self.grid.height, self.grid.width):
             raise ValueError(f"the bias table is for {self.grid}, got {height} x {width}")
         y, x = centres(height, points) / 2, centres(width, points) / 2
-        queries = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-        # Halved before they are subtracted: there are far fewer of them than pairs.
-        from_points = points.flatten(1, 2)[:, None] / 2
-        if self.impl == "fused" and is_grouped(query):
-            # One complex number for each pair: with the pair of coordinates innermost torch works
-            # on two numbers at a time, in 5 to 8 times as long.
-            ends = (
-                torch.view_as_complex(one) for one in (queries.flatten(0, 1)[:, None], from_points)
-            )
-            apart = torch.view_as_real(operator.sub(*ends))
-        else:
-            apart = queries.flatten(0, 1)[:, None] - from_points
+        queries = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
+        # Halved before they are subtracted: there are far fewer of them than pairs. The coordinates
+        # of all pairs lie one after the other, x before y: with two side by side torch subtracts
+        # two numbers at a time.
+        from_points = points.flatten(1, 2).transpose(1, 2)[:, :, None] / 2
+        apart = (queries.flatten(1)[:, :, None] - from_points).permute(0, 2, 3, 1)
         tables = table.unflatten(0, (self.groups, -1)).repeat(batch, 1, 1, 1).to(points.dtype)
         bias = F.grid_sample(tables, apart, align_corners=True)
         return bias.unflatten(0, (batch, self.groups)).flatten(1, 2).to(query.dtype)
@@ -220,59 +177,40 @@ def centres(size: int, like: Tensor) -> Float[Tensor, " size"]:
     return (2 * torch.arange(size, dtype=like.dtype, device=like.device) + 1) / size - 1
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    groups: int = 3,
-    stride: int = 1,
-    kernel_size: int = 5,
-    offset_range: float = 2,
-    position_bias: PositionBias = "table",
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """2 (N + M) C^2 + 2 N M C, with k^2 M C + 7 M C for the offsets and 4 M C for sampling.
 
     M = ceil(H / stride) ceil(W / stride) points. The bias adds 4 N M heads (table), 9 N C (conv).
     """
     tokens = grid.tokens
-    points = -(-grid.height // stride) * -(-grid.width // stride)
-    offsets = points * dim * (kernel_size**2 + 5 + 2)
+    points = -(-grid.height // params.stride) * -(-grid.width // params.stride)
+    offsets = points * dim * (params.kernel_size**2 + 5 + 2)
     bias = {"table": 4 * tokens * points * num_heads, "conv": 9 * tokens * dim, "none": 0}
     return (
         2 * (tokens + points) * dim**2
         + 2 * tokens * points * dim
         + offsets
         + 4 * points * dim
-        + bias[position_bias]
+        + bias[params.position_bias]
     )
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    groups: int = 3,
-    stride: int = 1,
-    kernel_size: int = 5,
-    offset_range: float = 2,
-    position_bias: PositionBias = "table",
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range, and heads that the groups cannot share."""
-    if groups < 1 or num_heads % groups:
-        return f"num_heads must be divisible by groups, got {num_heads} and {groups}"
-    if stride < 1:
-        return f"stride must be at least 1, got {stride}"
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        return f"kernel_size must be an odd number from 1 on, got {kernel_size}"
-    if position_bias not in ("table", "conv", "none"):
-        return f"position_bias is one of table, conv, none, got {position_bias!r}"
+    if params.groups < 1 or num_heads % params.groups:
+        return f"num_heads must be divisible by groups, got {num_heads} and {params.groups}"
+    if params.stride < 1:
+        return f"stride must be at least 1, got {params.stride}"
+    if params.kernel_size < 1 or params.kernel_size % 2 == 0:
+        return f"kernel_size must be an odd number from 1 on, got {params.kernel_size}"
+    if params.position_bias not in ("table", "conv", "none"):
+        return f"position_bias is one of table, conv, none, got {params.position_bias!r}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=DAT,
+    params=Params,
     paper=Paper(
         title="Vision Transformer with Deformable Attention",
         arxiv="2201.00520",
@@ -288,7 +226,6 @@ ATTENTION = AttentionSpec(
         32: {"groups": 6, "stride": 1, "kernel_size": 3, "offset_range": 2},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention, grid_sample",
     macs=macs,
     unsupported=unsupported,

@@ -7,38 +7,40 @@ Linear in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, pointwise, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    key_channels    width of queries and keys, over all heads; dim unless given
+    value_channels  width of the values, over all heads; dim unless given
+    """
+
+    key_channels: int | None = None
+    value_channels: int | None = None
 
 
 class Efficient(nn.Module):
     """Efficient attention, with all that the authors' EfficientAttention holds.
 
     That includes the residual. Parameter names as there: keys, queries, values, reprojection.
-
-    key_channels    width of queries and keys, over all heads; dim unless given
-    value_channels  width of the values, over all heads; dim unless given
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        key_channels: int | None = None,
-        value_channels: int | None = None,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
         self.num_heads = num_heads
-        key_width, value_width = widths_of(dim, key_channels, value_channels)
+        key_width, value_width = widths_of(dim, params.key_channels, params.value_channels)
         self.keys = nn.Conv2d(dim, key_width, 1)
         self.queries = nn.Conv2d(dim, key_width, 1)
         self.values = nn.Conv2d(dim, value_width, 1)
@@ -48,7 +50,7 @@ class Efficient(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self._fused, x, 6 * x.shape[3])
+            return self._fused(x)
         image = x.permute(0, 3, 1, 2)
         key = self._heads(self.keys(image)).softmax(dim=-1)
         query = self._heads(self.queries(image)).softmax(dim=-2)
@@ -83,30 +85,16 @@ def widths_of(dim: int, key_channels: int | None, value_channels: int | None) ->
     )
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    key_channels: int | None = None,
-    value_channels: int | None = None,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """2 N C (K + V) + 2 N K V / heads, K and V the widths of keys and values."""
-    key_width, value_width = widths_of(dim, key_channels, value_channels)
+    key_width, value_width = widths_of(dim, params.key_channels, params.value_channels)
     projections = 2 * dim * (key_width + value_width)
     return grid.tokens * (projections + 2 * key_width * value_width // num_heads)
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    key_channels: int | None = None,
-    value_channels: int | None = None,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Widths that the heads cannot share equally."""
-    key_width, value_width = widths_of(dim, key_channels, value_channels)
+    key_width, value_width = widths_of(dim, params.key_channels, params.value_channels)
     for name, width in (("key_channels", key_width), ("value_channels", value_width)):
         if width < 1 or width % num_heads:
             return f"{name} must be a multiple of num_heads, got {width} and {num_heads}"
@@ -115,6 +103,7 @@ def unsupported(
 
 ATTENTION = AttentionSpec(
     module=Efficient,
+    params=Params,
     paper=Paper(
         title="Efficient Attention: Attention with Linear Complexities",
         arxiv="1812.01243",
@@ -126,7 +115,6 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="matmul on channels-last maps",
     macs=macs,
     unsupported=unsupported,

@@ -7,6 +7,7 @@ every part of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,16 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
 PoolMethod = Literal["fc", "conv", "mean", "max", "none"]
 
 
-class Focal(nn.Module):
-    """Focal attention. Parameter names as in the authors' WindowAttention, and pool_layers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     window_size   side of the windows in tokens
     expand_size   tokens that the fine keys reach beyond the window, at most window_size
@@ -33,6 +33,18 @@ class Focal(nn.Module):
     focal_window  side in windows of the square around the window that is seen pooled, odd
     pool_method   how tokens become one: a weight for each position ("fc"), for each position and
                   channel ("conv"), "mean", "max"; "none" leaves the pooled keys out
+    """
+
+    window_size: int = 7
+    expand_size: int = 3
+    focal_level: int = 2
+    focal_window: int = 3
+    pool_method: PoolMethod = "fc"
+    qkv_bias: bool = True
+
+
+class Focal(nn.Module):
+    """Focal attention. Parameter names as in the authors' WindowAttention, and pool_layers.
 
     In: their WindowAttention, which is attn in their block, and the block's pool_layers, which make
     its input; the prefix "attn." goes. Out: the block's norms, MLP and residuals, and its shift,
@@ -46,27 +58,16 @@ class Focal(nn.Module):
     key_index: Tensor
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        window_size: int = 7,
-        expand_size: int = 3,
-        focal_level: int = 2,
-        focal_window: int = 3,
-        pool_method: PoolMethod = "fc",
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
-        self.window, self.expand = fitted(grid, window_size, expand_size)
+        self.window, self.expand = fitted(grid, params.window_size, params.expand_size)
         self.num_heads = num_heads
-        self.focal_window = focal_window
-        self.pool_method = pool_method
-        self.pooled_levels = 0 if pool_method == "none" else focal_level - 1
+        self.focal_window = params.focal_window
+        self.pool_method = params.pool_method
+        self.pooled_levels = 0 if params.pool_method == "none" else params.focal_level - 1
         self.impl: Impl = impl
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.pool_layers = nn.ModuleList()
         self._add_fine_keys()
@@ -116,25 +117,13 @@ class Focal(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        padded = Grid(x.shape[1], x.shape[2]).padded_to(self.window, self.window)
+        height, width = x.shape[1:3]
+        x = pad_to_multiple(x, self.window, self.window)
+        padded = Grid(x.shape[1], x.shape[2])
         index = self.key_index if padded == self._grid else self.keys_on(padded)
         pooled = sum(4**level for level in range(self.pooled_levels))
         outside = padded.tokens + padded.tokens // self.window**2 * pooled
         bias = self.bias(index, outside)
-        if self.impl == "eager":
-            return self._mix(x, index, bias)
-        channels = (5 + 2 * index.numel() / padded.tokens) * x.shape[3]
-        return in_groups(lambda part: self._mix(part, index, bias), x, channels)
-
-    def _mix(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        index: Int[Tensor, "windows keys"],
-        bias: Float[Tensor, "*windows heads window_tokens keys"],
-    ) -> Float[Tensor, "batch height width dim"]:
-        height, width = x.shape[1:3]
-        x = pad_to_multiple(x, self.window, self.window)
-        padded = Grid(x.shape[1], x.shape[2])
         pooled = [self.pooled(x, level) for level in range(self.pooled_levels)]
         tokens = torch.cat((x.flatten(1, 2), *pooled), dim=1)
         q, kv = self.project(tokens, padded)
@@ -182,8 +171,8 @@ class Focal(nn.Module):
             weights = self.qkv.weight.split((dim, 2 * dim))
             bias = self.qkv.bias
             biases = (None, None) if bias is None else bias.split((dim, 2 * dim))
-            q = linear(tokens[:, : padded.tokens], weights[0], biases[0])
-            kv = linear(tokens, weights[1], biases[1])
+            q = F.linear(tokens[:, : padded.tokens], weights[0], biases[0])
+            kv = F.linear(tokens, weights[1], biases[1])
         queries = q.unflatten(1, (padded.height, padded.width))
         return partition(queries, self.window, self.window), kv
 
@@ -276,87 +265,56 @@ def seen_around(
     return torch.where(inside, row * size.width + column, -1).flatten(0, 1).flatten(1)
 
 
-def computed(
-    grid: Grid,
-    *,
-    window_size: int = 7,
-    expand_size: int = 3,
-    focal_level: int = 2,
-    focal_window: int = 3,
-    pool_method: PoolMethod = "fc",
-    qkv_bias: bool = True,
-) -> Grid:
+def computed(grid: Grid, params: Params) -> Grid:
     """The grid padded to whole windows."""
-    window, _ = fitted(grid, window_size, expand_size)
+    window, _ = fitted(grid, params.window_size, params.expand_size)
     return grid.padded_to(window, window)
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    window_size: int = 7,
-    expand_size: int = 3,
-    focal_level: int = 2,
-    focal_window: int = 3,
-    pool_method: PoolMethod = "fc",
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N K C, and at each pooled level k, P = N 4^k / w^2: 3 P C^2 + P C (w / 2^k)^2.
 
     N are the padded tokens, K the keys of a window: w^2 of its own, 4 (w^2 - (w - e)^2) around it
     and (f + 2^k - 1)^2 at each pooled level. Mean and max pooling count nothing.
     """
-    window, expand = fitted(grid, window_size, expand_size)
+    window, expand = fitted(grid, params.window_size, params.expand_size)
     tokens = grid.padded_to(window, window).tokens
     keys = window**2
     if expand:
         keys += 4 * window**2 - 4 * (window - expand) ** 2
     total = 4 * tokens * dim**2
-    for level in range(0 if pool_method == "none" else focal_level - 1):
+    for level in range(0 if params.pool_method == "none" else params.focal_level - 1):
         pooled = tokens // window**2 * 4**level
-        keys += seen_at(level, focal_window) ** 2
+        keys += seen_at(level, params.focal_window) ** 2
         total += 3 * pooled * dim**2
-        if pool_method in ("fc", "conv"):
+        if params.pool_method in ("fc", "conv"):
             total += pooled * dim * (window >> level) ** 2
     return total + 2 * tokens * keys * dim
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    window_size: int = 7,
-    expand_size: int = 3,
-    focal_level: int = 2,
-    focal_window: int = 3,
-    pool_method: PoolMethod = "fc",
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range, and windows too small for their parts."""
-    if window_size < 1:
-        return f"window_size must be at least 1, got {window_size}"
-    if not 0 <= expand_size <= window_size:
-        return f"expand_size must be between 0 and {window_size}, got {expand_size}"
-    if focal_level < 1:
-        return f"focal_level must be at least 1, got {focal_level}"
-    if focal_window < 1 or focal_window % 2 == 0:
-        return f"focal_window must be an odd number from 1 on, got {focal_window}"
-    if pool_method not in ("fc", "conv", "mean", "max", "none"):
-        return f"pool_method is one of fc, conv, mean, max, none, got {pool_method!r}"
-    window, _ = fitted(grid, window_size, expand_size)
-    if pool_method != "none" and focal_level > 1 and not window >> focal_level - 2:
-        parts = 2 ** (focal_level - 2)
-        return (
-            f"{focal_level} levels cut a window into {parts} x {parts} parts, it is {window} wide"
-        )
+    if params.window_size < 1:
+        return f"window_size must be at least 1, got {params.window_size}"
+    if not 0 <= params.expand_size <= params.window_size:
+        return f"expand_size must be between 0 and {params.window_size}, got {params.expand_size}"
+    if params.focal_level < 1:
+        return f"focal_level must be at least 1, got {params.focal_level}"
+    if params.focal_window < 1 or params.focal_window % 2 == 0:
+        return f"focal_window must be an odd number from 1 on, got {params.focal_window}"
+    if params.pool_method not in ("fc", "conv", "mean", "max", "none"):
+        return f"pool_method is one of fc, conv, mean, max, none, got {params.pool_method!r}"
+    window, _ = fitted(grid, params.window_size, params.expand_size)
+    levels = params.focal_level
+    if params.pool_method != "none" and levels > 1 and not window >> levels - 2:
+        parts = 2 ** (levels - 2)
+        return f"{levels} levels cut a window into {parts} x {parts} parts, it is {window} wide"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=Focal,
+    params=Params,
     paper=Paper(
         title="Focal Self-attention for Local-Global Interactions in Vision Transformers",
         arxiv="2107.00641",
@@ -373,7 +331,6 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 1},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

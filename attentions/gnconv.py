@@ -7,6 +7,7 @@ Linear in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -14,9 +15,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, pointwise
-from attentions._groups import in_groups
-from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    order  n, the number of gates; the widths are C / 2^(n-1), ..., C / 2, C
+    s      scale of the gates, constant
+    """
+
+    order: int = 5
+    s: float = 1.0
 
 
 class GnConv(nn.Module):
@@ -25,25 +36,15 @@ class GnConv(nn.Module):
     They are proj_in, dwconv, pws, proj_out. The variant with a global filter in place of the
     convolution (GF) is out: its learned spectrum is a mechanism of its own. There are no heads:
     `num_heads` has no effect.
-
-    order  n, the number of gates; the widths are C / 2^(n-1), ..., C / 2, C
-    s      scale of the gates, constant
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        order: int = 5,
-        s: float = 1.0,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
-        self.widths = widths_of(dim, order)
-        self.s = s
+        self.widths = widths_of(dim, params.order)
+        self.s = params.s
         gates = sum(self.widths)
         self.proj_in = nn.Conv2d(dim, 2 * dim, 1)
         self.dwconv = nn.Conv2d(gates, gates, 7, padding=3, groups=gates)
@@ -56,7 +57,7 @@ class GnConv(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self._fused, x, 5 * x.shape[3])
+            return self._fused(x)
         projected = self.proj_in(x.permute(0, 3, 1, 2))
         mixed, gates = projected.split((self.widths[0], sum(self.widths)), dim=1)
         first, *rest = (self.dwconv(gates) * self.s).split(self.widths, dim=1)
@@ -74,8 +75,8 @@ class GnConv(nn.Module):
         weight, bias = self.proj_in.weight.flatten(1), self.proj_in.bias
         assert bias is not None
         assert self.dwconv.bias is not None
-        mixed = linear(x, weight[:first], bias[:first])
-        gated = linear(x, weight[first:], bias[first:]).permute(0, 3, 1, 2)
+        mixed = F.linear(x, weight[:first], bias[:first])
+        gated = F.linear(x, weight[first:], bias[first:]).permute(0, 3, 1, 2)
         gated = F.conv2d(
             gated, self.dwconv.weight * self.s, self.dwconv.bias * self.s, padding=3, groups=gates
         )
@@ -92,26 +93,25 @@ def widths_of(dim: int, order: int) -> list[int]:
     return [dim // 2**halvings for halvings in reversed(range(order))]
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, order: int = 5, s: float = 1.0) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """N (3 C^2 + 49 sum of widths + sum of products of neighbouring widths)."""
-    widths = widths_of(dim, order)
+    widths = widths_of(dim, params.order)
     widened = sum(narrow * wide for narrow, wide in pairwise(widths))
     return grid.tokens * (3 * dim**2 + 49 * sum(widths) + widened)
 
 
-def unsupported(
-    dim: int, num_heads: int, grid: Grid, *, order: int = 5, s: float = 1.0
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Channels that cannot be halved that often."""
-    if order < 1:
-        return f"order must be at least 1, got {order}"
-    if dim % 2 ** (order - 1):
-        return f"order {order} needs a dim divisible by {2 ** (order - 1)}, got {dim}"
+    if params.order < 1:
+        return f"order must be at least 1, got {params.order}"
+    if dim % 2 ** (params.order - 1):
+        return f"order {params.order} needs a dim divisible by {2 ** (params.order - 1)}, got {dim}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=GnConv,
+    params=Params,
     paper=Paper(
         title="HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
         arxiv="2207.14284",
@@ -129,7 +129,6 @@ ATTENTION = AttentionSpec(
         32: {"order": 5, "s": 0.3333333333333333},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

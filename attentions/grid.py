@@ -6,13 +6,13 @@ window: where a window is dense and local, the grid is sparse and global.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     merge,
@@ -42,6 +42,19 @@ class RelativePosition(nn.Module):
         return self.relative_position_bias_table.flatten(1)[:, self.index]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    grid_size               G, tokens along each side of a grid
+    relative_position_bias  adds a learned bias for each offset inside the grid
+    """
+
+    grid_size: int = 7
+    relative_position_bias: bool = True
+    qkv_bias: bool = True
+
+
 class GridAttention(nn.Module):
     """Grid attention with the relative bias of MaxViT.
 
@@ -52,29 +65,18 @@ class GridAttention(nn.Module):
     A side of the map that is no longer than the grid has a grid as long as the side. The authors
     take multiples of the grid only; other maps are padded with zeros on the right and at the
     bottom, unmasked, as windows are.
-
-    grid_size               G, tokens along each side of a grid
-    relative_position_bias  adds a learned bias for each offset inside the grid
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        grid_size: int = 7,
-        relative_position_bias: bool = True,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.impl: Impl = impl
-        self.grid_size = window_on(grid, grid_size)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.grid_size = window_on(grid, params.grid_size)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.rel_pos = (
-            RelativePosition(num_heads, *self.grid_size) if relative_position_bias else None
+            RelativePosition(num_heads, *self.grid_size) if params.relative_position_bias else None
         )
         self.proj = nn.Linear(dim, dim)
 
@@ -82,15 +84,6 @@ class GridAttention(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         bias = None if self.rel_pos is None else self.rel_pos()
-        if self.impl == "eager":
-            return self._mix(x, bias)
-        return in_groups(lambda part: self._mix(part, bias), x, 5 * x.shape[3])
-
-    def _mix(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        bias: Float[Tensor, "heads tokens tokens"] | None,
-    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.grid_size)
         padded = Grid(x.shape[1], x.shape[2])
@@ -103,47 +96,27 @@ class GridAttention(nn.Module):
         return merge(mixed.transpose(1, 2), *cell, padded)[:, :height, :width]
 
 
-def computed(
-    grid: Grid,
-    *,
-    grid_size: int = 7,
-    relative_position_bias: bool = True,
-    qkv_bias: bool = True,
-) -> Grid:
+def computed(grid: Grid, params: Params) -> Grid:
     """The grid padded to multiples of G."""
-    return grid.padded_to(*window_on(grid, grid_size))
+    return grid.padded_to(*window_on(grid, params.grid_size))
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    grid_size: int = 7,
-    relative_position_bias: bool = True,
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N G^2 C, N the padded tokens."""
-    tokens = computed(grid, grid_size=grid_size).tokens
-    height, width = window_on(grid, grid_size)
+    tokens = computed(grid, params).tokens
+    height, width = window_on(grid, params.grid_size)
     return 4 * tokens * dim**2 + 2 * tokens * height * width * dim
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    grid_size: int = 7,
-    relative_position_bias: bool = True,
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    return None if grid_size >= 1 else f"grid_size must be at least 1, got {grid_size}"
+    size = params.grid_size
+    return None if size >= 1 else f"grid_size must be at least 1, got {size}"
 
 
 ATTENTION = AttentionSpec(
     module=GridAttention,
+    params=Params,
     paper=Paper(
         title="MaxViT: Multi-Axis Vision Transformer",
         arxiv="2204.01697",
@@ -155,7 +128,6 @@ ATTENTION = AttentionSpec(
     size_rule="pad",
     settings={4: {"grid_size": 7}, 8: {"grid_size": 7}, 16: {"grid_size": 7}, 32: {"grid_size": 7}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     computed=computed,

@@ -7,86 +7,71 @@ concatenated, with no mixing after.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
 
-class HiLo(nn.Module):
-    """HiLo attention. Parameter names as in the authors' code: h_qkv, h_proj, l_q, l_kv, l_proj.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     window_size  s, the side of Hi-Fi's windows and of Lo-Fi's pooling; 1 makes every head Lo-Fi,
                  which is MSA
     alpha        share of the heads that are Lo-Fi, rounded down to whole heads
     """
 
+    window_size: int = 2
+    alpha: float = 0.9
+    qkv_bias: bool = True
+
+
+class HiLo(nn.Module):
+    """HiLo attention. Parameter names as in the authors' code: h_qkv, h_proj, l_q, l_kv, l_proj."""
+
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        window_size: int = 2,
-        alpha: float = 0.9,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
-        self.window_size = window_size
+        self.window_size = params.window_size
         self.impl: Impl = impl
-        self.h_heads, self.l_heads = split_of(num_heads, window_size, alpha)
+        self.h_heads, self.l_heads = split_of(num_heads, params.window_size, params.alpha)
         head_dim = dim // num_heads
         h_dim, l_dim = self.h_heads * head_dim, self.l_heads * head_dim
         if h_dim:
-            self.h_qkv = nn.Linear(dim, 3 * h_dim, bias=qkv_bias)
+            self.h_qkv = nn.Linear(dim, 3 * h_dim, bias=params.qkv_bias)
             self.h_proj = nn.Linear(h_dim, h_dim)
         if l_dim:
-            self.l_q = nn.Linear(dim, l_dim, bias=qkv_bias)
-            self.l_kv = nn.Linear(dim, 2 * l_dim, bias=qkv_bias)
+            self.l_q = nn.Linear(dim, l_dim, bias=params.qkv_bias)
+            self.l_kv = nn.Linear(dim, 2 * l_dim, bias=params.qkv_bias)
             self.l_proj = nn.Linear(l_dim, l_dim)
 
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "eager":
-            return self._mix(x)
-        width = x.shape[2] + -x.shape[2] % self.window_size
-        across = span(self.window_size, width, x.dtype)
-        return in_groups(lambda part: self._mix(part, across), x, 4 * x.shape[3])
-
-    def _mix(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        across: int | None = None,
-    ) -> Float[Tensor, "batch height width dim"]:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window_size, self.window_size)
         if not self.l_heads:
-            out = self.hifi(x, across)
+            out = self.hifi(x)
         elif not self.h_heads:
             out = self.lofi(x)
         else:
-            out = torch.cat((self.hifi(x, across), self.lofi(x)), dim=-1)
+            out = torch.cat((self.hifi(x), self.lofi(x)), dim=-1)
         return out[:, :height, :width]
 
     def hifi(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        across: int | None = None,
+        self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width h_dim"]:
-        """Self-attention inside each window; height and width are multiples of the window.
-
-        across  columns that are attended over at a time, their windows kept apart by a mask
-        """
+        """Self-attention inside each window; height and width are multiples of the window."""
         size, grid = self.window_size, Grid(x.shape[1], x.shape[2])
-        across = across or size
+        across = size if self.impl == "eager" else span(size, grid.width)
         bias = same_window(size, across, x) if across > size else None
         windows = partition(self.h_qkv(x), size, across)
         q, k, v = (split_heads(part, self.h_heads) for part in windows.chunk(3, dim=-1))
@@ -114,11 +99,11 @@ def split_of(num_heads: int, window_size: int, alpha: float) -> tuple[int, int]:
 
 
 # Windows of so many tokens are taken together, up to so many: with 128 Hi-Fi took 1.4 times as long
-# for a token of a large map as of a small one. In bf16 the products on the way cost more.
-_TINY, _TOGETHER, _TOGETHER_BF16 = 16, 32, 16
+# for a token of a large map as of a small one.
+_TINY, _TOGETHER = 16, 32
 
 
-def span(size: int, width: int, dtype: torch.dtype) -> int:
+def span(size: int, width: int) -> int:
     """The columns that fused Hi-Fi attends over at a time, a multiple of `size` that divides
     `width`.
 
@@ -128,11 +113,10 @@ def span(size: int, width: int, dtype: torch.dtype) -> int:
     """
     if size * size > _TINY:
         return size
-    together = _TOGETHER_BF16 if dtype == torch.bfloat16 else _TOGETHER
     fitting = [
         columns
         for columns in range(size, width + 1, size)
-        if width % columns == 0 and size * columns <= together
+        if width % columns == 0 and size * columns <= _TOGETHER
     ]
     return max(fitting, default=size)
 
@@ -144,53 +128,37 @@ def same_window(size: int, across: int, like: Tensor) -> Float[Tensor, "1 tokens
     return like.new_zeros(apart.shape).masked_fill(apart, float("-inf"))[None]
 
 
-def computed(
-    grid: Grid, *, window_size: int = 2, alpha: float = 0.9, qkv_bias: bool = True
-) -> Grid:
+def computed(grid: Grid, params: Params) -> Grid:
     """The grid padded to whole windows."""
-    return grid.padded_to(window_size, window_size)
+    return grid.padded_to(params.window_size, params.window_size)
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    window_size: int = 2,
-    alpha: float = 0.9,
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """Hi-Fi N C h (3 + h/C) + 2 s^2 N h, Lo-Fi N C l (1 + l/C + 2/s^2) + 2 N^2 l / s^2.
 
     h and l are the widths of the two groups, N the padded tokens.
     """
-    tokens = computed(grid, window_size=window_size).tokens
-    high, low = (heads * (dim // num_heads) for heads in split_of(num_heads, window_size, alpha))
-    pooled = tokens // window_size**2
-    hifi = tokens * (3 * dim * high + high**2) + 2 * tokens * window_size**2 * high
+    tokens = computed(grid, params).tokens
+    size = params.window_size
+    high, low = (heads * (dim // num_heads) for heads in split_of(num_heads, size, params.alpha))
+    pooled = tokens // size**2
+    hifi = tokens * (3 * dim * high + high**2) + 2 * tokens * size**2 * high
     lofi = tokens * (dim * low + low**2) + pooled * 2 * dim * low + 2 * tokens * pooled * low
     return hifi + lofi
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    window_size: int = 2,
-    alpha: float = 0.9,
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    if window_size < 1:
-        return f"window_size must be at least 1, got {window_size}"
-    if not 0 <= alpha <= 1:
-        return f"alpha is a share of the heads, between 0 and 1, got {alpha}"
+    if params.window_size < 1:
+        return f"window_size must be at least 1, got {params.window_size}"
+    if not 0 <= params.alpha <= 1:
+        return f"alpha is a share of the heads, between 0 and 1, got {params.alpha}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=HiLo,
+    params=Params,
     paper=Paper(
         title="Fast Vision Transformers with HiLo Attention",
         arxiv="2205.13213",
@@ -203,7 +171,6 @@ ATTENTION = AttentionSpec(
     # The authors use no attention at strides 4 and 8.
     settings={16: {"window_size": 2, "alpha": 0.9}, 32: {"window_size": 1, "alpha": 0.9}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention; tiny windows of a row together, masked",
     macs=macs,
     computed=computed,

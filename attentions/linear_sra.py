@@ -6,36 +6,39 @@ its size, then a 1 x 1 convolution, LayerNorm and GELU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl
-from attentions._linear import through_onednn
 from attentions._reduction import ReducedAttention
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    pool_size  P, the side of the pooled map
+    """
+
+    pool_size: int = 7
+    qkv_bias: bool = True
 
 
 class LinearSRA(ReducedAttention):
     """Linear spatial-reduction attention. Parameter names as in the authors' Attention with
     linear=True: q, kv, sr, norm, proj. Their dropouts are left out, since they are zero in every
     published model.
-
-    pool_size  P, the side of the pooled map
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        pool_size: int = 7,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias=qkv_bias, impl=impl)
-        self.pool_size = pool_size
+        super().__init__(dim, num_heads, qkv_bias=params.qkv_bias, impl=impl)
+        self.pool_size = params.pool_size
         self.sr = nn.Conv2d(dim, dim, kernel_size=1)
         self.norm = nn.LayerNorm(dim)
 
@@ -45,26 +48,26 @@ class LinearSRA(ReducedAttention):
         return F.gelu(self.norm(self.sr(pooled).permute(0, 2, 3, 1).flatten(1, 2)))
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 7, qkv_bias: bool = True) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """2 N C^2 + 3 M C^2 + 2 N M C + 5 M C + N C, M = P^2.
 
     The last two are LayerNorm and the adaptive pooling, which fvcore counts at one per input
     element (it counts no other pooling).
     """
-    keys = pool_size**2
+    keys = params.pool_size**2
     products = (2 * grid.tokens + 3 * keys) * dim**2 + 2 * grid.tokens * keys * dim
     return products + 5 * keys * dim + grid.tokens * dim
 
 
-def unsupported(
-    dim: int, num_heads: int, grid: Grid, *, pool_size: int = 7, qkv_bias: bool = True
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    return None if pool_size >= 1 else f"pool_size must be at least 1, got {pool_size}"
+    size = params.pool_size
+    return None if size >= 1 else f"pool_size must be at least 1, got {size}"
 
 
 ATTENTION = AttentionSpec(
     module=LinearSRA,
+    params=Params,
     paper=Paper(
         title="PVT v2: Improved Baselines with Pyramid Vision Transformer",
         arxiv="2106.13797",
@@ -76,7 +79,6 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {"pool_size": 7}, 8: {"pool_size": 7}, 16: {"pool_size": 7}, 32: {"pool_size": 7}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

@@ -6,14 +6,30 @@ matrices that are learned for one N. Linear in tokens for a constant k.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    k            tokens that keys and values are projected to
+    one_kv_head  one head of keys and values, shared by all heads of queries
+    share_kv     values are the keys: neither to_v nor proj_v
+    """
+
+    k: int = 256
+    one_kv_head: bool = False
+    share_kv: bool = False
+    qkv_bias: bool = False
 
 
 class Linformer(nn.Module):
@@ -22,46 +38,26 @@ class Linformer(nn.Module):
     They are to_q, to_k, proj_k, to_v, proj_v, to_out. That code also takes fewer tokens than it
     was built for, by the first rows of its projections; out, since a feature map is cut in two
     dimensions, not one.
-
-    k            tokens that keys and values are projected to
-    one_kv_head  one head of keys and values, shared by all heads of queries
-    share_kv     values are the keys: neither to_v nor proj_v
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        k: int = 256,
-        one_kv_head: bool = False,
-        share_kv: bool = False,
-        qkv_bias: bool = False,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.share_kv = share_kv
+        self.share_kv = params.share_kv
         self.impl: Impl = impl
-        self.kv_heads = 1 if one_kv_head else num_heads
+        self.kv_heads = 1 if params.one_kv_head else num_heads
         kv_dim = self.kv_heads * (dim // num_heads)
-        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.to_k = nn.Linear(dim, kv_dim, bias=qkv_bias)
-        self.proj_k = _projection(grid.tokens, k)
-        if not share_kv:
-            self.to_v = nn.Linear(dim, kv_dim, bias=qkv_bias)
-            self.proj_v = _projection(grid.tokens, k)
+        self.to_q = nn.Linear(dim, dim, bias=params.qkv_bias)
+        self.to_k = nn.Linear(dim, kv_dim, bias=params.qkv_bias)
+        self.proj_k = _projection(grid.tokens, params.k)
+        if not params.share_kv:
+            self.to_v = nn.Linear(dim, kv_dim, bias=params.qkv_bias)
+            self.proj_v = _projection(grid.tokens, params.k)
         self.to_out = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "eager":
-            return self._mix(x)
-        return in_groups(self._mix, x, 5 * x.shape[3])
-
-    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         tokens = x.flatten(1, 2)
@@ -83,7 +79,7 @@ class Linformer(nn.Module):
         if self.impl == "eager" or projection.shape[1] >= projection.shape[0]:
             combined = projection.T @ layer(tokens)
         else:
-            combined = linear(projection.T @ tokens, layer.weight)
+            combined = F.linear(projection.T @ tokens, layer.weight)
             if layer.bias is not None:
                 combined = combined + projection.sum(dim=0)[:, None] * layer.bias
         return split_heads(combined, self.kv_heads).expand(-1, self.num_heads, -1, -1)
@@ -93,38 +89,21 @@ def _projection(tokens: int, k: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(tokens, k).uniform_(-(k**-0.5), k**-0.5))
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    k: int = 256,
-    one_kv_head: bool = False,
-    share_kv: bool = False,
-    qkv_bias: bool = False,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 4 N k C; less where heads, or keys and values, are shared."""
-    kv_dim = dim // num_heads if one_kv_head else dim
-    projected = (1 if share_kv else 2) * kv_dim
-    return grid.tokens * (2 * dim**2 + projected * dim + projected * k + 2 * k * dim)
+    kv_dim = dim // num_heads if params.one_kv_head else dim
+    projected = (1 if params.share_kv else 2) * kv_dim
+    return grid.tokens * (2 * dim**2 + projected * dim + projected * params.k + 2 * params.k * dim)
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    k: int = 256,
-    one_kv_head: bool = False,
-    share_kv: bool = False,
-    qkv_bias: bool = False,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    return None if k >= 1 else f"k must be at least 1, got {k}"
+    return None if params.k >= 1 else f"k must be at least 1, got {params.k}"
 
 
 ATTENTION = AttentionSpec(
     module=Linformer,
+    params=Params,
     paper=Paper(
         title="Linformer: Self-Attention with Linear Complexity",
         arxiv="2006.04768",
@@ -136,7 +115,6 @@ ATTENTION = AttentionSpec(
     size_rule="fixed",
     settings={4: {"k": 256}, 8: {"k": 256}, 16: {"k": 256}, 32: {"k": 256}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     unsupported=unsupported,

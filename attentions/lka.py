@@ -7,13 +7,13 @@ queries and keys. Linear in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, pointwise
-from attentions._groups import in_groups, is_grouped
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -39,6 +39,20 @@ class SpatialGate(nn.Module):
         return x * self.conv1(self.conv_spatial(self.conv0(x)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    local_kernel    side of the depthwise convolution
+    dilated_kernel  side of the dilated depthwise convolution, in taps
+    dilation        distance between its taps
+    """
+
+    local_kernel: int = 5
+    dilated_kernel: int = 7
+    dilation: int = 3
+
+
 class LKA(nn.Module):
     """Large kernel attention, with all that the authors' Attention module holds.
 
@@ -46,28 +60,19 @@ class LKA(nn.Module):
     and the residual. Parameter names as there: proj_1, spatial_gating_unit, proj_2. The block's
     normalisation, layer scale and second residual are out. There are no heads: `num_heads` has no
     effect.
-
-    local_kernel    side of the depthwise convolution
-    dilated_kernel  side of the dilated depthwise convolution, in taps
-    dilation        distance between its taps
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        local_kernel: int = 5,
-        dilated_kernel: int = 7,
-        dilation: int = 3,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
         self.proj_1 = nn.Conv2d(dim, dim, 1)
         self.spatial_gating_unit = SpatialGate(
-            dim, local_kernel=local_kernel, dilated_kernel=dilated_kernel, dilation=dilation
+            dim,
+            local_kernel=params.local_kernel,
+            dilated_kernel=params.dilated_kernel,
+            dilation=params.dilation,
         )
         self.proj_2 = nn.Conv2d(dim, dim, 1)
 
@@ -75,7 +80,7 @@ class LKA(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         if self.impl == "fused":
-            return in_groups(self._fused, x, 4 * x.shape[3], tokens=_TOKENS)
+            return self._fused(x)
         gated = self.spatial_gating_unit(F.gelu(self.proj_1(x.permute(0, 3, 1, 2))))
         return x + self.proj_2(gated).permute(0, 2, 3, 1)
 
@@ -89,13 +94,7 @@ class LKA(nn.Module):
         u = u * dilated(
             gate.conv0(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), gate.conv_spatial, gate.conv1
         )
-        u = pointwise(u, self.proj_2)
-        return u.add_(x) if is_grouped(x) else x + u
-
-
-# Tokens that are taken at a time: its convolutions need no more to be fast, and all of its results
-# are as wide as the map.
-_TOKENS = 1024
+        return x + pointwise(u, self.proj_2)
 
 
 def dilated(
@@ -109,7 +108,7 @@ def dilated(
     takes 4 times as long in fp32 and 10 times in bf16 (28 x 28 x 384, 7 x 7 taps 3 apart).
     """
     apart = convolution.dilation[0]
-    if x.device.type != "cpu" or apart == 1:
+    if not x.is_cpu or apart == 1:
         return pointwise(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), after)
     _, height, width, dim = x.shape
     if height % apart or width % apart:
@@ -124,37 +123,25 @@ def dilated(
     return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    local_kernel: int = 5,
-    dilated_kernel: int = 7,
-    dilation: int = 3,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """3 N C^2 + N C (a^2 + b^2), a and b the sides of the two depthwise convolutions."""
-    return grid.tokens * dim * (3 * dim + local_kernel**2 + dilated_kernel**2)
+    return grid.tokens * dim * (3 * dim + params.local_kernel**2 + params.dilated_kernel**2)
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    local_kernel: int = 5,
-    dilated_kernel: int = 7,
-    dilation: int = 3,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    for name, side in (("local_kernel", local_kernel), ("dilated_kernel", dilated_kernel)):
+    for name, side in (
+        ("local_kernel", params.local_kernel),
+        ("dilated_kernel", params.dilated_kernel),
+    ):
         if side < 1 or side % 2 == 0:
             return f"{name} must be odd, so that a token is at its centre, got {side}"
-    return None if dilation >= 1 else f"dilation must be at least 1, got {dilation}"
+    return None if params.dilation >= 1 else f"dilation must be at least 1, got {params.dilation}"
 
 
 ATTENTION = AttentionSpec(
     module=LKA,
+    params=Params,
     paper=Paper(
         title="Visual Attention Network",
         arxiv="2202.09741",
@@ -171,7 +158,6 @@ ATTENTION = AttentionSpec(
         32: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

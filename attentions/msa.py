@@ -6,41 +6,35 @@ quadratic in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters."""
+
+    qkv_bias: bool = True
 
 
 class MSA(nn.Module):
     """Multi-head self-attention. Parameter names as in timm: qkv, proj."""
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.impl = impl
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "eager":
-            return self._mix(x)
-        return in_groups(self._mix, x, 5 * x.shape[3])
-
-    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
@@ -48,13 +42,14 @@ class MSA(nn.Module):
         return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view(x.shape)
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N^2 C."""
     return 4 * grid.tokens * dim**2 + 2 * grid.tokens**2 * dim
 
 
 ATTENTION = AttentionSpec(
     module=MSA,
+    params=Params,
     paper=Paper(
         title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
         arxiv="2010.11929",
@@ -66,7 +61,6 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
     macs=macs,
     traps=(

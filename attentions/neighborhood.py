@@ -6,14 +6,14 @@ stops at the edge, so every query has K x K keys.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -21,6 +21,19 @@ from attentions._windows import merge, pad_to_multiple, partition
 # and 14 it was the fastest, or near it, on a CPU from 14 x 14 to 56 x 56, 6 to 14 times as fast as
 # 1; and it divides the maps of a 224 x 224 image.
 TILE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    kernel_size             K, side of the neighborhood in tokens, odd
+    relative_position_bias  adds rpb, a learned bias for each offset inside the neighborhood
+    """
+
+    kernel_size: int = 7
+    relative_position_bias: bool = True
+    qkv_bias: bool = True
 
 
 class Neighborhood(nn.Module):
@@ -31,9 +44,6 @@ class Neighborhood(nn.Module):
     Left out of theirs: dilation, which is another paper's, dropouts, which are zero in every
     published model, and padding of maps smaller than the kernel, which are refused here.
 
-    kernel_size             K, side of the neighborhood in tokens, odd
-    relative_position_bias  adds rpb, a learned bias for each offset inside the neighborhood
-
     Queries are taken in tiles of T x T, whose neighborhoods lie in one block of keys of
     (T + K - 1) x (T + K - 1). The equations are those of T = 1: every query gathers its own K x K
     keys. A larger tile gathers each key fewer times and works on matrices instead of vectors, at
@@ -41,26 +51,18 @@ class Neighborhood(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        kernel_size: int = 7,
-        relative_position_bias: bool = True,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.kernel_size = kernel_size
+        self.kernel_size = params.kernel_size
         self.impl: Impl = impl
         self.tile = 1 if impl == "eager" else TILE
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.rpb: nn.Parameter | None = None
-        if relative_position_bias:
-            table = torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
+        if params.relative_position_bias:
+            table = torch.empty(num_heads, 2 * params.kernel_size - 1, 2 * params.kernel_size - 1)
             self.rpb = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
     def forward(
@@ -70,18 +72,7 @@ class Neighborhood(nn.Module):
         rows, row_offsets = blocks(height, self.kernel_size, self.tile, x.device)
         columns, column_offsets = blocks(width, self.kernel_size, self.tile, x.device)
         bias = self._bias(row_offsets, column_offsets, like=x)
-        if self.impl == "eager":
-            return self._mix(x, rows, columns, bias)
-        return in_groups(lambda part: self._mix(part, rows, columns, bias), x, 12 * x.shape[3])
-
-    def _mix(
-        self,
-        x: Float[Tensor, "batch height width dim"],
-        rows: Int[Tensor, "tile_rows block"],
-        columns: Int[Tensor, "tile_columns block"],
-        bias: Float[Tensor, "*tiles #heads queries keys"] | None,
-    ) -> Float[Tensor, "batch height width dim"]:
-        (height, width), tile = x.shape[1:3], self.tile
+        tile = self.tile
         q, kv = self.qkv(x).split((x.shape[3], 2 * x.shape[3]), dim=-1)
         q = pad_to_multiple(q, tile, tile)
         grid = Grid(q.shape[1], q.shape[2])
@@ -129,38 +120,24 @@ def blocks(
     return keys, offsets.where(inside, 2 * kernel_size - 1)
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    kernel_size: int = 7,
-    relative_position_bias: bool = True,
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N K^2 C."""
-    return 4 * grid.tokens * dim**2 + 2 * grid.tokens * kernel_size**2 * dim
+    return 4 * grid.tokens * dim**2 + 2 * grid.tokens * params.kernel_size**2 * dim
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    kernel_size: int = 7,
-    relative_position_bias: bool = True,
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """An even kernel has no centre; a kernel larger than the map has too few keys."""
-    if kernel_size < 3 or kernel_size % 2 == 0:
-        return f"kernel_size must be odd and at least 3, got {kernel_size}"
-    if min(grid.height, grid.width) < kernel_size:
-        return f"a {grid} map is smaller than the neighborhood of {kernel_size} x {kernel_size}"
+    side = params.kernel_size
+    if side < 3 or side % 2 == 0:
+        return f"kernel_size must be odd and at least 3, got {side}"
+    if min(grid.height, grid.width) < side:
+        return f"a {grid} map is smaller than the neighborhood of {side} x {side}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=Neighborhood,
+    params=Params,
     paper=Paper(
         title="Neighborhood Attention Transformer",
         arxiv="2204.07143",
@@ -177,7 +154,6 @@ ATTENTION = AttentionSpec(
         32: {"kernel_size": 7},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention over tiles of 7 x 7 queries",
     macs=macs,
     unsupported=unsupported,

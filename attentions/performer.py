@@ -7,7 +7,7 @@ keys and values are summed once, and every query reads that sum. Linear in token
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,8 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 KeyMax = Literal["head", "batch"]
@@ -72,7 +70,7 @@ class FastAttention(nn.Module):
         """The features without EPS."""
         head_dim = x.shape[-1]
         x = x.contiguous()
-        along = linear(x, self.projection_matrix * head_dim**-0.25)
+        along = F.linear(x, self.projection_matrix * head_dim**-0.25)
         length = x.square().sum(dim=-1, keepdim=True) / (2 * head_dim**0.5)
         shift = length + along.amax(dim=largest_over, keepdim=True)
         return (along - shift).exp() if torch.is_grad_enabled() else along.sub_(shift).exp_()
@@ -93,12 +91,9 @@ class FastAttention(nn.Module):
         return (along - length - largest).exp() + EPS
 
 
-class Performer(nn.Module):
-    """Performer self-attention. Names as in lucidrains' SelfAttention.
-
-    They are to_q, to_k, to_v, to_out and the buffer fast_attention.projection_matrix. Out are
-    causal attention, local heads and other kernels than softmax, which are off by default there,
-    and drawing new directions every 1000 training steps, which the surrounding model does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     nb_features  m, random directions for each head; int(d ln d) unless given
     key_max      what the keys are scaled by: the largest exponential of the "head" in its own
@@ -106,43 +101,39 @@ class Performer(nn.Module):
                  others
     """
 
+    nb_features: int | None = None
+    key_max: KeyMax = "head"
+    qkv_bias: bool = True
+
+
+class Performer(nn.Module):
+    """Performer self-attention. Names as in lucidrains' SelfAttention.
+
+    They are to_q, to_k, to_v, to_out and the buffer fast_attention.projection_matrix. Out are
+    causal attention, local heads and other kernels than softmax, which are off by default there,
+    and drawing new directions every 1000 training steps, which the surrounding model does.
+    """
+
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        nb_features: int | None = None,
-        key_max: KeyMax = "head",
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.impl: Impl = impl
         self.fast_attention = FastAttention(
-            dim // num_heads, features_of(dim // num_heads, nb_features), key_max
+            dim // num_heads, features_of(dim // num_heads, params.nb_features), params.key_max
         )
-        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.to_k = nn.Linear(dim, dim, bias=qkv_bias)
-        self.to_v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_q = nn.Linear(dim, dim, bias=params.qkv_bias)
+        self.to_k = nn.Linear(dim, dim, bias=params.qkv_bias)
+        self.to_v = nn.Linear(dim, dim, bias=params.qkv_bias)
         self.to_out = nn.Linear(dim, dim)
 
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         # fp16 holds neither a product of two small features nor the sum of many.
-        if self.impl == "eager" or x.dtype == torch.float16:
-            return self._mix(x, self.fast_attention)
-        features = self.fast_attention.projection_matrix.shape[0]
-        if self.fast_attention.key_max == "batch":  # the images of a batch meet
-            return self._mix(x, self.fast_attention.fused)
-        channels = 4 * x.shape[3] + 2 * features * self.num_heads
-        return in_groups(lambda part: self._mix(part, self.fast_attention.fused), x, channels)
-
-    def _mix(
-        self, x: Float[Tensor, "batch height width dim"], attention: Callable[..., Tensor]
-    ) -> Float[Tensor, "batch height width dim"]:
+        is_eager = self.impl == "eager" or x.dtype == torch.float16
+        attention = self.fast_attention if is_eager else self.fast_attention.fused
         tokens = x.flatten(1, 2)
         parts = (self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         q, k, v = (split_heads(part, self.num_heads) for part in parts)
@@ -171,50 +162,25 @@ def features_of(head_dim: int, nb_features: int | None) -> int:
     return int(head_dim * math.log(head_dim)) if nb_features is None else nb_features
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    nb_features: int | None = None,
-    key_max: KeyMax = "head",
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 4 N m C + N m heads, m features; the last term is the normaliser."""
-    features = features_of(dim // num_heads, nb_features)
+    features = features_of(dim // num_heads, params.nb_features)
     return grid.tokens * (4 * dim**2 + 4 * features * dim + features * num_heads)
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    nb_features: int | None = None,
-    key_max: KeyMax = "head",
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range."""
-    if key_max not in ("head", "batch"):
-        return f"key_max is head or batch, got {key_max!r}"
+    if params.key_max not in ("head", "batch"):
+        return f"key_max is head or batch, got {params.key_max!r}"
     head_dim = dim // num_heads
-    if nb_features is None and features_of(head_dim, None) < 1:
+    if params.nb_features is None and features_of(head_dim, None) < 1:
         return f"d ln d gives no feature for a head_dim of {head_dim}: set nb_features"
-    if nb_features is not None and nb_features < 1:
-        return f"nb_features must be at least 1, got {nb_features}"
+    if params.nb_features is not None and params.nb_features < 1:
+        return f"nb_features must be at least 1, got {params.nb_features}"
     return None
 
 
-def fallback(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    dtype: str,
-    *,
-    nb_features: int | None = None,
-    key_max: KeyMax = "head",
-    qkv_bias: bool = True,
-) -> str | None:
+def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
     """Where the sums of features leave the range."""
     if dtype == "float16":
         return "fp16 does not hold the sums of features that the fused form leaves unscaled"
@@ -223,6 +189,7 @@ def fallback(
 
 ATTENTION = AttentionSpec(
     module=Performer,
+    params=Params,
     paper=Paper(
         title="Rethinking Attention with Performers",
         arxiv="2009.14794",
@@ -239,7 +206,6 @@ ATTENTION = AttentionSpec(
         32: {"nb_features": 256},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="batched matmul",
     macs=macs,
     unsupported=unsupported,

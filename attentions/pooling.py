@@ -6,13 +6,25 @@ transformer is its attention. Linear in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl
-from attentions._groups import is_grouped
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    pool_size  side of the neighbourhood in tokens
+    """
+
+    pool_size: int = 3
 
 
 class Pooling(nn.Module):
@@ -20,22 +32,14 @@ class Pooling(nn.Module):
 
     What lies outside the map does not count in the average. There are no heads: `num_heads` has
     no effect.
-
-    pool_size  side of the neighbourhood in tokens
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        pool_size: int = 3,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
-        self.pool_size = pool_size
+        self.pool_size = params.pool_size
 
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
@@ -47,25 +51,26 @@ class Pooling(nn.Module):
             padding=self.pool_size // 2,
             count_include_pad=False,
         ).permute(0, 2, 3, 1)
-        if self.impl == "fused" and is_grouped(x):
+        if self.impl == "fused" and not torch.is_grad_enabled():
             return pooled.sub_(x)  # nothing is kept of it for a backward pass
         return pooled - x
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """0: additions only, which the convention does not count."""
     return 0
 
 
-def unsupported(dim: int, num_heads: int, grid: Grid, *, pool_size: int = 3) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """A neighbourhood without a centre."""
-    if pool_size < 1 or pool_size % 2 == 0:
-        return f"pool_size must be odd, so that a token is at its centre, got {pool_size}"
+    if params.pool_size < 1 or params.pool_size % 2 == 0:
+        return f"pool_size must be odd, so that a token is at its centre, got {params.pool_size}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=Pooling,
+    params=Params,
     paper=Paper(
         title="MetaFormer Is Actually What You Need for Vision",
         arxiv="2111.11418",

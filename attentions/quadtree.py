@@ -7,23 +7,34 @@ highest for its parent. The messages of all levels are added, with a learned wei
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attentions._attend import Impl, attend, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
-class QuadTree(nn.Module):
-    """QuadTree attention, type B. Parameter names as in the authors' QuadtreeAttention.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
 
     levels  maps in the pyramid; the coarsest has 2^(levels - 1) times fewer rows and columns
     topk    K, the regions that a token passes on to its children; all, where there are fewer
     lepe    adds a depthwise 3 x 3 convolution of the values to the message of each level
+    """
+
+    levels: int = 2
+    topk: int = 8
+    lepe: bool = True
+    qkv_bias: bool = True
+
+
+class QuadTree(nn.Module):
+    """QuadTree attention, type B. Parameter names as in the authors' QuadtreeAttention.
 
     In: the projections, the value branches that make the coarser values, and py_att. Their two CUDA
     operators are a gather and a product here. Out: type A. Their float() of q, k and v is out as
@@ -32,33 +43,20 @@ class QuadTree(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        levels: int = 2,
-        topk: int = 8,
-        lepe: bool = True,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
-        self.levels = levels
-        self.q_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=qkv_bias)
-        self.k_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=qkv_bias)
-        self.v_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=qkv_bias)
-        self.py_att = TreeAttention(dim, num_heads, levels, topk=topk, lepe=lepe, impl=impl)
-        self.value_branchs = nn.ModuleList(value_branch(dim) for _ in range(levels - 1))
+        self.levels = params.levels
+        self.q_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=params.qkv_bias)
+        self.k_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=params.qkv_bias)
+        self.v_proj = nn.Conv2d(dim, dim, kernel_size=1, bias=params.qkv_bias)
+        self.py_att = TreeAttention(
+            dim, num_heads, params.levels, topk=params.topk, lepe=params.lepe, impl=impl
+        )
+        self.value_branchs = nn.ModuleList(value_branch(dim) for _ in range(params.levels - 1))
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        impl = self.py_att.impl
-        return self._mix(x) if impl == "eager" else in_groups(self._mix, x, 10 * x.shape[3])
-
-    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         x = x.permute(0, 3, 1, 2)
@@ -191,24 +189,15 @@ def children_of(
     return gathered.reshape(*regions.shape[:3], 4 * regions.shape[3], x.shape[3])
 
 
-def macs(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    levels: int = 2,
-    topk: int = 8,
-    lepe: bool = True,
-    qkv_bias: bool = True,
-) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N_0^2 C + sum of 2 N_i 4K C, with 9 N_i C (LePE) at each level.
 
     Each value branch adds N_i C^2 (5/4) and 5 N_i C (5/4), N_i the tokens of the finer level.
     """
     total = 4 * grid.tokens * dim**2
-    for depth, tokens, keys in _levels(grid, levels, topk):
+    for depth, tokens, keys in _levels(grid, params.levels, params.topk):
         total += 2 * tokens * keys * dim
-        if lepe:
+        if params.lepe:
             total += 9 * tokens * dim
         if depth:
             coarser = tokens // 4
@@ -226,29 +215,21 @@ def _levels(grid: Grid, levels: int, topk: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def unsupported(
-    dim: int,
-    num_heads: int,
-    grid: Grid,
-    *,
-    levels: int = 2,
-    topk: int = 8,
-    lepe: bool = True,
-    qkv_bias: bool = True,
-) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """Settings outside their range, and maps that cannot be halved levels - 1 times."""
-    if levels < 1:
-        return f"levels must be at least 1, got {levels}"
-    if topk < 1:
-        return f"topk must be at least 1, got {topk}"
-    factor = 2 ** (levels - 1)
+    if params.levels < 1:
+        return f"levels must be at least 1, got {params.levels}"
+    if params.topk < 1:
+        return f"topk must be at least 1, got {params.topk}"
+    factor = 2 ** (params.levels - 1)
     if grid.height % factor or grid.width % factor:
-        return f"{levels} levels need a map divisible by {factor}, got {grid}"
+        return f"{params.levels} levels need a map divisible by {factor}, got {grid}"
     return None
 
 
 ATTENTION = AttentionSpec(
     module=QuadTree,
+    params=Params,
     paper=Paper(
         title="QuadTree Attention for Vision Transformers",
         arxiv="2201.02767",
@@ -266,7 +247,6 @@ ATTENTION = AttentionSpec(
         32: {"levels": 1, "topk": 8},
     },
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,
     unsupported=unsupported,

@@ -7,14 +7,14 @@ is local, since ReLU attention alone cannot focus. Linear in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, pointwise
-from attentions._groups import in_groups
-from attentions._linear import linear, through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
 
 EPS = 1e-15  # where every weight is zero the result is zero
@@ -34,24 +34,32 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters.
+
+    scale  side of the aggregating depthwise convolution
+    """
+
+    scale: int = 5
+
+
 class ReLULinear(nn.Module):
     """Multi-scale linear attention. Parameter names as in the authors' LiteMLA.
 
     They are qkv, aggreg, proj, with the batch norm of proj inside. The residual is out: the
     authors' block adds it around the module. One scale of aggregation, as in all their models.
-
-    scale  side of the aggregating depthwise convolution
     """
 
     def __init__(
-        self, dim: int, num_heads: int, grid: Grid, *, scale: int = 5, impl: Impl = "fused"
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
         self.head_dim = dim // num_heads
         self.qkv = ConvNorm(dim, 3 * dim, norm=False)
         neighbours = nn.Conv2d(
-            3 * dim, 3 * dim, scale, padding=scale // 2, groups=3 * dim, bias=False
+            3 * dim, 3 * dim, params.scale, padding=params.scale // 2, groups=3 * dim, bias=False
         )
         mixing = nn.Conv2d(3 * dim, 3 * dim, 1, groups=3 * num_heads, bias=False)
         self.aggreg = nn.ModuleList([nn.Sequential(neighbours, mixing)])
@@ -63,7 +71,7 @@ class ReLULinear(nn.Module):
         linear = is_linear(self.head_dim, x.shape[1] * x.shape[2])
         # A batch norm in training needs the statistics of the whole batch, and its own kernel.
         if self.impl == "fused" and linear and not self.training and x.dtype != torch.float16:
-            return in_groups(self._fused, x, 12 * x.shape[3])
+            return self._fused(x)
         qkv = self.qkv(x.permute(0, 3, 1, 2))
         both = torch.cat((qkv, self.aggreg[0](qkv)), dim=1).flatten(2)
         q, k, v = both.unflatten(1, (-1, 3, self.head_dim)).unbind(dim=2)
@@ -82,8 +90,8 @@ class ReLULinear(nn.Module):
         local = mixing(neighbours(qkv.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         weight, bias = self._folded()
         dim = x.shape[3]
-        own = linear(self._attend(qkv), weight[:, :dim], bias)
-        return own.add_(linear(self._attend(local), weight[:, dim:])).view(x.shape)
+        own = F.linear(self._attend(qkv), weight[:, :dim], bias)
+        return own.add_(F.linear(self._attend(local), weight[:, dim:])).view(x.shape)
 
     def _attend(
         self, qkv: Float[Tensor, "batch height width three_dim"]
@@ -145,25 +153,25 @@ def quadratic_form(
     return v @ weights.to(v.dtype)
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, scale: int = 5) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """5 N C^2 + 3 N C (R^2 + d) + 2 N C, R the scale, d = C / heads, and the attention.
 
     That is 4 N C (d + 1), or 4 N^2 C in the quadratic form, taken where N <= d.
     """
     head_dim = dim // num_heads
     inner = head_dim + 1 if is_linear(head_dim, grid.tokens) else grid.tokens
-    per_token = 5 * dim**2 + 3 * dim * (scale**2 + head_dim) + 2 * dim + 4 * dim * inner
+    per_token = 5 * dim**2 + 3 * dim * (params.scale**2 + head_dim) + 2 * dim + 4 * dim * inner
     return grid.tokens * per_token
 
 
-def unsupported(dim: int, num_heads: int, grid: Grid, *, scale: int = 5) -> str | None:
+def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
     """A neighbourhood without a centre."""
-    if scale < 1 or scale % 2 == 0:
-        return f"scale must be odd, so that a token is at its centre, got {scale}"
+    if params.scale < 1 or params.scale % 2 == 0:
+        return f"scale must be odd, so that a token is at its centre, got {params.scale}"
     return None
 
 
-def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, *, scale: int = 5) -> str | None:
+def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
     """Where the sums over tokens leave the range, and where the quadratic form is cheaper."""
     if dtype == "float16":
         return "fp16 does not hold the sums over tokens"
@@ -174,6 +182,7 @@ def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, *, scale: int = 5
 
 ATTENTION = AttentionSpec(
     module=ReLULinear,
+    params=Params,
     paper=Paper(
         title="EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
         arxiv="2205.14756",
@@ -186,7 +195,6 @@ ATTENTION = AttentionSpec(
     # The authors use no attention at strides 4 and 8.
     settings={16: {"scale": 5}, 32: {"scale": 5}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,
     unsupported=unsupported,

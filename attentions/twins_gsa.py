@@ -6,49 +6,17 @@ backbone alternates it with Twins LSA, which looks inside windows.
 
 from __future__ import annotations
 
-from attentions._attend import Impl
-from attentions._linear import through_onednn
-from attentions._reduction import StridedReduction, reason_against_ratio, strided_reduction_macs
-from attentions._spec import AttentionSpec, Grid, Paper
-
-
-class TwinsGSA(StridedReduction):
-    """Global sub-sampled attention: the function of SRA under the settings of Twins.
-
-    Parameter names as in the authors' Attention: q, kv, sr, norm, proj. Their dropouts are left
-    out, since they are zero in every published model.
-
-    sr_ratio  R, the side of the window that one key stands for; 1 reduces nothing, and has
-              neither sr nor norm
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        sr_ratio: int = 2,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
-    ) -> None:
-        super().__init__(dim, num_heads, sr_ratio=sr_ratio, qkv_bias=qkv_bias, impl=impl)
-
-
-def macs(dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True) -> int:
-    """2 N C^2 + 2 M C^2 + 2 N M C + M R^2 C^2 + 5 M C, M = floor(H / R) floor(W / R)."""
-    return strided_reduction_macs(dim, grid, sr_ratio=sr_ratio)
-
-
-def unsupported(
-    dim: int, num_heads: int, grid: Grid, *, sr_ratio: int = 2, qkv_bias: bool = True
-) -> str | None:
-    """A map smaller than the reduction leaves no key."""
-    return reason_against_ratio(grid, sr_ratio)
-
+from attentions._reduction import (
+    StridedReduction,
+    StridedReductionParams,
+    strided_reduction_macs,
+    strided_reduction_unsupported,
+)
+from attentions._spec import AttentionSpec, Paper
 
 ATTENTION = AttentionSpec(
-    module=TwinsGSA,
+    module=StridedReduction,
+    params=StridedReductionParams,
     paper=Paper(
         title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
         arxiv="2104.13840",
@@ -60,10 +28,9 @@ ATTENTION = AttentionSpec(
     size_rule="floor",
     settings={4: {"sr_ratio": 8}, 8: {"sr_ratio": 4}, 16: {"sr_ratio": 2}, 32: {"sr_ratio": 1}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="scaled_dot_product_attention",
-    macs=macs,
-    unsupported=unsupported,
+    macs=strided_reduction_macs,
+    unsupported=strided_reduction_unsupported,
     traps=(
         "half of T-MSA: the backbone alternates it with twins_lsa, layer by layer",
         "the same function as sra, with the same parameters",

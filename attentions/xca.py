@@ -6,15 +6,22 @@ queries and keys, over all tokens, mixes the channels of the values. Linear in t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attentions._attend import Impl, merge_heads, split_heads
-from attentions._groups import in_groups
-from attentions._linear import through_onednn
 from attentions._spec import AttentionSpec, Grid, Paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyper-parameters."""
+
+    qkv_bias: bool = True
 
 
 class XCA(nn.Module):
@@ -25,29 +32,16 @@ class XCA(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        qkv_bias: bool = True,
-        impl: Impl = "fused",
+        self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
         super().__init__()
         self.impl: Impl = impl
         self.num_heads = num_heads
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "eager":
-            return self._mix(x)
-        return in_groups(self._mix, x, 5 * x.shape[3])
-
-    def _mix(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
@@ -79,20 +73,19 @@ class XCA(nn.Module):
         return (products * self.temperature).softmax(dim=-1).to(q.dtype)
 
 
-def macs(dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True) -> int:
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """4 N C^2 + 2 N C d, d = C / heads."""
     return 4 * grid.tokens * dim**2 + 2 * grid.tokens * dim * (dim // num_heads)
 
 
-def fallback(
-    dim: int, num_heads: int, grid: Grid, dtype: str, *, qkv_bias: bool = True
-) -> str | None:
+def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
     """Where the lengths cannot be divided by after the product."""
     return "products of unscaled tokens leave the range of fp16" if dtype == "float16" else None
 
 
 ATTENTION = AttentionSpec(
     module=XCA,
+    params=Params,
     paper=Paper(
         title="XCiT: Cross-Covariance Image Transformers",
         arxiv="2106.09681",
@@ -104,7 +97,6 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     settings={4: {}, 8: {}, 16: {}, 32: {}},
     impls=("eager", "fused"),
-    finish=through_onednn,
     kernels="batched matmul, lengths divided after the product",
     macs=macs,
     fallback=fallback,
