@@ -1,5 +1,4 @@
-"""What the tests of mechanisms share: one thread, the same random numbers on every run, and the
-kernels of large maps on small ones."""
+"""What the tests of mechanisms share: one thread, and the same random numbers on every run."""
 
 from __future__ import annotations
 
@@ -7,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-from attentions import _linear
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +21,3 @@ def one_thread() -> Iterator[None]:
 def seeded() -> None:
     """Weights and maps do not depend on which tests ran before."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def as_for_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small maps go through the kernel that is there for large ones."""
-    monkeypatch.setattr(_linear, "MANY_TOKENS", 1)

@@ -6,9 +6,8 @@ without that test file, or without PARAMS in it, fails here.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import attentions
-from attentions import Grid, _groups, _halves
+from attentions import Grid
 from tests.attentions.budget import assert_within, rms
 from tests.attentions.draws import Draw, draws, draws_on, is_sentence, params_of, shake
 from vitbench.instruments import operators
@@ -76,8 +75,7 @@ def narrow(name: str, grid: Grid, **params: Any) -> Draw:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mechanism_names_its_params(name: str) -> None:
     """PARAMS holds values for hyper-parameters that exist, and leaves none of them out."""
-    hyper_parameters = set(keywords_of(attentions.load(name).module))
-    assert set(params_of(name)) == hyper_parameters
+    assert set(params_of(name)) == set(defaults_of(name))
 
 
 @pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
@@ -233,22 +231,6 @@ def test_images_of_a_batch_do_not_meet(name: str, impl: str) -> None:
     assert same == (name not in MIXES_IMAGES), MIXES_IMAGES.get(name)
 
 
-@pytest.mark.parametrize("name", FUSED)
-def test_groups_of_images_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images taken one at a time, as they are where they fill the cache, give what a batch gives,
-    in one map that is contiguous; with gradients the batch is taken whole."""
-    draw = first_draw(name, OBLONG, SQUARE)
-    module, x = shake(draw.build("fused")).double(), draw.input(batch=3).double()
-    with torch.inference_mode():
-        together = module(x)
-        monkeypatch.setattr(_groups, "GROUP_BYTES", 1)
-        monkeypatch.setattr(_groups, "GROUP_TOKENS", 1)
-        apart = module(x)
-    torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-11)
-    assert apart.is_contiguous()
-    assert module(x).requires_grad == any_parameter(module)
-
-
 @pytest.mark.parametrize("head_dim", [5, 257])
 @pytest.mark.parametrize("name", FUSED)
 def test_widths_that_no_kernel_likes(name: str, head_dim: int) -> None:
@@ -265,10 +247,8 @@ def test_widths_that_no_kernel_likes(name: str, head_dim: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", FUSED)
-def test_fallbacks_are_told(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fallbacks_are_told(name: str, dtype: str) -> None:
     """Where a reason is given the fused implementation dispatches what eager does, else not."""
-    if dtype == "float16":  # as on a CPU that has it: else all of it is computed in fp32
-        monkeypatch.setattr(_halves, "is_emulated", lambda dtype: False)
     spec = attentions.load(name)
     draw = narrow(name, Grid(14, 14))
     reason = None
@@ -333,7 +313,7 @@ def test_input_is_left_as_it_was(name: str) -> None:
 def test_outline_says_what_load_says(name: str) -> None:
     """What is read from the file's text is what importing it gives."""
     spec, outline = attentions.load(name), attentions.outline(attentions.path_of(name))
-    assert outline.keywords == keywords_of(spec.module)
+    assert outline.keywords == defaults_of(name)
     assert outline.settings == spec.settings
     assert outline.impls == spec.impls
     assert outline.summary.endswith(".")
@@ -341,23 +321,21 @@ def test_outline_says_what_load_says(name: str) -> None:
         assert outline.settings_at(stride) == spec.settings_at(stride)
 
 
-def keywords_of(callable_: Callable[..., Any]) -> dict[str, Any]:
-    """Hyper-parameters of a module or of a function of its spec, with their defaults."""
-    parameters = inspect.signature(callable_).parameters
-    positional = ("dim", "num_heads", "grid", "impl", "dtype")
-    return {key: value.default for key, value in parameters.items() if key not in positional}
+def defaults_of(name: str) -> dict[str, Any]:
+    """The hyper-parameters of a mechanism, with their defaults."""
+    params = attentions.load(name).params
+    assert params is not None
+    return dataclasses.asdict(params())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_functions_of_the_spec_take_the_hyper_parameters_of_the_module(name: str) -> None:
-    """macs, computed and unsupported have the module's keywords with the module's defaults."""
+def test_params_are_frozen_and_hold_the_settings(name: str) -> None:
+    """One immutable object of hyper-parameters, of which the authors' settings name some."""
     spec = attentions.load(name)
-    expected = keywords_of(spec.module)
-    for function in (spec.macs, spec.computed, spec.unsupported, spec.fallback):
-        if function is not None:
-            assert keywords_of(function) == expected, function
+    assert spec.params is not None
+    assert spec.params.__dataclass_params__.frozen
     for settings in spec.settings.values():
-        assert settings.keys() <= expected.keys()
+        assert settings.keys() <= defaults_of(name).keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,7 +39,7 @@ def test_exact_counts() -> None:
 @pytest.mark.parametrize("branches", [1, 2])
 def test_parameters(branches: int) -> None:
     """The names and shapes of qkv, attns and proj in the authors' CSWinBlock."""
-    state = CROSS.module(8, 2, Grid(6, 6), branches=branches).state_dict()
+    state = CROSS.build(8, 2, Grid(6, 6), impl="fused", branches=branches).state_dict()
     expected: dict[str, tuple[int, ...]] = {
         "qkv.weight": (24, 8),
         "qkv.bias": (24,),

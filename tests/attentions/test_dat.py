@@ -47,7 +47,9 @@ def test_parameters() -> None:
     """The names and shapes of the authors' DAttentionBaseline, for each position bias."""
 
     def shapes(position_bias: str) -> dict[str, tuple[int, ...]]:
-        module = DAT.module(12, 6, Grid(4, 5), kernel_size=7, position_bias=position_bias)
+        module = DAT.build(
+            12, 6, Grid(4, 5), impl="fused", kernel_size=7, position_bias=position_bias
+        )
         return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
     expected: dict[str, tuple[int, ...]] = {

@@ -43,7 +43,7 @@ def test_exact_counts() -> None:
 def test_parameters() -> None:
     """The names and shapes of the authors' WindowAttention and pool_layers, buffers included."""
     params = {"window_size": 4, "expand_size": 1, "focal_level": 3, "focal_window": 3}
-    module = FOCAL.module(8, 2, Grid(8, 12), **params)
+    module = FOCAL.build(8, 2, Grid(8, 12), impl="fused", **params)
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
         "qkv.weight": (24, 8),
         "qkv.bias": (24,),
@@ -69,7 +69,7 @@ def test_parameters_without_surroundings() -> None:
     """No expansion, no pooling: a window attention. On a short map the window is cut to it."""
 
     def shapes(grid: Grid, **params: Any) -> dict[str, tuple[int, ...]]:
-        state = FOCAL.module(8, 2, grid, **params).state_dict()
+        state = FOCAL.build(8, 2, grid, impl="fused", **params).state_dict()
         return {
             key: tuple(value.shape) for key, value in state.items() if key[:3] not in ("qkv", "pro")
         }
@@ -248,8 +248,8 @@ def within(place: int, start: int, window: int, expand: int, size: int) -> bool:
 def test_tokens_between_two_corners_are_keys_twice() -> None:
     """Window 7, expansion 3: 132 keys for 120 tokens around; window 4, expansion 2: 48 for 48."""
     for window, expand, keys, tokens in ((7, 3, 132, 120), (4, 2, 48, 48), (4, 3, 60, 60)):
-        module: Any = FOCAL.module(
-            8, 2, Grid(40, 40), window_size=window, expand_size=expand, focal_level=1
+        module: Any = FOCAL.build(
+            8, 2, Grid(40, 40), impl="fused", window_size=window, expand_size=expand, focal_level=1
         )
         inner = module.key_index[22 if window == 4 else 7]
         assert len(inner) - window**2 == keys

@@ -25,7 +25,7 @@ GRID = attentions.load("grid")
 
 def test_parameters() -> None:
     """The names and shapes of timm's maxvit_*_tf models."""
-    module = GRID.module(8, 2, Grid(6, 6), grid_size=3)
+    module = GRID.build(8, 2, Grid(6, 6), impl="fused", grid_size=3)
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
         "qkv.weight": (24, 8),
         "qkv.bias": (24,),

@@ -61,7 +61,7 @@ def test_layer_of_a_detection_backbone() -> None:
 )
 def test_heads_are_split_by_alpha(heads: int, alpha: float, split: tuple[int, int]) -> None:
     """int(heads x alpha) heads are Lo-Fi, the rest Hi-Fi."""
-    module: Any = HILO.module(heads * 4, heads, Grid(4, 4), alpha=alpha)
+    module: Any = HILO.build(heads * 4, heads, Grid(4, 4), impl="fused", alpha=alpha)
     assert (module.h_heads, module.l_heads) == split
 
 
@@ -69,7 +69,7 @@ def test_parameters() -> None:
     """The names and shapes of the authors' module; a share without heads has no parameters."""
 
     def shapes(**params: Any) -> dict[str, tuple[int, ...]]:
-        module = HILO.module(12, 3, Grid(4, 4), **params)
+        module = HILO.build(12, 3, Grid(4, 4), impl="fused", **params)
         return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
     high = {"h_qkv.weight": (36, 12), "h_qkv.bias": (36,), "h_proj.weight": (12, 12)}

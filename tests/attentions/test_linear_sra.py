@@ -19,7 +19,7 @@ LINEAR = attentions.load("linear_sra")
 
 def test_parameters() -> None:
     """The names and shapes of the authors' Attention with linear=True."""
-    module = LINEAR.module(8, 2, Grid(9, 9))
+    module = LINEAR.build(8, 2, Grid(9, 9), impl="fused")
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
         "q.weight": (8, 8),
         "q.bias": (8,),

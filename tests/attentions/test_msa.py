@@ -27,7 +27,8 @@ def test_published_row() -> None:
 def test_parameters() -> None:
     """The names and shapes of timm's Attention."""
     shapes = {
-        key: tuple(value.shape) for key, value in MSA.module(8, 2, Grid(3, 3)).state_dict().items()
+        key: tuple(value.shape)
+        for key, value in MSA.build(8, 2, Grid(3, 3), impl="fused").state_dict().items()
     }
     assert shapes == {
         "qkv.weight": (24, 8),
@@ -35,7 +36,7 @@ def test_parameters() -> None:
         "proj.weight": (8, 8),
         "proj.bias": (8,),
     }
-    assert "qkv.bias" not in MSA.module(8, 2, Grid(3, 3), qkv_bias=False).state_dict()
+    assert "qkv.bias" not in MSA.build(8, 2, Grid(3, 3), impl="fused", qkv_bias=False).state_dict()
 
 
 def test_slow_loop() -> None:

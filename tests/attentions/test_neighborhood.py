@@ -31,9 +31,11 @@ def test_parameters() -> None:
         "proj.weight": (8, 8),
         "proj.bias": (8,),
     }
-    module = NEIGHBORHOOD.module(8, 2, Grid(6, 6), kernel_size=5)
+    module = NEIGHBORHOOD.build(8, 2, Grid(6, 6), impl="fused", kernel_size=5)
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == shapes
-    module = NEIGHBORHOOD.module(8, 2, Grid(6, 6), kernel_size=5, relative_position_bias=False)
+    module = NEIGHBORHOOD.build(
+        8, 2, Grid(6, 6), impl="fused", kernel_size=5, relative_position_bias=False
+    )
     assert module.state_dict().keys() == shapes.keys() - {"rpb"}
 
 

@@ -59,7 +59,7 @@ def test_parameters() -> None:
     """The names and shapes of the authors' QuadtreeAttention; without LePE no get_vs."""
 
     def shapes(**params: Any) -> dict[str, tuple[int, ...]]:
-        module = QUADTREE.module(8, 2, Grid(4, 4), **params)
+        module = QUADTREE.build(8, 2, Grid(4, 4), impl="fused", **params)
         return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
     projections: dict[str, tuple[int, ...]] = {"proj.weight": (8, 8), "proj.bias": (8,)}

@@ -20,7 +20,7 @@ def test_parameters() -> None:
     """The names and shapes of the authors' Attention; ratio 1 has neither sr nor norm."""
 
     def shapes(sr_ratio: int) -> dict[str, tuple[int, ...]]:
-        module = GSA.module(8, 2, Grid(6, 6), sr_ratio=sr_ratio)
+        module = GSA.build(8, 2, Grid(6, 6), impl="fused", sr_ratio=sr_ratio)
         return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
     projections = {

@@ -20,14 +20,14 @@ LSA = attentions.load("twins_lsa")
 
 def test_parameters() -> None:
     """The names and shapes of the authors' GroupAttention."""
-    module = LSA.module(8, 2, Grid(7, 7))
+    module = LSA.build(8, 2, Grid(7, 7), impl="fused")
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
         "qkv.weight": (24, 8),
         "qkv.bias": (24,),
         "proj.weight": (8, 8),
         "proj.bias": (8,),
     }
-    assert "qkv.bias" not in LSA.module(8, 2, Grid(7, 7), qkv_bias=False).state_dict()
+    assert "qkv.bias" not in LSA.build(8, 2, Grid(7, 7), impl="fused", qkv_bias=False).state_dict()
 
 
 def test_slow_loop() -> None:

@@ -31,7 +31,7 @@ def test_published_row() -> None:
 
 def test_parameters() -> None:
     """The names, shapes and buffer of the authors' WindowAttention."""
-    module = WINDOW.module(8, 2, Grid(6, 6), window_size=3)
+    module = WINDOW.build(8, 2, Grid(6, 6), impl="fused", window_size=3)
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     assert shapes == {
         "relative_position_bias_table": (25, 2),

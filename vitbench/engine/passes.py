@@ -299,7 +299,7 @@ def _facts(
         operator_calls=None if traced is None else traced.calls,
         sdpa_kernels={} if traced is None else traced.kernels,
         graph_breaks=subject.graph_breaks,
-        fallback=subjects.fallback(case, plugins, subject.module),
+        fallback=subjects.fallback(case, plugins),
         macs_head=head_macs,
         macs_formula=subjects.formula_macs(case, plugins),
     )

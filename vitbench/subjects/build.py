@@ -15,11 +15,10 @@ from torch.utils import _pytree as pytree
 
 import attentions
 from attentions import AttentionSpec
-from attentions._halves import instead
 from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.instruments import macs
-from vitbench.subjects import backbones
+from vitbench.subjects import backbones, wrappers
 from vitbench.subjects.backbones import BackboneSpec
 from vitbench.subjects.backbones.weights import BadWeights, load_into
 
@@ -191,16 +190,24 @@ def is_supported(case: Case, plugins: Plugins) -> bool:
     return reason is None
 
 
-def fallback(case: Case, plugins: Plugins, module: nn.Module) -> str:
+def is_cast(case: Case) -> bool:
+    """Whether the case is computed in fp32, because this CPU emulates its dtype.
+
+    Only what is `fused`, that is as fast as may be, and no backward pass, which needs what the
+    layers kept in their own dtype.
+    """
+    on_host = devices.rules(case.device).is_host
+    fast = on_host and case.impl == "fused" and case.mode == "forward"
+    return fast and wrappers.is_emulated(getattr(torch, case.dtype))
+
+
+def fallback(case: Case, plugins: Plugins) -> str:
     """What the fused implementation does in place of its kernels here, and why; empty where it runs
     them."""
     if case.impl != "fused":
         return ""
-    on_host = devices.rules(case.device).is_host
-    if on_host and case.mode == "forward" and case.runtime != "compile":
-        wide = instead(module, getattr(torch, case.dtype))
-        if wide is not None:
-            return wide
+    if is_cast(case):
+        return f"computes in float32: this CPU emulates {case.dtype}"
     if case.backbone:
         return ""
     spec = attention_of(case, plugins)
@@ -223,16 +230,22 @@ def build(case: Case, plugins: Plugins) -> Subject:
     """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
+<<<<<<< HEAD
     device = devices.connect(case.device)
     module = build_module(case, plugins, case.impl).to(device.target, dtype).train(trained)
     x = build_input(case).to(device.target, dtype)
     runnable: Callable[[Tensor], Any] = module
+=======
+    module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
+    x = build_input(case).to(case.device, dtype)
+    runnable: Callable[[Tensor], Any] = wrappers.CastedModule(module) if is_cast(case) else module
+>>>>>>> b078391 (What a CPU emulates is computed in fp32 by one wrapper, outside of the mechanisms; LITv2 without products of its own)
     if case.runtime == "compile":
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
         # give up and run the ninth as it is.
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        runnable = torch.compile(module, dynamic=False)
+        runnable = torch.compile(runnable, dynamic=False)
     call = training_step(module, runnable, x) if trained else inference(runnable, x)
     return Subject(module, device, x, call)
 

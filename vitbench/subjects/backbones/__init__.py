@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from attentions import BrokenAttention
-from attentions._registry import import_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,7 +150,7 @@ def _factory(name: str) -> BackboneSpec:
 def load_file(path: Path) -> BackboneSpec:
     """The spec in a plugin file. Raises BrokenAttention, whose message names the file."""
     try:
-        module = import_file(path)
+        module = _import_file(path)
     # Whatever a file raises while it is imported, the reader needs the file's name first.
     except Exception as error:
         raise BrokenAttention(
@@ -158,3 +160,15 @@ def load_file(path: Path) -> BackboneSpec:
     if not isinstance(spec, BackboneSpec):
         raise BrokenAttention(f"{path.name} must define BACKBONE = BackboneSpec(build=...)")
     return spec
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Imports one Python file under a name of its own."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"backbone_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -24,17 +24,12 @@ from torchvision.ops import StochasticDepth, deform_conv2d
 
 import attentions
 from attentions import AttentionSpec, Grid
-from attentions._groups import in_groups, is_grouped
-from attentions._linear import linear, through_onednn
 from vitbench.subjects.backbones import BackboneSpec, Unsuitable
 
 Impl = Literal["eager", "fused"]
 
 PATCH = 4
 STAGES = 4
-# Tokens that an MLP has at a time. With 8192, as elsewhere, LITv2-S took 2% to 6% longer, with two
-# images of stage 1 in place of four, ten and then six of stage 2 in place of sixteen.
-MLP_TOKENS = 12544
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,25 +162,6 @@ class DepthwiseConv(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    def with_gelu(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        """GELU of it, on a CPU: the operator that torch's own compiler makes of the two."""
-        conv, ones = self.dwconv, [1, 1]
-        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x.permute(0, 3, 1, 2),
-            conv.weight,
-            conv.bias,
-            ones,
-            ones,
-            ones,
-            conv.groups,
-            "gelu",
-            [],
-            "none",
-        )
-        return made.permute(0, 2, 3, 1)
-
 
 class MLP(nn.Module):
     """Linear, depthwise convolution, GELU, linear. Names: fc1, dwconv, fc2."""
@@ -193,7 +169,6 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int, impl: Impl) -> None:
         super().__init__()
         self.impl: Impl = impl
-        self.hidden = hidden
         self.fc1 = nn.Linear(dim, hidden)
         self.dwconv = DepthwiseConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
@@ -201,22 +176,10 @@ class MLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch height width dim"]:
-        if self.impl == "fused":
-            return in_groups(self.fused, x, 2 * self.hidden, tokens=MLP_TOKENS)
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
-
-    def fused(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
-        """The activation in place, where nothing is kept for a backward pass; on a CPU in fp32 by
-        the convolution itself, as it writes. In bf16 the two take the same."""
-        hidden = self.fc1(x)
-        if x.dtype == torch.float32 and is_grouped(x) and torch.backends.mkldnn.is_available():
-            return self.fc2(self.dwconv.with_gelu(hidden))
-        hidden = self.dwconv(hidden)
-        if torch.is_grad_enabled():
-            return self.fc2(F.gelu(hidden))
-        return self.fc2(torch.ops.aten.gelu_(hidden))
+        hidden = self.dwconv(self.fc1(x))
+        if self.impl == "fused" and not torch.is_grad_enabled():
+            return self.fc2(torch.ops.aten.gelu_(hidden))  # nothing is kept for a backward pass
+        return self.fc2(F.gelu(hidden))
 
 
 class DeformableConv(nn.Module):
@@ -272,7 +235,7 @@ class DeformableConv(nn.Module):
             per_sample_weights=weight.to(x.dtype).reshape(-1, 4),
         )
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return linear(sampled.view(batch, half_height, half_width, 4 * dim), kernel, self.bias)
+        return F.linear(sampled.view(batch, half_height, half_width, 4 * dim), kernel, self.bias)
 
 
 def corners(
@@ -306,7 +269,7 @@ class TokenMerging(nn.Module):
         self, x: Float[Tensor, "batch height width dim"]
     ) -> Float[Tensor, "batch half_height half_width twice_dim"]:
         # A GPU has torchvision's kernel; what is gathered here costs memory in training.
-        if self.impl == "fused" and is_grouped(x) and x.dtype != torch.float16:
+        if self.impl == "fused" and x.is_cpu and not torch.is_grad_enabled():
             merged = self.dconv.gathered(x).permute(0, 3, 1, 2)
         else:
             merged = self.dconv(x.permute(0, 3, 1, 2))
@@ -333,14 +296,6 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch height width dim"]:
         if self.attn is not None:
             x = x + self.drop_path(self.attn(self.norm1(x)))
-        if self.mlp.impl == "fused" and is_grouped(x) and not self.training:
-            return in_groups(
-                lambda part: self.mlp.fused(self.norm2(part)),
-                x,
-                2 * self.mlp.hidden,
-                added=True,
-                tokens=MLP_TOKENS,
-            )
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -397,8 +352,6 @@ class LITv2(nn.Module):
             self.norm = nn.LayerNorm(self.channels[-1])
             self.head = nn.Linear(self.channels[-1], num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
-        if impl == "fused":
-            through_onednn(self, same_shape=False)
 
     def forward(self, images: Float[Tensor, "batch 3 image_height image_width"]) -> Any:
         x = self.patch_embed(images)
