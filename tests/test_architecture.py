@@ -37,9 +37,7 @@ RUNTIME_PACKAGES = {"onnx", "onnxruntime", "openvino", "executorch", "tensorrt",
 # Files that a rule does not hold for yet. This list only shrinks, and is empty in the end: an
 # entry whose file keeps the rule fails the rule's test.
 PENDING: dict[str, tuple[str, ...]] = {
-    "device names": (
-        "vitbench.cases.case",
-    ),
+    "device names": ("vitbench.cases.case",),
     "runtime names": (
         "vitbench.cases.case",
         "vitbench.cases.plan",

@@ -230,16 +230,10 @@ def build(case: Case, plugins: Plugins) -> Subject:
     """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
-<<<<<<< HEAD
     device = devices.connect(case.device)
     module = build_module(case, plugins, case.impl).to(device.target, dtype).train(trained)
     x = build_input(case).to(device.target, dtype)
-    runnable: Callable[[Tensor], Any] = module
-=======
-    module = build_module(case, plugins, case.impl).to(case.device, dtype).train(trained)
-    x = build_input(case).to(case.device, dtype)
     runnable: Callable[[Tensor], Any] = wrappers.CastedModule(module) if is_cast(case) else module
->>>>>>> b078391 (What a CPU emulates is computed in fp32 by one wrapper, outside of the mechanisms; LITv2 without products of its own)
     if case.runtime == "compile":
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
         # give up and run the ninth as it is.

@@ -42,6 +42,10 @@ def case(name: str, **changes: Any) -> Case:
         dtype="bfloat16",
         impl="fused",
         device="cpu",
+        backbone="",
+        runtime="eager",
+        cold=False,
+        mode="forward",
     )
     return dataclasses.replace(usual, **changes)
 
