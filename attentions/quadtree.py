@@ -227,6 +227,13 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
     return None
 
 
+def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
+    """Where tokens choose their keys."""
+    if params.levels > 1:
+        return "a fused kernel is slower on the few keys that four tokens share"
+    return None
+
+
 ATTENTION = AttentionSpec(
     module=QuadTree,
     params=Params,
@@ -250,6 +257,7 @@ ATTENTION = AttentionSpec(
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,
     unsupported=unsupported,
+    fallback=fallback,
     checked_with={"topk": 2**20},  # all there are: no choice is left
     traps=(
         "the published MACs leave out both CUDA operators, the products of the finer levels",

@@ -40,7 +40,7 @@ def test_slow_loop() -> None:
 
 
 def slowly(module: Any, x: Tensor, num_heads: int) -> Tensor:
-    size, dim = module.window_size, x.shape[3]
+    size, dim = module.window[0], x.shape[3]
     out = torch.empty_like(x)
     for i in range(x.shape[1]):
         for j in range(x.shape[2]):
