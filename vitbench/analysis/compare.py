@@ -11,7 +11,7 @@ from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, subject_of
 
 Word = Literal[
     "faster", "same", "slower", "changed", "undecided", "incomparable", "missing", "failed"
@@ -112,7 +112,7 @@ def name_of(record: Mapping[str, object]) -> str:
     """A case among its neighbours, in one line."""
     height, width = record["image_height"], record["image_width"]
     size = f"{height}px" if height == width else f"{height}x{width}px"
-    words = [str(record["attention"] or record["backbone"]), size, str(record["dtype"])]
+    words = [subject_of(record), size, str(record["dtype"])]
     words += [f"batch {record['batch_size']}", str(record["impl"])]
     words += [str(record["runtime"])] if record["runtime"] != "eager" else []
     words += ["cold"] if record["cold"] is True else []
@@ -188,7 +188,7 @@ class _CasePair:
     def _verdict(self, word: Word, why: str = "", **fields: Any) -> Verdict:
         record = self.base or self.candidate or {}
         return Verdict(
-            subject=str(record["attention"] or record["backbone"]),
+            subject=subject_of(record),
             describe=name_of(record),
             word=word,
             why=why,
@@ -250,7 +250,7 @@ class _CasePair:
             unit, fewest = "rounds on each side", stats.RANK_ROUNDS
             count = min(len(medians) for medians in self._round_medians())
         if count < 2:
-            return f"one says nothing of the spread between processes: take more {unit}"
+            return f"one shows nothing of the spread between processes: take more {unit}"
         width = math.log(ratio.high / ratio.low) / 2
         room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
         needed = math.inf if room <= 0 else max(fewest, math.ceil(count * (width / room) ** 2))

@@ -33,26 +33,26 @@ class Finding:
 def findings(environment: Mapping[str, Any], host: HostSnapshot) -> list[Finding]:
     """What costs precision here, worst first."""
     cpu, torch = environment["cpu"], environment["torch"]
-    found = [
+    every = [
         *_of_neighbours(host),
         *_of_threads(cpu, torch["threads"]),
         *_of_machine(cpu, host),
         *_of_code(environment["code"], torch, host),
         *_of_gpu(environment.get("gpu")),
     ]
-    return sorted(found, key=lambda finding: finding.grade or "A", reverse=True)
+    return sorted(every, key=lambda finding: finding.grade or "A", reverse=True)
 
 
-def expected_grade(found: Sequence[Finding], row: Mapping[str, Any]) -> str:
+def expected_grade(every: Sequence[Finding], row: Mapping[str, Any]) -> str:
     """The trust to expect of a run now: of a row just measured, and no better than any finding."""
-    return max([str(row["trust"] or "D"), *(finding.grade for finding in found)])
+    return max([str(row["trust"] or "D"), *(finding.grade for finding in every)])
 
 
 def _graded(column: str, value: float | None, remedy: str) -> Iterator[Finding]:
     """A finding where the trust grade would fall for this reading of a column."""
     (limit,) = (limit for limit in trust.LIMITS if limit.column == column)
     if value is not None and limit.fall(value):
-        what = f"{limit.words} {value * limit.scale:.3g}{limit.unit}"
+        what = f"{limit.label} {value * limit.scale:.3g}{limit.unit}"
         good = f"at most {limit.b * limit.scale:g}{limit.unit}"
         yield Finding(trust.GRADES[limit.fall(value)], what, good, remedy)
 

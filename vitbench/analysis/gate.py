@@ -18,7 +18,7 @@ from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED
-from vitbench.results.record import Record
+from vitbench.results.record import Record, subject_of
 
 PASSED, REGRESSION, UNDECIDED, NOTHING = 0, 3, 4, 5
 
@@ -126,12 +126,12 @@ class Result:
 
 def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
     """The slowdown that is a regression, by case."""
-    found = {}
+    by_case = {}
     for record in records:
-        subject = str(record["attention"] or record["backbone"])
         usual = devices.rules(str(record["device"])).max_slowdown
-        found[compare.name_of(record)] = policy.limit(subject, "max_slowdown", usual)
-    return found
+        limit = policy.limit(subject_of(record), "max_slowdown", usual)
+        by_case[compare.name_of(record)] = limit
+    return by_case
 
 
 def counted(records: Sequence[Record]) -> list[Record]:
@@ -162,10 +162,10 @@ def judge(verdicts: Sequence[Verdict], policy: Policy, command: str = "vitbench 
 
 
 def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
-    found = []
+    faults = []
     if verdict.word == "slower":
         assert verdict.ratio is not None
-        found.append(
+        faults.append(
             f"{verdict.describe} is slower: {verdict.ratio.value:.3f} times the base's latency "
             f"(95% interval {verdict.ratio.low:.3f} to {verdict.ratio.high:.3f}, "
             f"limit {1 + verdict.threshold:.3f}); again: {command} {verdict.options}"
@@ -174,8 +174,8 @@ def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
     for column, (old, new) in verdict.changed.items():
         growth = _growth(old, new)
         if growth > policy.limit(verdict.subject, names[column], 0.0):
-            found.append(f"{verdict.describe}: {column} grew from {old} to {new} ({growth:+.1%})")
-    return tuple(found)
+            faults.append(f"{verdict.describe}: {column} grew from {old} to {new} ({growth:+.1%})")
+    return tuple(faults)
 
 
 def _growth(old: object, new: object) -> float:
@@ -184,8 +184,8 @@ def _growth(old: object, new: object) -> float:
 
 
 def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
-    words = Counter(case.verdict.word for case in judged)
-    counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "no case"
+    number_of = Counter(case.verdict.word for case in judged)
+    counts = ", ".join(f"{count} {word}" for word, count in number_of.most_common()) or "no case"
     compared = any(
         case.verdict.ratio is not None or case.verdict.word in ("same", "changed")
         for case in judged
@@ -193,9 +193,9 @@ def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
     if broken := sum(bool(case.faults) for case in judged):
         return REGRESSION, f"regression in {broken} of {len(judged)} cases ({counts})"
     lost = any(case.verdict.failed_side == "candidate" for case in judged)
-    if lost or (not compared and not words["incomparable"]):
+    if lost or (not compared and not number_of["incomparable"]):
         return NOTHING, f"not everything was measured ({counts})"
-    if policy.strict and (words["undecided"] or words["incomparable"]):
+    if policy.strict and (number_of["undecided"] or number_of["incomparable"]):
         return UNDECIDED, f"not decided ({counts})"
     if not compared:
         return UNDECIDED, f"nothing could be compared ({counts})"

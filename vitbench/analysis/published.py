@@ -71,8 +71,8 @@ class Figure(BaseModel):
     def printed(self, value: float) -> str:
         """A figure of ours in the unit and to the digits of this one."""
         exponent = self.value.as_tuple().exponent
-        places = max(0, -exponent) if isinstance(exponent, int) else 0
-        return f"{value / _SCALES[self.unit]:.{places}f}"
+        digits = max(0, -exponent) if isinstance(exponent, int) else 0
+        return f"{value / _SCALES[self.unit]:.{digits}f}"
 
     def is_of(self, record: Record) -> bool:
         """Whether a row of ours has the mechanism and the settings of this figure."""
@@ -181,7 +181,7 @@ def relative_ours(records: Sequence[Record], reference: str) -> dict[str, float]
     ratios = {}
     for record in timed:
         peers = [peer for peer in references if _conditions(peer) == _conditions(record)]
-        # A mechanism with one implementation only takes the reference that there is.
+        # A mechanism with one implementation is compared with any of the reference's.
         peers = [peer for peer in peers if peer["impl"] == record["impl"]] or peers
         if peers:
             ratios[str(record["case"])] = _throughput(record) / _throughput(peers[0])

@@ -69,8 +69,7 @@ def interval_over_rounds(rounds: Sequence[Sequence[float]]) -> Interval:
     """The interval of the median of all samples, widened to hold every round's median.
 
     Samples of one process resemble each other more than samples of two, so the order-statistic
-    interval of the pool is too narrow wherever processes differ; the rounds' own medians show by
-    how much.
+    interval of all samples is too narrow where processes differ. The rounds' medians show how much.
     """
     measured = [samples for samples in rounds if len(samples)]
     pooled = median_interval(np.concatenate([np.asarray(samples) for samples in measured]).tolist())
@@ -87,7 +86,7 @@ def outliers(samples: Sequence[float]) -> int:
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
-    """The percentile, or None where there are too few samples to speak of it.
+    """The percentile, or None where there are too few samples for it.
 
     The p99 needs 100 samples: below, it is the largest of them.
     """
@@ -103,7 +102,7 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(float(np.mean(np.log(np.asarray(ratios)))))
 
 
-# From so many rounds on a side, ranks decide: an odd process then moves neither end of an interval.
+# From this many rounds on a side, ranks decide: an odd process then moves no end of an interval.
 RANK_ROUNDS = 4
 
 
@@ -123,8 +122,8 @@ class Ratio:
 def ratio_of_medians(base: Sequence[float], candidate: Sequence[float]) -> Ratio:
     """The ratio of two sets of round medians, each of a process of its own.
 
-    Samples of one process resemble each other, so that the rounds are what is counted (Kalibera
-    and Jones 2013). With RANK_ROUNDS on each side the interval is that of the Hodges-Lehmann shift
+    Samples of one process resemble each other, so a round counts as one observation (Kalibera and
+    Jones 2013). With RANK_ROUNDS on each side the interval is that of the Hodges-Lehmann shift
     of logarithms (the Mann-Whitney test inverted); with fewer it is Welch's t. With one round on a
     side nothing is known of the spread between processes, and the interval has no ends.
     """
@@ -145,23 +144,22 @@ def ratio_of_medians(base: Sequence[float], candidate: Sequence[float]) -> Ratio
     return Ratio(math.exp(centre), math.exp(float(ends[0])), math.exp(float(ends[1])), floor)
 
 
-# From so many blocks the shares that are trimmed hold one block at each end.
+# From this many blocks on, at least one block is trimmed at each end.
 TRIM_BLOCKS = 6
 _TRIMMED = 0.2
 # A trimmed interval of 96% holds the truth in 95 of 100 comparisons of 8 blocks (simulated, with
-# and without odd processes: tests/vitbench/test_compare.py).
+# and without odd processes: tests/vitbench/analysis/test_compare.py).
 _TRIMMED_ALPHA = 0.04
 
 
 def ratio_of_blocks(shifts: Sequence[float]) -> Ratio:
     """The ratio from interleaved blocks: each shift is log(candidate / base) of one block.
 
-    Both sides of a block met the same minute of the machine, so that its drift cancels, and what
-    differs from block to block is what is counted. One process in twenty can be 2.7 times slower
-    than its neighbours, which moves a block out of all proportion and in either direction: the
-    centre is the mean without a fifth of the blocks at each end, its interval that of Tukey and
-    McLaughlin (1963). With fewer than TRIM_BLOCKS nothing is trimmed (Student's t); with one block
-    the interval has no ends.
+    Both sides of a block run in the same minute, so the machine's drift cancels and a block counts
+    as one observation. One process in twenty can be 2.7 times slower than its neighbours, which
+    moves its block far, in either direction. So the centre is the mean without a fifth of the
+    blocks at each end, and its interval that of Tukey and McLaughlin (1963). With fewer than
+    TRIM_BLOCKS nothing is trimmed (Student's t); with one block the interval has no ends.
     """
     from scipy import stats
 
@@ -188,8 +186,8 @@ def _exp(value: float) -> float:
 
 
 def p_slower_in_blocks(shifts: Sequence[float]) -> float:
-    """One-sided p-value for the candidate being slower, by the signs of the blocks' shifts: a rank
-    test that an odd process costs one sign, not its weight.
+    """One-sided p-value for the candidate being slower, by the signs of the blocks' shifts: an odd
+    process changes one sign, however slow it is.
     """
     from scipy import stats
 

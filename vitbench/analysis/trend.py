@@ -15,8 +15,8 @@ from vitbench.analysis.compare import IDENTITY, SIGNIFICANCE, name_of
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
-# Runs of one commit differ by what the machine does; a step is looked for in those that share all
-# of this. The version of torch may differ: it is one of the causes that are looked for.
+# A series holds runs that share all of this. The version of torch may differ: it is one of the
+# causes of a step.
 _SHARED = (*IDENTITY, "device", "dtype", "device_name")
 # A step of fewer runs than this on either side may be one odd run.
 MIN_RUNS = 2

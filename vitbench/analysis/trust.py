@@ -19,7 +19,7 @@ class Limit:
     """
 
     column: str
-    words: str
+    label: str
     b: float
     c: float
     d: float | None
@@ -35,7 +35,7 @@ class Limit:
         limit = [self.b, self.c, self.d][self.fall(value) - 1]
         assert limit is not None
         return (
-            f"{self.words} {value * self.scale:.3g}{self.unit} "
+            f"{self.label} {value * self.scale:.3g}{self.unit} "
             f"(over {limit * self.scale:.3g}{self.unit})"
         )
 
@@ -70,19 +70,19 @@ def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
-    found = []
+    reasons = []
     if record.get("rounds") == 1:
-        found.append((1, "one round only: differences between processes are not seen"))
+        reasons.append((1, "one round only: differences between processes are not seen"))
     if record.get("throttle_reasons"):
-        found.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
+        reasons.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
     macs, by_fvcore = record.get("macs"), record.get("macs_fvcore")
     if macs is not None and by_fvcore is not None and macs != by_fvcore:
-        found.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))
+        reasons.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))
     share = record.get("cpu_share")
     is_low = share is not None and share < MIN_CPU_SHARE
     if is_low and devices.rules(str(record.get("device"))).is_host:
-        found.append((1, f"the process had the CPU for {share:.0%} of the time"))
-    return found
+        reasons.append((1, f"the process had the CPU for {share:.0%} of the time"))
+    return reasons
 
 
 def summary(grades: Mapping[str, int]) -> str:

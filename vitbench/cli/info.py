@@ -29,7 +29,7 @@ def info(
     """Say what a mechanism is: paper, equation, cost, settings, traps, and counts at a size."""
     from vitbench.engine import session
 
-    told = session.describe(
+    facts = session.describe(
         name,
         resolution=parse.one(resolution, parse.resolutions),
         stride=stride,
@@ -39,34 +39,33 @@ def info(
         plugins=tuple(plugin or ()),
     )
     if json:
-        typer.echo(jsons.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(jsons.dumps(facts, indent=2, ensure_ascii=False))
         return
+    from rich.text import Text
+
     from vitbench.render import tables
 
     console = terminal.console()
-    console.print(f"[bold]{told['name']}[/bold]  ", tables.plain(told["summary"]), "\n", sep="")
-    console.print(tables.plan(_rows(told)))
+    console.print(f"[bold]{facts['name']}[/bold]  ", Text(facts["summary"]), "\n", sep="")
+    console.print(tables.plan(_rows(facts)))
 
 
-def _rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    if told["paper"] is not None:
-        paper = told["paper"]
-        rows += [
-            ("paper", f"{paper['title']} ({paper['venue']})"),
-            ("link", paper["link"]),
-            ("code", paper["code"]),
-        ]
-    rows += [(key, told[key]) for key in ("equation", "cost") if told[key]]
+    if facts["paper"] is not None:
+        paper = facts["paper"]
+        rows += [("paper", f"{paper['title']} ({paper['venue']})")]
+        rows += [(key, paper[key]) for key in ("link", "code")]
+    rows += [(key, facts[key]) for key in ("equation", "cost") if facts[key]]
     rows += [
-        ("size rule", _SIZE_RULES[told["size_rule"]]),
-        ("impls", ", ".join(told["impls"])),
-        ("kernels", told["kernels"]),
-        ("parameters", _settings(told["parameters"])),
+        ("size rule", _SIZE_RULES[facts["size_rule"]]),
+        ("impls", ", ".join(facts["impls"])),
+        ("kernels", facts["kernels"]),
+        ("parameters", _settings(facts["parameters"])),
     ]
-    rows += [(f"at stride {key}", _settings(given)) for key, given in told["settings"].items()]
-    rows += [("trap", trap) for trap in told["traps"]]
-    return [(key, value) for key, value in [*rows, *_counts(told)] if value]
+    rows += [(f"at stride {key}", _settings(values)) for key, values in facts["settings"].items()]
+    rows += [("trap", trap) for trap in facts["traps"]]
+    return [(key, value) for key, value in [*rows, *_counts(facts)] if value]
 
 
 _SIZE_RULES = {
@@ -78,18 +77,18 @@ _SIZE_RULES = {
 }
 
 
-def _counts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _counts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Parameters and MACs, or why there are none."""
     from vitbench.render import units
 
-    at, counts = told["at"], told["counts"]
+    at, counts = facts["at"], facts["counts"]
     height, width = at["grid"]
     where = (
         f"{at['resolution']} px, stride {at['stride']}: {height} x {width} tokens, "
         f"dim {at['dim']}, {at['num_heads']} heads  {_settings(at['params'])}"
     )
     if counts is None:
-        return [("here", where), ("unsupported", told["unsupported"])]
+        return [("here", where), ("unsupported", facts["unsupported"])]
     rows = [("here", where), ("params", f"{units.si(counts['params'])} ({counts['params']:,})")]
     macs = counts["macs"]
     rows.append(("MACs", "no closed form" if macs is None else f"{units.si(macs)} ({macs:,})"))
@@ -98,7 +97,7 @@ def _counts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _settings(given: Mapping[str, Any]) -> str:
+def _settings(values: Mapping[str, Any]) -> str:
     from vitbench.cases.scalars import format_scalar
 
-    return " ".join(f"{key}={format_scalar(value)}" for key, value in given.items())
+    return " ".join(f"{key}={format_scalar(value)}" for key, value in values.items())

@@ -28,7 +28,7 @@ def list_(
         raise BadInput("--suites and --backbones are two lists: ask for one")
     if backbones:
         models = [(name, "vitbench") for name in LITV2]
-        models += [(name, f"timm:{theirs}") for name, theirs in RIVALS.items()]
+        models += [(name, f"timm:{timm_name}") for name, timm_name in RIVALS.items()]
         terminal.console().print(tables.listing(("backbone", "whose"), models))
         typer.echo(
             "\nand timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.cli import terminal
+from vitbench.cli import judge, terminal
 
 
 def table(
@@ -16,9 +16,8 @@ def table(
 ) -> None:
     """Print the table of a run again."""
     from vitbench.render import tables
-    from vitbench.results import frame
 
-    records = frame.records(frame.read(run))
+    records = judge.records(run)
     if markdown:
         typer.echo(tables.results_markdown(records))
     else:

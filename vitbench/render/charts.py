@@ -121,18 +121,20 @@ SETTING = ("device", "dtype", "batch_size", "stride", "dim", "num_heads", "mode"
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
     """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     with mpl.rc_context(RC_PARAMS):
-        for name, figure in figures(rows, device_name):
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(folder / f"{name}.png")
-            paths.append(folder / f"{name}.png")
-    return paths
+        return [save(figure, folder, name) for name, figure in figures(rows, device_name)]
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """A figure as PDF and PNG. Returns the path of the PNG."""
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    figure.savefig(folder / f"{name}.png")
+    return folder / f"{name}.png"
 
 
 def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
-    # Rows that were not measured count too where it is said what tells one from the others.
+    # Rows that were not measured also count in what makes one row differ from the others.
     rows = frame.measured(rows.assign(variant=labels.variants(rows)))
     if rows.empty:
         return

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from vitbench.analysis.gate import Result
 from vitbench.analysis.stats import Ratio
-from vitbench.render import labels
+from vitbench.render import charts, labels
 from vitbench.render.charts import RC_PARAMS
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
@@ -22,11 +22,7 @@ def save(result: Result, caption: str, folder: Path) -> Path | None:
     """forest.png and forest.pdf; None where there is no ratio to draw."""
     with mpl.rc_context(RC_PARAMS):
         figure = forest(result, caption)
-        if figure is None:
-            return None
-        figure.savefig(folder / "forest.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / "forest.png")
-    return folder / "forest.png"
+        return None if figure is None else charts.save(figure, folder, "forest")
 
 
 def forest(result: Result, caption: str) -> Figure | None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.analysis.trend import RunSnapshot, Series
-from vitbench.render import labels
+from vitbench.render import charts, labels
 from vitbench.render.charts import RC_PARAMS, style_of
 
 _COLUMNS = 3
@@ -23,10 +23,7 @@ _MANY_RUNS = 12
 def save(cases: Sequence[Series], history: Sequence[RunSnapshot], folder: Path) -> Path:
     """history.png and history.pdf in the folder; returns the PNG's path."""
     with mpl.rc_context(RC_PARAMS):
-        figure = chart(cases, history)
-        figure.savefig(folder / "history.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / "history.png")
-    return folder / "history.png"
+        return charts.save(chart(cases, history), folder, "history")
 
 
 def chart(cases: Sequence[Series], history: Sequence[RunSnapshot]) -> Figure:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vitbench.cases.case import Resolution
 
-# What tells measurements of one mechanism apart, apart from its settings.
+# In what measurements of a mechanism may differ, besides its settings.
 _VARIANT = ("impl", "runtime")
 
 
@@ -32,9 +32,9 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def variants(rows: pd.DataFrame) -> pd.Series:
-    """What tells each row from others of its mechanism: `alpha=0.5`, `eager`, or nothing.
+    """In what each row differs from others of its mechanism: `alpha=0.5`, `eager`, or nothing.
 
-    A setting that follows the stride by itself tells nothing.
+    A setting that the stride determines does not count.
     """
     labels: dict[Hashable, str] = {}
     for _, group in rows.groupby("subject"):

@@ -34,11 +34,9 @@ def table(
     rates = [pair.figure for pair in compared if pair.figure.quantity in RATES]
     devices = list(dict.fromkeys(figure.device for figure in rates))
     ours, theirs = relative_ours(records, reference), relative_published(figures, reference)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    drawn.add_column("subject")
-    for title in _titles(counted, devices, figures, reference):
-        drawn.add_column(title, justify="right")
+    titles = list(_titles(counted, devices, figures, reference))
     notes: dict[str, list[str]] = {}
+    rows = []
     for record, own in zip(records, tables.own_settings(records), strict=True):
         pairs = [pair for pair in compared if pair.case == record["case"]]
         if not pairs:
@@ -53,12 +51,12 @@ def table(
             here = [pair.figure for pair in pairs if pair.figure.device == device]
             here = [figure for figure in here if figure.quantity in RATES]
             cells += [str(here[0].value), _ratio(theirs.get(here[0]))] if here else ["", ""]
-        drawn.add_row(*cells)
+        rows.append(cells)
     lines = [
         f"[{number}] {'; '.join(names)}: {note}"
         for number, (note, names) in enumerate(notes.items(), start=1)
     ]
-    return drawn, "\n".join(lines)
+    return tables.listing(["subject", *titles], rows, right=titles), "\n".join(lines)
 
 
 def _titles(

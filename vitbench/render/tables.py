@@ -32,13 +32,8 @@ _FIGURES = ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "
 
 def results(records: Sequence[Record]) -> Table:
     """One row per case; a setting is shown only where it varies."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
     header, rows = _results(records)
-    for title in header:
-        table.add_column(title, justify="right" if title in _FIGURES[:-1] else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return listing(header, rows, right=_FIGURES[:-1])
 
 
 def results_markdown(records: Sequence[Record]) -> str:
@@ -106,28 +101,22 @@ def _counts(record: Mapping[str, Any]) -> list[str | Text]:
     ]
 
 
-def plain(text: str) -> Text:
-    """Text whose square brackets are square brackets."""
-    return Text(text)
-
-
 def plan(rows: Sequence[tuple[str, str]]) -> Table:
     """A table of two columns: a name and what it says."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
+    table = listing(("", ""), rows)
+    table.show_header, table.columns[0].style = False, "bold"
     return table
 
 
-def listing(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table."""
+def listing(
+    header: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()
+) -> Table:
+    """A plain table; square brackets are square brackets. Columns named in `right` hold figures."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in header:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", justify="right" if title in right else "left")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 

@@ -31,8 +31,8 @@ def significant(value: float, digits: int = 3) -> str:
     whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
     if whole:
         return f"{rounded:.{max(0, digits - whole)}f}"
-    places = digits - 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:.{places}f}".rstrip("0")
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:.{decimals}f}".rstrip("0")
 
 
 def seconds(value: float) -> str:

@@ -10,26 +10,21 @@ from rich.text import Text
 
 from vitbench.analysis.compare import Verdict
 from vitbench.analysis.stats import Ratio
-from vitbench.render import labels
+from vitbench.render import labels, tables
 
 _COLOURS = {"slower": "red", "failed": "red", "missing": "red", "faster": "green"}
 _WIDTH = 31  # characters of a forest line; odd, so that 1 has a slot of its own
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
-    """One row a case: the ratio, its interval drawn and in figures, and the verdict."""
+    """One row a case: the ratio, its interval in figures and drawn, the verdict, and remarks."""
     axis, rows = cells(verdicts)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    drawn.add_column("case", overflow="fold")
-    drawn.add_column("latency ratio", justify="right")
-    drawn.add_column("95% interval", justify="right")
-    drawn.add_column(axis)
-    drawn.add_column("verdict")
-    drawn.add_column("", overflow="fold")
-    for *row, word, remarks in rows:
-        styled = Text(word, style=_COLOURS.get(word, ""))
-        drawn.add_row(*(Text(cell) for cell in row), styled, Text(remarks))
-    return drawn
+    header = ("case", "latency ratio", "95% interval", axis, "verdict", "")
+    styled: list[list[str | Text]] = [
+        [*figures, Text(word, style=_COLOURS.get(word, "")), remarks]
+        for *figures, word, remarks in rows
+    ]
+    return tables.listing(header, styled, right=header[1:3])
 
 
 def cells(verdicts: Sequence[Verdict]) -> tuple[str, list[tuple[str, ...]]]:

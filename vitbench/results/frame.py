@@ -43,7 +43,8 @@ def read(path: Path) -> pd.DataFrame:
             flags = rows[_OLD_FLAGS].astype(bool).to_numpy().tolist()
             rows["runtime"] = pd.array([runtime_of(*pair) for pair in flags], dtype="string")
     except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is not a CSV file of records: {first_line(error)}") from None
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise BadInput(f"{file} is not a CSV file of records: {reason}") from None
     missing = [name for name in _REQUIRED if name not in rows]
     if missing and {"case", "status", "latency_s"} <= set(rows):
         raise BadInput(
@@ -57,11 +58,6 @@ def read(path: Path) -> pd.DataFrame:
         empty = "" if types[name] == "string" else pd.NA
         rows[name] = pd.Series([empty] * len(rows), dtype=types[name])
     return rows.assign(subject=rows["attention"].where(rows["attention"] != "", rows["backbone"]))
-
-
-def first_line(error: Exception) -> str:
-    """An exception's message, cut to its first line."""
-    return (str(error).splitlines() or ["unreadable"])[0]
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:

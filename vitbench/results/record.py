@@ -41,7 +41,7 @@ def build_record(
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     known = [outcome.facts for outcome in outcomes if not isinstance(outcome, Failed)]
-    facts = next((one for one in known if one is not None), None)
+    facts = next((facts for facts in known if facts is not None), None)
     if facts is not None:
         record |= _fact_columns(case, facts)
     if failures:
@@ -175,5 +175,5 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
         name: pick(seen(name)) if seen(name) else None  # type: ignore[operator] # each takes a list
         for name, pick in worst.items()
     }
-    reasons = sorted({reason for words in seen("throttle_reasons") for reason in words})
+    reasons = sorted({reason for reasons in seen("throttle_reasons") for reason in reasons})
     return columns | {"throttle_reasons": ", ".join(reasons)}
