@@ -9,7 +9,7 @@ from typing import Any
 from vitbench.analysis import stats, trust
 from vitbench.cases.case import Case
 from vitbench.cases.scalars import parse_scalar
-from vitbench.results.columns import COLUMN_NAMES, HOST_BOUND_RATIO
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS, HOST_BOUND_RATIO
 from vitbench.results.outcome import (
     COUNTED,
     MEASURED,
@@ -75,16 +75,14 @@ def case_columns(case: Case) -> Record:
 def case_of(record: Mapping[str, Any]) -> Case:
     """The case of a row: the inverse of `case_columns`. Raises ValueError where the row's own id
     says that it is another."""
-    words = [word.partition("=") for word in str(record["settings"] or "").split()]
+    empty = {"text": "", "int": 0, "bool": False}
     fields: dict[str, Any] = {
-        name: record[name] for name in Case.__dataclass_fields__ if name != "params"
+        column.name: record[column.name] or empty[column.type]
+        for column in COLUMNS
+        if column.name in Case.__dataclass_fields__ and column.name != "params"
     }
-    counts = ("stride", "grid_height", "grid_width", "dim", "num_heads")
-    fields |= {name: int(record[name] or 0) for name in counts}
-    fields |= {name: int(record[name]) for name in ("batch_size", "image_height", "image_width")}
-    fields["cold"] = bool(record["cold"])
-    fields |= {name: str(record[name] or "") for name in ("attention", "backbone")}
-    params = tuple(sorted((name, parse_scalar(value)) for name, _, value in words))
+    settings = [word.partition("=") for word in str(record["settings"] or "").split()]
+    params = tuple(sorted((name, parse_scalar(value)) for name, _, value in settings))
     case = Case(**fields, params=params)
     if case.id != record["case"]:
         raise ValueError(f"its columns are of another case than its id, {record['case']}")
