@@ -236,19 +236,19 @@ def test_a_run_stands_beside_the_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real run of three rows: counts equal, a note for what differs, and published.csv."""
-    sweep = "--device cpu --attention msa,linformer,quadtree --batch-size 1"
+    sweep = "--device cpu --attention msa,linformer,performer --batch-size 1"
     words = f"run peer-table {sweep} --effort quick --rounds 1 --cap 0.1 --quiet"
     out = tmp_path / "run"
     assert run([*words.split(), "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "beside the published figures" in told
     assert "[1] Linformer: the table has k = 256" in told
-    assert "[2] QuadTree: the published count leaves out both CUDA operators" in told
+    assert "[2] Performer: the published count holds half a MAC" in told
     with (out / "published.csv").open(newline="") as file:
         found = {(row["key"], row["quantity"]): row for row in csv.DictReader(file)}
     assert found["msa", "macs"]["ours"] == found["msa", "macs"]["published"] == "521.43"
     assert found["msa", "params"]["equal"] == "true"
-    assert found["quadtree", "macs"]["equal"] == "false"
+    assert found["performer", "macs"]["equal"] == "false"
     assert ("msa", "throughput") not in found  # published at batch 64
     assert "RTX 3090" not in told
 
