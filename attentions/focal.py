@@ -204,8 +204,8 @@ class Focal(nn.Module):
         index, first = [(row * grid.width + column).flatten(0, 1)], grid.tokens
         for level in range(self.pooled_levels):
             size = Grid(len(rows) << level, len(columns) << level)
-            found = seen_around(size, 2**level, self.focal_window, offsets.device)
-            index.append(torch.where(found < 0, found, found + first))
+            seen = seen_around(size, 2**level, self.focal_window, offsets.device)
+            index.append(torch.where(seen < 0, seen, seen + first))
             first += size.tokens
         together = torch.cat(index, dim=1)
         return torch.where(together < 0, first, together)

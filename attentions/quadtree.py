@@ -207,12 +207,12 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
 
 def _levels(grid: Grid, levels: int, topk: int) -> list[tuple[int, int, int]]:
     """(depth, tokens, keys of a token) of each level, coarsest first."""
-    found, keys = [], 0
+    rows, keys = [], 0
     for depth in range(levels):
         tokens = grid.tokens >> 2 * (levels - 1 - depth)
         keys = 4 * min(topk, keys) if depth else tokens
-        found.append((depth, tokens, keys))
-    return found
+        rows.append((depth, tokens, keys))
+    return rows
 
 
 def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:

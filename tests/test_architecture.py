@@ -51,10 +51,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "vitbench.instruments.memory",
         "vitbench.instruments.operators",
     ),
-    "words": (
-        "vitbench.engine.passes",
-        "vitbench.subjects.backbones.timm_models",
-    ),
+    "words": ("vitbench.engine.passes",),
 }
 
 

@@ -108,6 +108,54 @@ def test_load_file(tmp_path: Path) -> None:
     assert module.strength == 2.0
 
 
+WITH_PARAMS = '''\
+"""Scales the map."""
+from dataclasses import dataclass
+
+from torch import nn
+
+from attentions import AttentionSpec
+
+
+@dataclass(frozen=True)
+class Base:
+    strength: float = 1.5
+
+
+@dataclass(frozen=True)
+class Params(Base):
+    mode: str = "a"
+
+
+class Scaled(nn.Module):
+    def __init__(self, dim, num_heads, grid, params):
+        super().__init__()
+        self.params = params
+
+
+def macs(dim, num_heads, grid, params):
+    return int(params.strength * dim)
+
+
+ATTENTION = AttentionSpec(module=Scaled, params=Params, macs=macs)
+'''
+
+
+def test_params_are_given_by_keywords(tmp_path: Path) -> None:
+    """A dataclass of hyper-parameters: the spec takes keywords, the module and the functions get
+    one object; the outline knows its fields, inherited ones too."""
+    path = written(tmp_path, WITH_PARAMS)
+    spec = attentions.load_file(path)
+    params = spec.build(4, 2, Grid(2, 2), impl="eager", mode="b").params
+    assert (params.strength, params.mode) == (1.5, "b")
+    assert spec.macs is not None
+    assert spec.macs(4, 2, Grid(2, 2)) == 6
+    assert spec.macs(4, 2, Grid(2, 2), strength=2.0) == 8
+    assert attentions.outline(path).keywords == {"strength": 1.5, "mode": "a"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
+        spec.build(4, 2, Grid(2, 2), impl="eager", other=1)
+
+
 def test_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
     """Two plugins with the same file name are two modules, and neither hides a package."""
     first = written(tmp_path, PLUGIN)

@@ -83,22 +83,22 @@ class BackboneSpec:
 
         Raises Unsuitable, and whatever `build` raises.
         """
-        given: dict[str, Any] = {"impl": impl}
+        offered: dict[str, Any] = {"impl": impl}
         if features_only:
-            given["features_only"] = True
+            offered["features_only"] = True
             if not self.is_dense():
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")
-        accepted = {key: value for key, value in given.items() if self._takes(key)}
+        accepted = {key: value for key, value in offered.items() if self._takes(key)}
         return self.build(*self._size(image_height, image_width), **accepted, **params)
 
     def _size(self, *size: int) -> tuple[int, ...]:
         """Height and width, where `build` takes them, whatever it calls them."""
         known = inspect.signature(self.build).parameters.values()
         places = [
-            one
-            for one in known
-            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-            and (one.default is one.empty or one.name in ("image_height", "image_width"))
+            word
+            for word in known
+            if word.kind in (word.POSITIONAL_ONLY, word.POSITIONAL_OR_KEYWORD)
+            and (word.default is word.empty or word.name in ("image_height", "image_width"))
         ]
         return size if len(places) == len(size) else ()
 
@@ -108,7 +108,7 @@ class BackboneSpec:
 
     def _takes(self, name: str) -> bool:
         known = inspect.signature(self.build).parameters
-        return name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+        return name in known or any(word.kind is word.VAR_KEYWORD for word in known.values())
 
 
 def load(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
@@ -139,12 +139,12 @@ def _factory(name: str) -> BackboneSpec:
         raise BrokenAttention(
             f"{module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    found = getattr(module, factory_name, None)
-    if isinstance(found, BackboneSpec):
-        return found
-    if not callable(found):
+    factory = getattr(module, factory_name, None)
+    if isinstance(factory, BackboneSpec):
+        return factory
+    if not callable(factory):
         raise BrokenAttention(f"{module_name} has no factory {factory_name!r}")
-    return BackboneSpec(build=found)
+    return BackboneSpec(build=factory)
 
 
 def load_file(path: Path) -> BackboneSpec:

@@ -58,20 +58,20 @@ class Pyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(channels[first:]), CHANNELS, extra)
         self.out_channels = CHANNELS
         self.shapes: list[tuple[int, ...]] = []
-        self.kept: list[Tensor] = []
+        self.last_maps: list[Tensor] = []
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Name to map: the smallest last."""
         maps = _listed(self.body(images))[self.first :]
-        self.shapes = [tuple(one.shape[1:]) for one in maps]
-        found: dict[str, Tensor] = self.fpn({str(i): one for i, one in enumerate(maps)})
-        self.kept = list(found.values())
+        self.shapes = [tuple(map_.shape[1:]) for map_ in maps]
+        pyramid: dict[str, Tensor] = self.fpn({str(i): map_ for i, map_ in enumerate(maps)})
+        self.last_maps = list(pyramid.values())
         # Boxes lie on a grid finer than halves can tell apart.
-        return {name: one.to(_wide(one.dtype)) for name, one in found.items()}
+        return {name: _to_fp32(map_) for name, map_ in pyramid.items()}
 
     def take(self) -> list[Tensor]:
         """The maps of the last call, which are then let go."""
-        maps, self.kept = self.kept, []
+        maps, self.last_maps = self.last_maps, []
         return maps
 
 
@@ -79,15 +79,15 @@ def _listed(maps: Any) -> list[Tensor]:
     return list(maps.values()) if isinstance(maps, Mapping) else list(maps)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _widened(x: Tensor) -> Tensor:
-    return x.to(_wide(x.dtype))
+def _to_fp32(x: Tensor) -> Tensor:
+    return x.to(_at_least_fp32(x.dtype))
 
 
-class Narrow(nn.Module):
+class CastedHead(nn.Module):
     """A head in the model's dtype between boxes in fp32."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -96,11 +96,11 @@ class Narrow(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         dtype = next(self.module.parameters()).dtype
-        narrow = pytree.tree_map_only(Tensor, lambda one: one.to(dtype), inputs)
-        return pytree.tree_map_only(Tensor, _widened, self.module(*narrow))
+        casted = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(dtype), inputs)
+        return pytree.tree_map_only(Tensor, _to_fp32, self.module(*casted))
 
 
-class NarrowRetinaHead(Narrow):
+class CastedRetinaHead(CastedHead):
     """RetinaNet's head, whose losses its model asks for by name."""
 
     def compute_loss(self, *parts: Any) -> Any:
@@ -143,9 +143,9 @@ class Detector(nn.Module):
     @property
     def pyramid(self) -> Pyramid:
         """Body and feature pyramid."""
-        found = self.model.backbone
-        assert isinstance(found, Pyramid)
-        return found
+        pyramid = self.model.backbone
+        assert isinstance(pyramid, Pyramid)
+        return pyramid
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         self.loss = None
@@ -160,24 +160,24 @@ class Detector(nn.Module):
         """Boxes of an eighth to a half of the image's sides, the same at every call."""
         generator = torch.Generator().manual_seed(0)
         size = torch.tensor([self.image_width, self.image_height], dtype=torch.float64)
-        found = []
+        targets = []
         for _ in range(images.shape[0]):
             drawn = torch.rand(TARGETS, 4, generator=generator, dtype=torch.float64)
             low = drawn[:, :2] * size / 2
             high = low + (0.125 + 0.375 * drawn[:, 2:]) * size
-            boxes = torch.cat((low, high), dim=1).to(images.device, _wide(images.dtype))
+            boxes = torch.cat((low, high), dim=1).to(images.device, _at_least_fp32(images.dtype))
             labels = torch.randint(1, OBJECTS, (TARGETS,), generator=generator)
             masks = torch.zeros(TARGETS, self.image_height, self.image_width, dtype=torch.uint8)
             for mask, (left, top, right, bottom) in zip(masks, boxes.tolist(), strict=True):
                 mask[int(top) : int(bottom), int(left) : int(right)] = 1
-            found.append(
+            targets.append(
                 {
                     "boxes": boxes,
                     "labels": labels.to(images.device),
                     "masks": masks.to(images.device),
                 }
             )
-        return found
+        return targets
 
 
 def _retinanet(body: nn.Module, channels: Sequence[int], same: dict[str, Any]) -> RetinaNet:
@@ -191,7 +191,7 @@ def _retinanet(body: nn.Module, channels: Sequence[int], same: dict[str, Any]) -
         detections_per_img=DETECTIONS,
         **same,
     )
-    model.head = NarrowRetinaHead(model.head)
+    model.head = CastedRetinaHead(model.head)
     return model
 
 
@@ -209,9 +209,9 @@ def _mask_rcnn(body: nn.Module, channels: Sequence[int], same: dict[str, Any]) -
     predictor = model.roi_heads.box_predictor
     with torch.no_grad():
         predictor.cls_score.bias[1] += 5.0
-    model.rpn.head = Narrow(model.rpn.head)
+    model.rpn.head = CastedHead(model.rpn.head)
     for name in ("box_head", "box_predictor", "mask_head", "mask_predictor"):
-        setattr(model.roi_heads, name, Narrow(getattr(model.roi_heads, name)))
+        setattr(model.roi_heads, name, CastedHead(getattr(model.roi_heads, name)))
     return model
 
 
@@ -228,16 +228,16 @@ class Above(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         maps = {str(i): x.new_zeros(1, *shape) for i, shape in enumerate(self.shapes)}
-        found = list(self.whole.pyramid.fpn(maps).values())
+        levels = list(self.whole.pyramid.fpn(maps).values())
         if isinstance(self.whole, Segmenter):
-            return self.whole.head(found)
+            return self.whole.head(levels)
         model = self.whole.model
         if isinstance(model, RetinaNet):
-            return tuple(pytree.tree_leaves(model.head(found)))
+            return tuple(pytree.tree_leaves(model.head(levels)))
         heads = model.roi_heads
         boxes = heads.box_head(x.new_zeros(PROPOSALS, CHANNELS, 7, 7))
         masks = heads.mask_head(x.new_zeros(DETECTIONS, CHANNELS, 14, 14))
-        ends = (model.rpn.head(found), heads.box_predictor(boxes), heads.mask_predictor(masks))
+        ends = (model.rpn.head(levels), heads.box_predictor(boxes), heads.mask_predictor(masks))
         return tuple(pytree.tree_leaves(ends))
 
 
@@ -341,14 +341,14 @@ def _check(body: nn.Module, image_height: int, image_width: int) -> list[int]:
         raise Unsuitable(f"{image_height}x{image_width} has no map at stride {STRIDES[-1]}")
     known = getattr(body, "channels", None)
     if isinstance(known, Sequence) and len(known) == len(STRIDES):
-        return [int(one) for one in known]
-    kept = body.training
+        return [int(channels) for channels in known]
+    was_training = body.training
     body.eval()
     with torch.no_grad():
         maps = body(torch.zeros(1, 3, image_height, image_width))
-    body.train(kept)
+    body.train(was_training)
     maps = _listed(maps)
-    shapes = [tuple(one.shape) for one in maps if isinstance(one, Tensor)]
+    shapes = [tuple(map_.shape) for map_ in maps if isinstance(map_, Tensor)]
     # Sizes that do not divide are rounded, up or down as the backbone has it.
     wanted = [image_height / stride for stride in STRIDES]
     alike = len(shapes) == len(STRIDES) and all(
@@ -356,6 +356,6 @@ def _check(body: nn.Module, image_height: int, image_width: int) -> list[int]:
         for shape, size in zip(shapes, wanted, strict=True)
     )
     if not alike:
-        told = "; ".join(str(shape) for shape in shapes) or "no maps"
-        raise Unsuitable(f"it must give four maps at strides 4, 8, 16 and 32, and gives {told}")
+        text = "; ".join(str(shape) for shape in shapes) or "no maps"
+        raise Unsuitable(f"it must give four maps at strides 4, 8, 16 and 32, and gives {text}")
     return [shape[1] for shape in shapes]

@@ -107,13 +107,13 @@ def configured(
 
     Each mechanism takes the hyper-parameters that it knows; the rest are the authors' at stride 16.
     """
-    given = dict(params)
-    attention = str(given.pop("attention", config.attention))
+    others = dict(params)
+    attention = str(others.pop("attention", config.attention))
     chosen = {}
     for name in attention.split("+"):
         outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
         known = outline.keywords
-        own = {key: value for key, value in given.items() if known is None or key in known}
+        own = {key: value for key, value in others.items() if known is None or key in known}
         usual = dict(config.params.get(name, {})) or outline.settings_at(PATCH << 2)
         chosen[name] = usual | own
     return replace(config, attention=attention, params=chosen)
@@ -203,9 +203,9 @@ class DeformableConv(nn.Module):
         self, x: Float[Tensor, "batch dim height width"]
     ) -> Float[Tensor, "batch out_dim half_height half_width"]:
         offset = self.conv_offset(x)
-        # The operator is there in fp32 and fp64; halves are widened, and the offsets with them.
-        wide = torch.promote_types(x.dtype, torch.float32)
-        parts = [part.to(wide).contiguous() for part in (x, offset, self.weight, self.bias)]
+        # The operator is there in fp32 and fp64; half precision is converted, the offsets too.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        parts = [part.to(dtype).contiguous() for part in (x, offset, self.weight, self.bias)]
         values, offset, weight, bias = parts
         return deform_conv2d(values, offset, weight, bias, stride=2).to(x.dtype)
 
@@ -369,23 +369,23 @@ class LITv2(nn.Module):
 
 def _attention(
     config: LITv2Config,
-    place: tuple[int, int],
+    index: tuple[int, int],
     grid: Grid,
     impl: Impl,
     plugins: Mapping[str, Path],
 ) -> nn.Module | None:
     """The attention of a (stage, block). Raises Unsuitable where it cannot run on the map."""
-    found = config.mechanism(*place)
-    if found is None:
+    chosen = config.mechanism(*index)
+    if chosen is None:
         return None
-    name, params = found
+    name, params = chosen
     mechanism = _mechanism(name, plugins)
-    dim, heads = config.dim << place[0], config.heads[place[0]]
+    dim, heads = config.dim << index[0], config.heads[index[0]]
     reason = mechanism.reason_against(dim, heads, grid, **params)
     if reason is not None:
-        raise Unsuitable(f"{name} in stage {place[0] + 1}: {reason}")
-    kept = impl if impl in mechanism.impls else mechanism.impls[0]
-    return mechanism.build(dim, heads, grid, impl=kept, **params)
+        raise Unsuitable(f"{name} in stage {index[0] + 1}: {reason}")
+    available = impl if impl in mechanism.impls else mechanism.impls[0]
+    return mechanism.build(dim, heads, grid, impl=available, **params)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -407,8 +407,8 @@ def _formula(
 ) -> int | None:
     """None where the mechanism of stage 3 has no closed form."""
     config = configured(CONFIGS[name], params, plugins)
-    inside = [_mechanism(one, plugins) for one in config.attention.split("+")]
-    if any(one.macs is None for one in inside):
+    mechanisms = [_mechanism(key, plugins) for key in config.attention.split("+")]
+    if any(mechanism.macs is None for mechanism in mechanisms):
         return None
     return formula_macs(config, image_height, image_width, plugins)
 
@@ -437,11 +437,11 @@ def formula_macs(
         block = grid.tokens * (10 * hidden + 2 * dim * hidden + dim)
         total += config.depths[stage] * block
         for index in range(config.depths[stage]):
-            found = config.mechanism(stage, index)
-            if found is not None:
-                macs = _mechanism(found[0], plugins).macs
+            chosen = config.mechanism(stage, index)
+            if chosen is not None:
+                macs = _mechanism(chosen[0], plugins).macs
                 assert macs is not None
-                total += macs(dim, config.heads[stage], grid, **found[1]) + grid.tokens * dim
+                total += macs(dim, config.heads[stage], grid, **chosen[1]) + grid.tokens * dim
         if stage < STAGES - 1:
             merged = (grid.height // 2) * (grid.width // 2)
             total += merged * ((4 * dim + 1) * (12 + 2 * dim) + 2 * dim)

@@ -43,9 +43,7 @@ def _create(name: str, image_height: int, image_width: int, params: dict[str, An
     sized: dict[str, Any] = {"img_size": (image_height, image_width), **params}
     try:
         model: nn.Module = timm.create_model(name, **sized)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
+    except TypeError:
         model = timm.create_model(name, **params)
     # A model whose parts lie on a fixed grid asserts, each in its own words.
     except (AssertionError, ValueError, RuntimeError) as error:
@@ -73,8 +71,8 @@ class Pyramid(nn.Module):
         about: Any = whole.feature_info
         strides = list(about.reduction())
         if not set(STRIDES) <= set(strides):
-            told = ", ".join(map(str, strides))
-            raise Unsuitable(f"timm's {name} gives maps at strides {told}, not 4, 8, 16 and 32")
+            text = ", ".join(map(str, strides))
+            raise Unsuitable(f"timm's {name} gives maps at strides {text}, not 4, 8, 16 and 32")
         last = {stride: index for index, stride in enumerate(strides)}
         self._chosen = [last[stride] for stride in STRIDES]
         self.channels = [about.channels()[index] for index in self._chosen]
@@ -85,6 +83,6 @@ class Pyramid(nn.Module):
         chosen = [maps[index] for index in self._chosen]
         # Some of timm's models are channels-last inside, and give their maps so.
         return [
-            one if one.shape[1] == channels else one.permute(0, 3, 1, 2)
-            for one, channels in zip(chosen, self.channels, strict=True)
+            map_ if map_.shape[1] == channels else map_.permute(0, 3, 1, 2)
+            for map_, channels in zip(chosen, self.channels, strict=True)
         ]

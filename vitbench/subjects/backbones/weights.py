@@ -31,8 +31,8 @@ def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name. Raises BadWeights."""
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about a file is told below
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # the errors below say what is odd about a file
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BadWeights(f"weights {path} cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise BadWeights(
             f"weights {path} are no whole checkpoint ({first}): download or save the file again"
         ) from None
-    return _tensors(path, found)
+    return _tensors(path, content)
 
 
 def _refusal(path: Path, message: str) -> str:
@@ -60,15 +60,17 @@ def _refusal(path: Path, message: str) -> str:
     )
 
 
-def _tensors(path: Path, found: object) -> dict[str, Tensor]:
-    inner = found
-    while isinstance(inner, Mapping) and not any(isinstance(one, Tensor) for one in inner.values()):
-        key = next((one for one in _KEYS if one in inner), None)
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    inner = content
+    while isinstance(inner, Mapping) and not any(
+        isinstance(value, Tensor) for value in inner.values()
+    ):
+        key = next((name for name in _KEYS if name in inner), None)
         if key is None:
             break
         inner = inner[key]
     if isinstance(inner, Mapping):
-        tensors = {str(key): one for key, one in inner.items() if isinstance(one, Tensor)}
+        tensors = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
         if tensors:
             return tensors
     raise BadWeights(
@@ -82,24 +84,26 @@ def load_into(module: nn.Module, path: Path) -> None:
     A classifier's checkpoint fits a pyramid too: its norm and head are left out, and the norms of
     the maps stay as they are, as the authors fine-tune it.
     """
-    given, own = read(path), module.state_dict()
+    loaded, own = read(path), module.state_dict()
     if getattr(module, "features_only", False):
-        given = {k: v for k, v in given.items() if not k.startswith(("head.", "norm."))}
+        loaded = {k: v for k, v in loaded.items() if not k.startswith(("head.", "norm."))}
         fresh = {key for key in own if key.startswith("norm")}
-        given |= {key: own[key] for key in fresh - given.keys()}
-    missing, strange = own.keys() - given.keys(), given.keys() - own.keys()
-    unlike = [key for key in own if key in given and own[key].shape != given[key].shape]
-    if unlike:
-        key = unlike[0]
+        loaded |= {key: own[key] for key in fresh - loaded.keys()}
+    missing, unexpected = own.keys() - loaded.keys(), loaded.keys() - own.keys()
+    resized = [key for key in own if key in loaded and own[key].shape != loaded[key].shape]
+    if resized:
+        key = resized[0]
         raise BadWeights(
-            f"weights {path} are of another size: {key} is {_size(given[key])}, "
-            f"here {_size(own[key])} ({len(unlike)} of {len(own)} differ)"
+            f"weights {path} are of another size: {key} is {_size(loaded[key])}, "
+            f"here {_size(own[key])} ({len(resized)} of {len(own)} differ)"
         )
-    if missing or strange:
-        told = [f"{len(missing)} are missing ({min(missing)}, ...)"] if missing else []
-        told += [f"{len(strange)} are not known here ({min(strange)}, ...)"] if strange else []
-        raise BadWeights(f"weights {path} are of another model: {'; '.join(told)}")
-    module.load_state_dict(given)
+    if missing or unexpected:
+        text = [f"{len(missing)} are missing ({min(missing)}, ...)"] if missing else []
+        text += (
+            [f"{len(unexpected)} are not known here ({min(unexpected)}, ...)"] if unexpected else []
+        )
+        raise BadWeights(f"weights {path} are of another model: {'; '.join(text)}")
+    module.load_state_dict(loaded)
 
 
 def _size(tensor: Tensor) -> str:

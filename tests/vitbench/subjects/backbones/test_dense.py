@@ -67,7 +67,7 @@ def test_a_training_step_reaches_every_parameter(head: str) -> None:
     # RetinaNet begins at stride 8.
     unused = {"model.backbone.body.convs.0.weight", "model.backbone.body.convs.0.bias"}
     assert without == (unused if head == "retinanet" else set())
-    assert model.pyramid.kept == []
+    assert model.pyramid.last_maps == []
 
 
 def test_mask_rcnn_makes_masks() -> None:
