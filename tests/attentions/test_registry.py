@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -146,8 +147,8 @@ def test_params_are_given_by_keywords(tmp_path: Path) -> None:
     one object; the outline knows its fields, inherited ones too."""
     path = written(tmp_path, WITH_PARAMS)
     spec = attentions.load_file(path)
-    params = spec.build(4, 2, Grid(2, 2), impl="eager", mode="b").params
-    assert (params.strength, params.mode) == (1.5, "b")
+    module: Any = spec.build(4, 2, Grid(2, 2), impl="eager", mode="b")
+    assert (module.params.strength, module.params.mode) == (1.5, "b")
     assert spec.macs is not None
     assert spec.macs(4, 2, Grid(2, 2)) == 6
     assert spec.macs(4, 2, Grid(2, 2), strength=2.0) == 8
