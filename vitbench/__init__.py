@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BackboneSpec": "vitbench.subjects.backbones",
-    "BadInput": "vitbench.errors",
-    "Case": "vitbench.cases.case",
-    "Plan": "vitbench.cases.plan",
-    "Resolution": "vitbench.cases.case",
-    "Run": "vitbench.results.journal",
-    "Sweep": "vitbench.cases.case",
-    "TimingRule": "vitbench.instruments.timing",
-    "draw": "vitbench.engine.session",
-    "make_plan": "vitbench.engine.session",
-    "measure": "vitbench.engine.session",
-    "read_records": "vitbench.engine.session",
-    "resume": "vitbench.engine.session",
+    "BackboneSpec": "vitbench.subjects.backbones.BackboneSpec",
+    "BadInput": "vitbench.errors.BadInput",
+    "Case": "vitbench.cases.case.Case",
+    "Plan": "vitbench.cases.plan.Plan",
+    "Resolution": "vitbench.cases.case.Resolution",
+    "Run": "vitbench.results.journal.Run",
+    "Sweep": "vitbench.cases.case.Sweep",
+    "TimingRule": "vitbench.instruments.timing.TimingRule",
+    "draw": "vitbench.render.charts.draw",
+    "make_plan": "vitbench.engine.planning.make_plan",
+    "measure": "vitbench.engine.runner.measure",
+    "read_records": "vitbench.results.frame.read",
+    "resume": "vitbench.engine.runner.resume",
 }
 
 __all__ = [
@@ -46,16 +46,20 @@ __all__ = [
 if TYPE_CHECKING:
     from vitbench.cases.case import Case, Resolution, Sweep
     from vitbench.cases.plan import Plan
-    from vitbench.engine.session import draw, make_plan, measure, read_records, resume
+    from vitbench.engine.planning import make_plan
+    from vitbench.engine.runner import measure, resume
     from vitbench.errors import BadInput
     from vitbench.instruments.timing import TimingRule
+    from vitbench.render.charts import draw
+    from vitbench.results.frame import read as read_records
     from vitbench.results.journal import Run
     from vitbench.subjects.backbones import BackboneSpec
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        module, _, attribute = _HOMES[name].rpartition(".")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'vitbench' has no attribute {name!r}")
 
 

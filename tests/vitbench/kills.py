@@ -68,7 +68,7 @@ def fork_run(folder: Path) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            runner.start(PLAN, folder)
+            runner.measure(PLAN, folder)
         finally:
             os._exit(0)
     return pid
@@ -83,7 +83,7 @@ def kill_runner(folder: Path, after_s: float) -> bool:
     if (folder / JOURNAL).exists():
         runner.resume(folder)
     else:
-        runner.start(PLAN, folder)
+        runner.measure(PLAN, folder)
     return os.WIFSIGNALED(status)
 
 
@@ -126,7 +126,7 @@ def main(folder: Path, count: int, what: str) -> None:
     """Carries out the kills and prints what they did."""
     child.WORKER = ("-I", "-S", str(answerer(folder)))
     start = time.monotonic()
-    runner.start(PLAN, folder / "undisturbed")
+    runner.measure(PLAN, folder / "undisturbed")
     whole_s = time.monotonic() - start
     wanted = Counter(json.dumps(row, sort_keys=True) for row in rows(folder / "undisturbed"))
     rng = random.Random(0)

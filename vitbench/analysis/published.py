@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitbench.analysis.compare import IDENTITY
 from vitbench.cases.case import Resolution
-from vitbench.errors import BadInput, nearest
+from vitbench.errors import BadInput, StorageFull, nearest
+from vitbench.results.csv import write_csv
+from vitbench.results.journal import Run
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
@@ -203,3 +205,30 @@ def relative_published(figures: Sequence[Figure], reference: str) -> dict[Figure
     rates = [figure for figure in figures if figure.quantity in RATES]
     bases = {figure.device: figure.value for figure in reversed(rates) if figure.key == reference}
     return {f: float(f.value / bases[f.device]) for f in rates if f.device in bases}
+
+
+def write(run: Run, folder: Path) -> list[Figure]:
+    """The published figures that belong to a run; writes published.csv, ours beside them.
+
+    Raises BadInput, StorageFull.
+    """
+    if run.plan.published is None:
+        return []
+    figures = read(run.plan.published)
+    rows = [
+        {
+            **pair.figure.model_dump(),
+            "case": pair.case,
+            "published": pair.figure.value,
+            "ours": pair.ours,
+            "equal": pair.equal,
+        }
+        for pair in comparisons(run.records(), figures)
+    ]
+    columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")
+    path = folder / "published.csv"
+    try:
+        write_csv(path, (*columns, "device", "source", "note"), rows)
+    except OSError as error:
+        raise StorageFull(f"{path} cannot be written: {error.strerror}") from error
+    return figures

@@ -118,6 +118,14 @@ def timm_names(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def check_head(head: str) -> str:
+    """The head. Raises BadInput where there is none of that name."""
+    heads = [name for of_task in HEADS.values() for name in of_task if name]
+    if head not in heads:
+        raise BadInput(f"no head is called {head!r}; {nearest(head, heads)}")
+    return head
+
+
 def settings(
     name: str, given: Mapping[str, Scalar], mechanisms: Mapping[str, Path]
 ) -> dict[str, Scalar]:
@@ -127,10 +135,6 @@ def settings(
 
     mechanisms  that there are: name -> file
     """
-    head = given.get("head")
-    heads = [one for of_task in HEADS.values() for one in of_task if one]
-    if head is not None and head not in heads:
-        raise BadInput(f"no head is called {head!r}; {nearest(str(head), heads)}")
     if name not in LITV2:
         return dict(given)
     mechanism = str(given.get("attention", "hilo"))
@@ -142,7 +146,7 @@ def settings(
         kept = {k: v for k, v in (outline.keywords or {}).items() if v is not None}
         defaults |= kept | outline.settings_at(_STRIDE)
     for key, value in given.items():
-        if key in ("attention", "head", "weights"):
+        if key == "attention":
             continue
         if key not in defaults:
             hint = nearest(key, ("attention", "head", *defaults))

@@ -29,6 +29,8 @@ _FLAGS = {
     "cuda-graph": (False, True),
     "compile+cuda-graph": (True, True),
 }
+# Fields of a backbone that ids and the column `settings` have among the hyper-parameters.
+_NAMED = ("head", "weights")
 # Images that a task is measured on, unless others are named.
 TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
 
@@ -60,8 +62,9 @@ class Case:
 
     attention      mechanism, or "" for a backbone; then stride, grid, dim and num_heads are 0
     backbone       whole model, or "" for an attention layer
-    params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied.
-                   A backbone's `head` is what it carries, `weights` the checkpoint in it
+    params         hyper-parameters by name, sorted; the defaults too, so that nothing is implied
+    head           of a backbone: "retinanet", "mask_rcnn", "semantic_fpn", or "" for its own
+    weights        of a backbone: the name of a checkpoint, by its content, or "" for random ones
     impl           "eager" or "fused"
     runtime        "eager", "compile" (torch.compile) or "cuda-graph" (replayed from a CUDA graph)
     cold           the caches are flushed before each call
@@ -87,13 +90,16 @@ class Case:
     grid_width: int
     dim: int
     num_heads: int
+    head: str = ""
+    weights: str = ""
 
     @property
     def id(self) -> str:
         """A hash of the content, 12 hexadecimal digits. No release may change it: journals and
         baselines find their cases by it.
         """
-        content = self.to_dict()
+        content = self.to_dict() | {"params": self._settings}
+        del content["head"], content["weights"]
         if self.runtime in _FLAGS:
             del content["runtime"]
             content |= dict(zip(("compiled", "cuda_graph"), _FLAGS[self.runtime], strict=True))
@@ -106,11 +112,6 @@ class Case:
         return self.attention or self.backbone
 
     @property
-    def head(self) -> str:
-        """What a backbone carries: "retinanet", "mask_rcnn", "semantic_fpn", or "" for its own."""
-        return str(dict(self.params).get("head", "")) if self.backbone else ""
-
-    @property
     def grid(self) -> attentions.Grid:
         return attentions.Grid(self.grid_height, self.grid_width)
 
@@ -120,8 +121,14 @@ class Case:
 
     @property
     def settings(self) -> str:
-        """The hyper-parameters as one word for a table: `alpha=0.9 window_size=2`."""
-        return " ".join(f"{name}={format_scalar(value)}" for name, value in self.params)
+        """Hyper-parameters, head and weights as a text: `alpha=0.9 window_size=2`."""
+        pairs = sorted(self._settings.items())
+        return " ".join(f"{name}={format_scalar(value)}" for name, value in pairs)
+
+    @property
+    def _settings(self) -> dict[str, Scalar]:
+        named = {name: str(getattr(self, name)) for name in _NAMED}
+        return dict(self.params) | {name: text for name, text in named.items() if text}
 
     def describe(self) -> str:
         """A line that names the case among its neighbours."""
@@ -141,10 +148,18 @@ class Case:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Case:
         """The inverse of to_dict; reads what older releases wrote too."""
-        fields = {**data, "params": tuple(sorted(data["params"].items()))}
+        fields = {**data, **split_settings(data["params"], data["backbone"])}
+        fields |= {name: data[name] for name in _NAMED if name in data}
         if "runtime" not in fields:
             fields["runtime"] = runtime_of(fields.pop("compiled"), fields.pop("cuda_graph"))
         return cls(**fields)
+
+
+def split_settings(settings: Mapping[str, Scalar], backbone: str) -> dict[str, Any]:
+    """The fields of a case that the settings of its row hold; the inverse of Case.settings."""
+    params = dict(settings)
+    named = {name: str(params.pop(name, "")) for name in _NAMED} if backbone else {}
+    return {"params": tuple(sorted(params.items())), **named}
 
 
 def runtime_of(compiled: bool, cuda_graph: bool) -> str:
@@ -186,7 +201,7 @@ class Sweep:
     weights: str = ""
 
     def check(self) -> None:
-        """Raises BadInput, with one sentence, for the first thing that cannot be right."""
+        """Raises BadInput, with one sentence, for the first thing that no device can have."""
         if not self.attention and not self.backbone:
             raise BadInput("the sweep names neither an attention nor a backbone")
         for axis in (*_POINT, "task"):
@@ -201,8 +216,10 @@ class Sweep:
         self._check_sizes()
         for name, values in self.params.items():
             self._check_params(name, values)
-        if "cuda-graph" in self.runtime and not self.device.startswith("cuda"):
-            raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
+
+    def on(self, device: str, axes: Mapping[str, Any]) -> Sweep:
+        """The sweep on a device, with other values of some axes."""
+        return dataclasses.replace(self, device=device, **axes)
 
     def _check_words(self) -> None:
         words = (
@@ -261,8 +278,11 @@ class Sweep:
         raise BadInput(f"no attention mechanism is called {name!r}; {nearest(name, known)}")
 
     def expand(self) -> list[Case]:
-        """The cases, in a stable order, each once. Raises BadInput as `check` does."""
+        """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what
+        the device cannot do."""
         self.check()
+        if "cuda-graph" in self.runtime and not self.device.startswith("cuda"):
+            raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
         cases = [
             self._attention_case(name, params, point)
             for name in self.attention
@@ -270,7 +290,7 @@ class Sweep:
             for params in self._params_at(name, point["stride"])
         ]
         cases += [
-            self._backbone_case(name, params, point)
+            self._backbone_case(name, head, params, point)
             for text in self.backbone
             for name, head, params in self._models(text)
             for point in self._points(_BACKBONE_POINT, head)
@@ -285,14 +305,14 @@ class Sweep:
 
     def _models(self, text: str) -> Iterator[tuple[str, str, dict[str, Scalar]]]:
         """Name, head and all hyper-parameters of what one word asks for."""
-        name, given = models.parse(text)
-        heads = [str(given["head"])] if "head" in given else models.heads_of(self.task)
+        name, written = models.parse(text)
+        heads = models.heads_of(self.task)
+        if "head" in written:
+            heads = [models.check_head(str(written.pop("head")))]
         swept = self.params.get(name, {})
         for head in heads:
             for values in itertools.product(*swept.values()):
-                own = dict(zip(swept, values, strict=True)) | given
-                own |= {"head": head} if head else {}
-                own |= {"weights": self.weights} if self.weights else {}
+                own = dict(zip(swept, values, strict=True)) | written
                 yield name, head, models.settings(name, own, self._mechanisms)
 
     def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
@@ -322,13 +342,15 @@ class Sweep:
         )
 
     def _backbone_case(
-        self, name: str, params: Mapping[str, Scalar], point: Mapping[str, Any]
+        self, name: str, head: str, params: Mapping[str, Scalar], point: Mapping[str, Any]
     ) -> Case:
         size: Resolution = point["resolution"]
         return Case(
             **{axis: point[axis] for axis in _BACKBONE_POINT if axis != "resolution"},
             attention="",
             backbone=name,
+            head=head,
+            weights=self.weights,
             params=tuple(sorted(params.items())),
             device=self.device,
             image_height=size.height,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vitbench import devices
@@ -42,7 +44,8 @@ class Plan:
     timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
     reference           what throughputs are divided by beside it; None: the table's first subject
-    plugins             mechanisms and backbones of the user's own, and weights: name -> file
+    plugins             mechanisms and backbones of the user's own: name -> file
+    weights             the checkpoint of every backbone; None: none
     """
 
     title: str
@@ -60,19 +63,13 @@ class Plan:
     timed: bool = True
     published: str | None = None
     reference: str | None = None
-    plugins: Mapping[str, str] = field(default_factory=dict)
+    plugins: Mapping[str, Path] = field(default_factory=dict)
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.cases:
             raise BadInput("the sweep is empty: no case is left to measure")
-        if self.allocator not in ALLOCATORS:
-            raise BadInput(
-                f"no allocator is called {self.allocator!r}; {nearest(self.allocator, ALLOCATORS)}"
-            )
-        for name in ("rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BadInput(f"{name} must be positive and finite, got {value}")
+        check_settings(**{name: getattr(self, name) for name in _SETTINGS})
 
     def order(self, round_index: int) -> list[Case]:
         """The cases of a round, shuffled so that no case always follows the same other."""
@@ -82,15 +79,43 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        cases = [case.to_dict() for case in self.cases]
-        return dataclasses.asdict(self) | {"cases": cases, "plugins": dict(self.plugins)}
+        return dataclasses.asdict(self) | {
+            "cases": [case.to_dict() for case in self.cases],
+            "plugins": {name: str(path) for name, path in self.plugins.items()},
+            "weights": self.weights and str(self.weights),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of to_dict; older releases wrote `anchor` for `reference`."""
+        """The inverse of to_dict; older releases wrote `anchor` for `reference`, and the checkpoint
+        among the plugins. Raises ValueError for a plan that only another version can read.
+        """
         fields = {"reference" if key == "anchor" else key: data[key] for key in data}
+        plugins = {name: Path(path) for name, path in data["plugins"].items()}
+        old_weights = next((name for name in plugins if _WEIGHTS.fullmatch(name)), "")
+        weights = plugins.pop(old_weights, None) or data.get("weights")
+        fields |= {"plugins": plugins, "weights": weights and Path(weights)}
+        if unknown := fields.keys() - cls.__dataclass_fields__.keys():
+            raise ValueError(
+                "the run was begun by another version of vitbench, which must continue it: its "
+                f"plan has {', '.join(sorted(unknown))}"
+            )
         fields["cases"] = tuple(Case.from_dict(case) for case in data["cases"])
         return cls(**fields | {"rule": TimingRule(**data["rule"])})
+
+
+# The name of a checkpoint in cases; older releases had such names among the plugins too.
+_WEIGHTS = re.compile(r"weights_[0-9a-f]{12}")
+_SETTINGS = ("allocator", "rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s")
+
+
+def check_settings(*, allocator: str = "steady", **amounts: float | None) -> None:
+    """Raises BadInput for fields of Plan that cannot be right."""
+    if allocator not in ALLOCATORS:
+        raise BadInput(f"no allocator is called {allocator!r}; {nearest(allocator, ALLOCATORS)}")
+    for name, value in amounts.items():
+        if value is not None and not 0 < value < math.inf:
+            raise BadInput(f"{name} must be positive and finite, got {value}")
 
 
 def effort(name: str) -> Mapping[str, float]:

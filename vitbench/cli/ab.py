@@ -97,7 +97,7 @@ def ab(
     if not 0 < reading < 1e3:
         raise BadInput(f"--reading must be a positive time in seconds, got {reading:g}")
     from vitbench.engine import ab as interleaved
-    from vitbench.engine import revision, session
+    from vitbench.engine import planning, revision
     from vitbench.results.folder import make_folder, new_folder
 
     limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
@@ -107,7 +107,7 @@ def ab(
         plugins = tuple(plugin or ())
         if (reason := revision.same_code(*sides, bool(plugins))) is not None:
             raise BadInput(f"there is nothing to compare: {reason}")
-        plan = session.make_plan(
+        plan = planning.make_plan(
             suite,
             device=device,
             axes=chosen,

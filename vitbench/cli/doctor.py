@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,11 +30,10 @@ def doctor(
     Watches it for a second, then measures one small layer in three fresh processes.
     """
     from vitbench.analysis import doctor as doctors
-    from vitbench.engine import session
     from vitbench.instruments import host
 
     snapshot = host.watch(REPORTS)
-    environment, row = session.examine(device, threads)
+    environment, row = examine(device, threads)
     findings = doctors.findings(environment, snapshot)
     grade = doctors.expected_grade(findings, row)
     if json:
@@ -46,6 +47,21 @@ def doctor(
         typer.echo(jsons.dumps(report, indent=2, ensure_ascii=False))
         return
     _print(environment, findings, row, grade)
+
+
+def examine(device: str, threads: int | None) -> tuple[dict[str, Any], Record]:
+    """The environment, and the row of one small layer measured in three fresh processes: the noise
+    floor of this machine at this moment. Raises BadInput.
+    """
+    from vitbench.cases.case import Resolution
+    from vitbench.engine import runner
+    from vitbench.engine.planning import make_plan
+
+    axes = {"attention": ("msa",), "resolution": (Resolution(224, 224),)}
+    plan = make_plan(device=device, threads=threads, axes=axes, rounds=3)
+    with tempfile.TemporaryDirectory() as folder:
+        run = runner.measure(plan, Path(folder))
+    return run.environment, run.records()[0]
 
 
 _FLOOR = ("latency_s", "noise", "round_spread", "samples", "rounds", "trust", "trust_reasons")

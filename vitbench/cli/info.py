@@ -27,16 +27,17 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a mechanism is: paper, equation, cost, settings, traps, and counts at a size."""
-    from vitbench.engine import session
+    from vitbench.engine.planning import plugin_files
+    from vitbench.subjects.describe import describe
 
-    facts = session.describe(
+    facts = describe(
         name,
+        plugin_files(tuple(plugin or ())),
         resolution=parse.one(resolution, parse.resolutions),
         stride=stride,
         dim=dim,
         num_heads=heads,
         params=parse.own_params(param or []),
-        plugins=tuple(plugin or ()),
     )
     if json:
         typer.echo(jsons.dumps(facts, indent=2, ensure_ascii=False))

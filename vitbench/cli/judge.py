@@ -153,11 +153,11 @@ def _measure(
     quiet: bool,
 ) -> list[Record]:
     """The cases of the baseline, measured here and now."""
-    from vitbench.engine import session
+    from vitbench.engine import planning, runner
     from vitbench.render.progress import ProgressBar
     from vitbench.results.folder import new_folder
 
-    plan = session.plan_again(
+    plan = planning.plan_again(
         base,
         title=f"the cases of {baseline.name}",
         plugins=tuple(plugins),
@@ -168,7 +168,7 @@ def _measure(
     folder = out or new_folder(Path("reports"), "check", plan.device)
     console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
-        measured = session.measure(plan, folder, bar).records()
+        measured = runner.measure(plan, folder, bar).records()
     console.print(str(folder), style="cyan")
     return measured
 

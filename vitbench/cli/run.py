@@ -164,9 +164,9 @@ def run(
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
     if budget is not None:
         settings["budget_s"] = parse.duration(budget)
-    from vitbench.engine import session
+    from vitbench.engine.planning import make_plan
 
-    plan = session.make_plan(
+    plan = make_plan(
         suite,
         device=device,
         axes=chosen,
@@ -220,7 +220,7 @@ def _outlook(plan: Plan) -> str:
 
 
 def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
-    from vitbench.engine import session
+    from vitbench.engine import runner
     from vitbench.render.progress import ProgressBar
     from vitbench.results.folder import new_folder
 
@@ -229,20 +229,20 @@ def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
     console.print(f"{plan.title}: {_outlook(plan)}")
     with ProgressBar(console, quiet=quiet) as bar:
         try:
-            done = session.measure(plan, folder, bar)
+            done = runner.measure(plan, folder, bar)
         except KeyboardInterrupt:
             return _interrupted(folder)
     return _report(done, folder, console)
 
 
 def _resume(folder: Path, *, quiet: bool) -> int:
-    from vitbench.engine import session
+    from vitbench.engine import runner
     from vitbench.render.progress import ProgressBar
 
     console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
         try:
-            done = session.resume(folder, bar)
+            done = runner.resume(folder, bar)
         except KeyboardInterrupt:
             return _interrupted(folder)
     return _report(done, folder, console)
@@ -261,25 +261,24 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     """The final table, what went wrong, and the paths."""
     from collections import Counter
 
-    from vitbench.analysis import trust
-    from vitbench.engine import session
-    from vitbench.render import recommendation, tables, units
+    from vitbench.analysis import published, trust
+    from vitbench.render import charts, recommendation, tables, units
     from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED
 
     records = done.records()
     console.print(tables.results(records))
-    figures = session.beside_published(done, folder)
+    figures = published.write(done, folder)
     if figures:
-        from vitbench.render import published
+        from vitbench.render.published import table
 
         reference = done.plan.reference or str(figures[0].key)
-        beside, notes = published.table(records, figures, reference)
+        beside, notes = table(records, figures, reference)
         console.print("\nbeside the published figures:", beside, notes, sep="\n", markup=False)
     advice = recommendation.table(records)
     if advice is not None:
         console.print("\nwhich implementation to use:", advice, sep="\n")
-    plots = session.draw(folder)
+    plots = charts.draw(folder)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])
     failed = len(records) - statuses[MEASURED] - statuses[COUNTED] - statuses["unsupported"]

@@ -63,11 +63,11 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="Where to; FOLDER/plots by default.")] = None,
 ) -> None:
     """Draw the charts of a run again."""
-    from vitbench.engine import session
+    from vitbench.render import charts
 
     if not os.path.isdir(folder):
         raise BadInput(f"{folder} is not a run folder")
-    for path in session.draw(folder, out):
+    for path in charts.draw(folder, out):
         typer.echo(path)
 
 

@@ -153,8 +153,7 @@ class AbComparison:
     ) -> None:
         self.plan, self.policy, self.rules = plan, policy, rules
         self.sides: dict[Which, Revision] = {"base": sides[0], "head": sides[1]}
-        plugins = {name: Path(path) for name, path in plan.plugins.items()}
-        self._plugins = {which: side.plugins(plugins) for which, side in self.sides.items()}
+        self._plugins = {which: side.plugins(plan.plugins) for which, side in self.sides.items()}
         base, head = (side.registry() | self._plugins[which] for which, side in self.sides.items())
         self.pairs = [pair_case(case, base, head) for case in plan.cases]
         self.environments: dict[Which, dict[str, Any]] = {}

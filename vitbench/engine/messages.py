@@ -33,6 +33,7 @@ class SetUp(_Message):
 
     threads         of the CPU; None: as many as may be used
     plugins         mechanisms and backbones of the user's own: name -> file
+    weights         the checkpoint of every backbone
     environment     whether the reply describes hardware and software
     ceilings        dtypes for which the device's peak rates are measured
     """
@@ -41,6 +42,7 @@ class SetUp(_Message):
     device: str
     threads: int | None = None
     plugins: Mapping[str, Path] = {}
+    weights: Path | None = None
     memory_limit_bytes: int | None = None
     allocator: Allocator = "steady"
     environment: bool = False
@@ -49,7 +51,7 @@ class SetUp(_Message):
     @classmethod
     def of(cls, plan: Plan, **fields: Any) -> SetUp:
         """What the workers of a plan have in common, and other fields."""
-        names = ("device", "threads", "plugins", "memory_limit_bytes", "allocator")
+        names = ("device", "threads", "plugins", "weights", "memory_limit_bytes", "allocator")
         return cls(**{name: getattr(plan, name) for name in names} | fields)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from vitbench.cases.case import Case
 from vitbench.instruments import correctness, host, macs, memory, operators, timing
 from vitbench.results.outcome import Counted, Facts, Failed, FailureKind, Measured, Outcome
 from vitbench.subjects import build as subjects
+from vitbench.subjects.backbones.weights import BadWeights
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
@@ -68,10 +70,11 @@ def measure(
     plugins: subjects.Plugins,
     *,
     with_facts: bool,
+    weights: Path | None = None,
 ) -> Outcome:
     """Checks, counts and times one case; without a rule it is not timed. Every fault is an Outcome,
     never an exception."""
-    return guarded(lambda: _measure(case, rule, plugins, with_facts=with_facts))
+    return guarded(lambda: _measure(case, rule, plugins, with_facts, weights))
 
 
 def guarded(work: Callable[[], Done]) -> Done | Failed:
@@ -97,10 +100,16 @@ def gradients_of(case: Case) -> contextlib.AbstractContextManager[object]:
 
 
 def _measure(
-    case: Case, rule: timing.TimingRule | None, plugins: subjects.Plugins, *, with_facts: bool
+    case: Case,
+    rule: timing.TimingRule | None,
+    plugins: subjects.Plugins,
+    with_facts: bool,
+    weights: Path | None,
 ) -> Measured | Counted:
     with gradients_of(case):
-        ready = prepare(case, plugins, with_facts=with_facts, timed=rule is not None)
+        ready = prepare(
+            case, plugins, with_facts=with_facts, timed=rule is not None, weights=weights
+        )
         if rule is None:
             assert ready.facts is not None
             return Counted(ready.facts)
@@ -109,11 +118,20 @@ def _measure(
     return measured(ready, timed, state)
 
 
-def prepare(case: Case, plugins: subjects.Plugins, *, with_facts: bool, timed: bool) -> Prepared:
+def prepare(
+    case: Case,
+    plugins: subjects.Plugins,
+    *,
+    with_facts: bool,
+    timed: bool,
+    weights: Path | None = None,
+) -> Prepared:
     """Builds, runs, checks and, where asked, counts a case; under `gradients_of` it."""
+    if case.weights and weights is None:
+        raise BadWeights(f"the checkpoint {case.weights} is not there: give it with --weights")
     spent: dict[str, float] = {}
     with _stopwatch(spent, "build"):
-        subject = subjects.build(case, plugins)
+        subject = subjects.build(case, plugins, weights)
     if case.runtime == "compile":
         graphs_before = compiled_graphs()
         with _stopwatch(spent, "compile"):

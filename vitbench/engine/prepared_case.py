@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ class Held:
         plugins: subjects.Plugins,
         *,
         with_facts: bool,
+        weights: Path | None = None,
     ) -> None:
         """Raises whatever the mechanism raises; `hold` gives that as data."""
         self._case = case
         with measurement.gradients_of(case):
-            self._ready = measurement.prepare(case, plugins, with_facts=with_facts, timed=True)
+            self._ready = measurement.prepare(
+                case, plugins, with_facts=with_facts, timed=True, weights=weights
+            )
             self._call = measurement.timed_call(case, self._ready.subject)
             self._clock = self._ready.subject.device.clock(cold=case.cold)
             most = measurement.most_calls(case)
@@ -70,7 +74,14 @@ class Held:
 
 
 def hold(
-    case: Case, rule: timing.TimingRule, plugins: subjects.Plugins, *, with_facts: bool
+    case: Case,
+    rule: timing.TimingRule,
+    plugins: subjects.Plugins,
+    *,
+    with_facts: bool,
+    weights: Path | None = None,
 ) -> Held | Failed:
     """The case, ready; or why it is not."""
-    return measurement.guarded(lambda: Held(case, rule, plugins, with_facts=with_facts))
+    return measurement.guarded(
+        lambda: Held(case, rule, plugins, with_facts=with_facts, weights=weights)
+    )

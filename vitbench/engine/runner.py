@@ -38,8 +38,8 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def start(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
-    """Measures a plan into a new folder. Raises BadInput, StorageFull."""
+def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
+    """Carries out a plan into a new run folder. Raises BadInput, StorageFull."""
     with journals.create(folder, plan) as journal:
         return _carry_out(Run(plan), journal, folder, on_progress)
 

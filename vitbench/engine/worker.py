@@ -52,6 +52,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._plugins: Mapping[str, Path] = {}
+        self._weights: Path | None = None
         self._idle_state: Mapping[str, Any] = {}
         self._device: devices.Device | None = None
         self._threads = host.usable_cores()
@@ -67,7 +68,11 @@ class Worker:
             case Measure():
                 self._configure()
                 outcome = measurement.measure(
-                    request.case, request.rule, self._plugins, with_facts=request.with_facts
+                    request.case,
+                    request.rule,
+                    self._plugins,
+                    with_facts=request.with_facts,
+                    weights=self._weights,
                 )
                 return self._finished(outcome)
             case PrepareCase():
@@ -92,7 +97,8 @@ class Worker:
             device = devices.connect(request.device)
         except BadInput as error:
             return Refused(reason=str(error))
-        self._device, self._plugins = device, request.plugins
+        self._device = device
+        self._plugins, self._weights = request.plugins, request.weights
         self._threads = request.threads or host.usable_cores()
         device.configure(self._threads)
         allocator = device.set_allocator(request.allocator)
@@ -112,7 +118,7 @@ class Worker:
 
     def _check_weights(self, case: Case) -> Reply:
         try:
-            subjects.build_module(case, self._plugins, case.impl)
+            subjects.build_module(case, self._plugins, case.impl, self._weights)
         except (BadWeights, subjects.Unsupported) as reason:
             return Refused(reason=str(reason))
         return Accepted()
@@ -120,7 +126,11 @@ class Worker:
     def _prepare(self, request: PrepareCase) -> Reply:
         self._configure()
         prepared = held.hold(
-            request.case, request.rule, self._plugins, with_facts=request.with_facts
+            request.case,
+            request.rule,
+            self._plugins,
+            with_facts=request.with_facts,
+            weights=self._weights,
         )
         if isinstance(prepared, Failed):
             return Finished(outcome=prepared)

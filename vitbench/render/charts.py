@@ -16,8 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from vitbench.errors import BadInput, StorageFull
 from vitbench.render import labels, units
 from vitbench.results import frame
+from vitbench.results.folder import read_environment
 
 # The index of a mechanism, or of a whole model, gives its colour: append, never reorder.
 _ORDER = (
@@ -116,6 +118,24 @@ MEMORY = Quantity("Peak memory", "peak_memory_bytes", "peak memory, MiB", scale=
 QUANTITIES = (THROUGHPUT, MACS, MEMORY)
 # What makes two rows different measurements, apart from the mechanism and the resolution.
 SETTING = ("device", "dtype", "batch_size", "stride", "dim", "num_heads", "mode", "cold")
+
+
+def draw(folder: Path, into: Path | None = None) -> list[Path]:
+    """The charts of a run folder, as PNG and PDF; returns the PNG paths.
+
+    Raises BadInput, StorageFull.
+    """
+    rows = frame.read(folder)
+    name = str(read_environment(folder).get("device_name") or "unknown device")
+    target = into or folder / "plots"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target} cannot be made: {error.strerror}") from None
+    try:
+        return save_all(rows, name, target)
+    except OSError as error:
+        raise StorageFull(f"{target} cannot be written: {error.strerror}") from error
 
 
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:

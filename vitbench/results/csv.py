@@ -41,7 +41,12 @@ def derive(folder: Path, run: Run) -> list[Path]:
 
 def _environment_file(run: Run) -> dict[str, Any]:
     ceilings = None if run.ceilings is None else dataclasses.asdict(run.ceilings)
-    plan = run.plan.to_dict() | {"cases": len(run.plan.cases), "plugins": sorted(run.plan.plugins)}
+    plan = run.plan.to_dict() | {
+        "cases": len(run.plan.cases),
+        # Names: a path says where the user works.
+        "plugins": sorted(run.plan.plugins),
+        "weights": next((case.weights for case in run.plan.cases if case.weights), None),
+    }
     return {"environment": run.environment, "ceilings": ceilings, "plan": plan}
 
 

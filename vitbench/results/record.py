@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vitbench.analysis import stats, trust
-from vitbench.cases.case import Case
+from vitbench.cases.case import Case, split_settings
 from vitbench.cases.scalars import parse_scalar
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS, HOST_BOUND_RATIO
 from vitbench.results.outcome import (
@@ -66,7 +66,7 @@ def subject_of(record: Mapping[str, Any]) -> str:
 def case_columns(case: Case) -> Record:
     """The columns that say what was measured."""
     fields = case.to_dict()
-    del fields["params"]
+    del fields["params"], fields["head"], fields["weights"]
     for name in ("stride", "grid_height", "grid_width", "dim", "num_heads"):
         fields[name] = fields[name] or None  # a backbone has none of its own
     return {"case": case.id, **fields, "settings": case.settings}
@@ -79,11 +79,11 @@ def case_of(record: Mapping[str, Any]) -> Case:
     fields: dict[str, Any] = {
         column.name: record[column.name] or empty[column.type]
         for column in COLUMNS
-        if column.name in Case.__dataclass_fields__ and column.name != "params"
+        if column.name in Case.__dataclass_fields__
     }
-    settings = [word.partition("=") for word in str(record["settings"] or "").split()]
-    params = tuple(sorted((name, parse_scalar(value)) for name, _, value in settings))
-    case = Case(**fields, params=params)
+    words = [word.partition("=") for word in str(record["settings"] or "").split()]
+    settings = {name: parse_scalar(value) for name, _, value in words}
+    case = Case(**fields | split_settings(settings, fields["backbone"]))
     if case.id != record["case"]:
         raise ValueError(f"its columns are of another case than its id, {record['case']}")
     return case

@@ -20,7 +20,7 @@ from vitbench.cases.case import Case
 from vitbench.instruments import macs
 from vitbench.subjects import backbones, wrappers
 from vitbench.subjects.backbones import BackboneSpec
-from vitbench.subjects.backbones.weights import BadWeights, load_into
+from vitbench.subjects.backbones.weights import load_into
 
 Plugins = Mapping[str, Path]
 
@@ -70,13 +70,15 @@ def seed_of(case: Case) -> int:
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:6], "big")
 
 
-def build_module(case: Case, plugins: Plugins, impl: str) -> nn.Module:
-    """The module in fp32 on the CPU, its weights drawn from the case's seed, a backbone's from its
-    checkpoint where it has one. Raises Unsupported, BadWeights."""
+def build_module(
+    case: Case, plugins: Plugins, impl: str, checkpoint: Path | None = None
+) -> nn.Module:
+    """The module in fp32 on the CPU, its weights drawn from the case's seed, or a backbone's from a
+    checkpoint. Raises Unsupported, BadWeights."""
     torch.manual_seed(seed_of(case))
     if case.backbone:
         try:
-            return _backbone(case, plugins, impl)
+            return _backbone(case, plugins, impl, checkpoint)
         except backbones.Unsuitable as reason:
             raise Unsupported(str(reason)) from None
     params = dict(case.params)
@@ -87,31 +89,19 @@ def build_module(case: Case, plugins: Plugins, impl: str) -> nn.Module:
     return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
 
 
-def _backbone(case: Case, plugins: Plugins, impl: str) -> nn.Module:
+def _backbone(case: Case, plugins: Plugins, impl: str, checkpoint: Path | None) -> nn.Module:
     """The backbone, under its head where it has one to carry."""
-    spec = backbone_of(case, plugins)
-    params: dict[str, Any] = dict(case.params)
-    for name in ("head", "weights"):
-        params.pop(name, None)
+    spec, params = backbone_of(case, plugins), dict[str, Any](case.params)
     size = case.image_height, case.image_width
-    if not case.head:
-        module = spec.make(*size, impl=impl, **params)
-        _fill(module, case, plugins)
-        return module
-    from vitbench.subjects.backbones import dense
+    if case.head:
+        from vitbench.subjects.backbones import dense
 
-    body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
-    _fill(body, case, plugins)
-    return dense.build(body, case.head, *size)
-
-
-def _fill(module: nn.Module, case: Case, plugins: Plugins) -> None:
-    name = dict(case.params).get("weights")
-    if name is None:
-        return
-    if name not in plugins:
-        raise BadWeights(f"the checkpoint {name} is not there: give it with --weights")
-    load_into(module, plugins[str(name)])
+        body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
+    else:
+        body = spec.make(*size, impl=impl, **params)
+    if checkpoint is not None:
+        load_into(body, checkpoint)
+    return dense.build(body, case.head, *size) if case.head else body
 
 
 def reference_impl(case: Case, plugins: Plugins) -> str:
@@ -150,8 +140,8 @@ def formula_macs(case: Case, plugins: Plugins) -> int | None:
     if not case.backbone or case.head:
         return None
     formula = backbone_of(case, plugins).formula
-    params = {key: value for key, value in case.params if key != "weights"}
-    return None if formula is None else formula(case.image_height, case.image_width, **params)
+    size = case.image_height, case.image_width
+    return None if formula is None else formula(*size, **dict(case.params))
 
 
 def count_macs(case: Case, plugins: Plugins, module: nn.Module) -> tuple[macs.Macs, int | None]:
@@ -226,12 +216,14 @@ def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
     return (tokens - case.grid.tokens) / tokens
 
 
-def build(case: Case, plugins: Plugins) -> Subject:
-    """The subject of a case. Raises Unsupported, and whatever the mechanism raises."""
+def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subject:
+    """The subject of a case. Raises Unsupported, BadWeights, and whatever the mechanism raises."""
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
     device = devices.connect(case.device)
-    module = build_module(case, plugins, case.impl).to(device.target, dtype).train(trained)
+    module = (
+        build_module(case, plugins, case.impl, checkpoint).to(device.target, dtype).train(trained)
+    )
     x = build_input(case).to(device.target, dtype)
     runnable: Callable[[Tensor], Any] = wrappers.CastedModule(module) if is_cast(case) else module
     if case.runtime == "compile":

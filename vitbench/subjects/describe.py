@@ -9,7 +9,7 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
-from vitbench.cases.case import Resolution
+from vitbench.cases.case import Resolution, Sweep
 from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput
 
@@ -25,8 +25,18 @@ def describe(
     params: Mapping[str, Scalar],
 ) -> dict[str, Any]:
     """Everything, as JSON can hold it. `counts` is None where the size is unsupported, and then
-    `unsupported` says why. Raises BadInput for a mechanism that does not import.
+    `unsupported` says why. Raises BadInput; what is wrong in the question is found before torch is
+    imported.
     """
+    Sweep(
+        attention=(name,),
+        resolution=(resolution,),
+        stride=(stride,),
+        dim=(dim,),
+        num_heads=(num_heads,),
+        params={name: {key: (value,) for key, value in params.items()}},
+        plugins=plugins,
+    ).check()
     try:
         spec = attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
     except attentions.BrokenAttention as error:

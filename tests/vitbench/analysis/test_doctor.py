@@ -15,7 +15,6 @@ import pytest
 from tests.vitbench.examples import case, measured
 from vitbench.__main__ import run
 from vitbench.analysis import doctor
-from vitbench.engine import session
 from vitbench.instruments import host
 from vitbench.instruments.host import HostSnapshot
 from vitbench.results.record import Record, build_record
@@ -137,7 +136,7 @@ def test_watching_this_machine(tmp_path: Path) -> None:
 def examined(monkeypatch: pytest.MonkeyPatch) -> Record:
     """A quiet machine in the place of this one."""
     row = build_record(case(), [measured(), measured()])
-    monkeypatch.setattr(session, "examine", lambda device, threads: (GOOD, row))
+    monkeypatch.setattr("vitbench.cli.doctor.examine", lambda device, threads: (GOOD, row))
     monkeypatch.setattr(host, "watch", lambda folder: QUIET)
     return row
 

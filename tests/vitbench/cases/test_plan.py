@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,28 @@ CASES = tuple(case(batch_size=size) for size in range(1, 11))
 
 def test_plan_survives_json() -> None:
     """The first line of the journal gives the plan back."""
-    one = plan(*CASES, seed=3, threads=2, memory_limit_bytes=2**30, plugins={"mine": "a/mine.py"})
+    files: dict[str, Any] = {"plugins": {"mine": Path("mine.py")}, "weights": Path("w.pth")}
+    one = plan(*CASES, seed=3, threads=2, memory_limit_bytes=2**30, **files)
     assert Plan.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_plans_of_older_releases() -> None:
+    """Heads and checkpoints were among other things; a plan that is too new is refused."""
+    settings = {"alpha": 0.5, "head": "retinanet", "weights": "weights_0123456789ab"}
+    new = backbone_case(head="retinanet", weights="weights_0123456789ab")
+    new = dataclasses.replace(new, params=(("alpha", 0.5),))
+    old = new.to_dict() | {"params": settings, "compiled": False, "cuda_graph": False}
+    for name in ("head", "weights", "runtime"):
+        del old[name]
+    data = plan(new).to_dict() | {"cases": [old], "anchor": "msa"}
+    data["plugins"] = {"mine": "mine.py", "weights_0123456789ab": "w.pth"}
+    del data["weights"], data["reference"]
+    read = Plan.from_dict(data)
+    assert read.cases == (new,)
+    assert (read.plugins, read.weights) == ({"mine": Path("mine.py")}, Path("w.pth"))
+    assert read.reference == "msa"
+    with pytest.raises(ValueError, match=r"begun by another version .* its plan has colour"):
+        Plan.from_dict(plan().to_dict() | {"colour": "red"})
 
 
 @given(seed=st.integers(0, 1000), round_index=st.integers(0, 20))
@@ -120,8 +141,7 @@ def test_a_head_costs() -> None:
     size = {"image_height": 512, "image_width": 512}
     plain = backbone_case(**size)
     semantic, retina = (
-        dataclasses.replace(plain, params=(("head", head),))
-        for head in ("semantic_fpn", "retinanet")
+        dataclasses.replace(plain, head=head) for head in ("semantic_fpn", "retinanet")
     )
     assert plans.call_s(plain) < plans.call_s(semantic) < plans.call_s(retina)
     looks = [plans.overhead_s(one, first_round=True) for one in (plain, semantic, retina)]

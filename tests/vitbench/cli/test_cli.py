@@ -446,7 +446,7 @@ def carried_out(
             raise fault
         return done
 
-    monkeypatch.setattr(runner, "start", start)
+    monkeypatch.setattr(runner, "measure", start)
 
 
 def test_failures_are_told(vitbench_here: Vitbench, monkeypatch: pytest.MonkeyPatch) -> None:

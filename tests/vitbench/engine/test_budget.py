@@ -26,7 +26,7 @@ CASES = tuple(case(batch_size=size) for size in range(1, 11))
 def budgeted(
     budget_s: float, rule: TimingRule | None = None, cases: tuple[Case, ...] = CASES
 ) -> Plan:
-    """A plan as the session makes it."""
+    """A plan as make_plan makes it."""
     chosen = rule or TimingRule()
     rounds = budget.rounds_in(budget_s, cases, chosen)
     return dataclasses.replace(plan(*cases), budget_s=budget_s, rounds=rounds, rule=chosen)

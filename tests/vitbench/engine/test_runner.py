@@ -118,7 +118,7 @@ def whole(chosen: Plan = PLAN) -> set[tuple[str, int]]:
 
 def test_every_case_in_every_round(workers: Workers, tmp_path: Path) -> None:
     """Each once a round, in the round's shuffled order, in one fresh worker a round."""
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert keys(run) == whole()
     expected = [
         (index + 1, one.id, index == 0) for index in range(PLAN.rounds) for one in PLAN.order(index)
@@ -129,7 +129,7 @@ def test_every_case_in_every_round(workers: Workers, tmp_path: Path) -> None:
 
 def test_the_journal_says_the_same(workers: Workers, tmp_path: Path) -> None:
     """What is read back equals the run, and the CSV files follow."""
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert journal.read(tmp_path / "run") == run
     with (tmp_path / "run" / RECORDS).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -142,7 +142,7 @@ def test_an_outcome_is_written_before_the_next_case(workers: Workers, tmp_path: 
     folder = tmp_path / "run"
     held: list[int] = []
     workers.before_answer = lambda: held.append(len(journal.read(folder).outcomes))
-    runner.start(PLAN, folder)
+    runner.measure(PLAN, folder)
     assert held == list(range(len(whole())))
 
 
@@ -154,7 +154,7 @@ def test_a_crash_is_tried_once_more(workers: Workers, tmp_path: Path) -> None:
         return ChildDied("ended by SIGKILL") if (one.id, attempt) == (victim, 1) else measured()
 
     workers.script = script
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert keys(run) == whole()
     assert not [o for o in run.outcomes.values() if isinstance(o, Failed)]
     assert workers.ids().count(victim) == PLAN.rounds + 1
@@ -171,7 +171,7 @@ def test_a_case_that_crashes_costs_itself(workers: Workers, tmp_path: Path) -> N
         return measured()
 
     workers.script = script
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert run.outcomes[victim, 0] == Failed("crashed", "status 139")
     assert keys(run) == {key for key in whole() if key[0] != victim or key[1] == 0}
     assert workers.ids().count(victim) == 2
@@ -189,7 +189,7 @@ def test_a_case_that_leaves_a_process_ends_its_worker(workers: Workers, tmp_path
         return measured()
 
     workers.script = script
-    run = runner.start(one_round, tmp_path / "run")
+    run = runner.measure(one_round, tmp_path / "run")
     assert keys(run) == whole(one_round)
     assert workers.started == workers.ended == 2
     assert [worker for worker, _, _ in workers.asked] == [1] + [2] * (len(CASES) - 1)
@@ -205,7 +205,7 @@ def test_a_hang_is_not_tried_again(workers: Workers, tmp_path: Path) -> None:
         return measured()
 
     workers.script = script
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert run.outcomes[victim, 0] == Failed("timeout", "no answer")
     assert workers.ids().count(victim) == 1
     assert workers.started == workers.ended
@@ -220,7 +220,7 @@ def test_failures_are_not_repeated(workers: Workers, tmp_path: Path) -> None:
         return Failed("error", "no") if fails.get(one.id) == attempt else measured()
 
     workers.script = script
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert Counter(workers.ids()) == Counter({one.id: fails.get(one.id, 3) for one in CASES})
     assert workers.started == PLAN.rounds
     assert sum(row["status"] == "error" for row in run.records()) == 2
@@ -233,7 +233,7 @@ def test_resume_ends_as_if_undisturbed(workers: Workers, tmp_path: Path, done: i
     left = iter(range(done))
     workers.script = lambda *_: measured() if next(left, None) is not None else KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        runner.start(PLAN, folder)
+        runner.measure(PLAN, folder)
     assert len(journal.read(folder).outcomes) == done
     assert (folder / RECORDS).exists()
     assert workers.started == workers.ended
@@ -250,7 +250,7 @@ def test_resume_ends_as_if_undisturbed(workers: Workers, tmp_path: Path, done: i
 def test_resume_of_a_finished_run(workers: Workers, tmp_path: Path) -> None:
     """Starts no worker and changes nothing but the derived files, which it writes anew."""
     folder = tmp_path / "run"
-    run = runner.start(PLAN, folder)
+    run = runner.measure(PLAN, folder)
     started = workers.started
     (folder / RECORDS).unlink()
     assert runner.resume(folder) == run
@@ -264,7 +264,7 @@ def test_resume_does_not_repeat_failures(workers: Workers, tmp_path: Path) -> No
     answers: Iterator[Answer] = iter([Failed("timeout", "3 s"), measured(), KeyboardInterrupt()])
     workers.script = lambda *_: next(answers)
     with pytest.raises(KeyboardInterrupt):
-        runner.start(PLAN, folder)
+        runner.measure(PLAN, folder)
     first = workers.ids()[0]
     workers.asked.clear()
     workers.script = lambda *_: measured()
@@ -289,7 +289,7 @@ def test_another_machine_is_refused(
     answers: Iterator[Answer] = iter([measured(), KeyboardInterrupt()])
     workers.script = lambda *_: next(answers)
     with pytest.raises(KeyboardInterrupt):
-        runner.start(PLAN, folder)
+        runner.measure(PLAN, folder)
     journal = (folder / JOURNAL).read_bytes()
     workers.environment = environment(**changes)
     workers.script = lambda *_: measured()
@@ -302,7 +302,7 @@ def test_another_machine_is_refused(
 def test_a_worker_killed_while_it_starts_costs_nothing(workers: Workers, tmp_path: Path) -> None:
     """Two of three starts may fail."""
     workers.starting = [ChildDied("SIGKILL"), ChildTimeout("300 s")]
-    run = runner.start(PLAN, tmp_path / "run")
+    run = runner.measure(PLAN, tmp_path / "run")
     assert keys(run) == whole()
     assert workers.started == workers.ended == PLAN.rounds + 2
 
@@ -311,7 +311,7 @@ def test_a_worker_that_never_starts(workers: Workers, tmp_path: Path) -> None:
     """Is a sentence after three attempts."""
     workers.starting = [ChildDied("no torch")] * 3
     with pytest.raises(BadInput, match="no worker process could be started: no torch"):
-        runner.start(PLAN, tmp_path / "run")
+        runner.measure(PLAN, tmp_path / "run")
     assert workers.started == workers.ended == 3
 
 
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up(
 
     monkeypatch.setattr(journal.Journal, "append", full)
     with pytest.raises(StorageFull):
-        runner.start(PLAN, folder)
+        runner.measure(PLAN, folder)
     run = journal.read(folder)
     assert len(run.outcomes) == 3
     with (folder / RECORDS).open(newline="") as file:
@@ -343,7 +343,7 @@ def test_progress(workers: Workers, tmp_path: Path) -> None:
     victim = CASES[0].id
     workers.script = lambda one, _: Failed("error", "no") if one.id == victim else measured()
     told: list[Progress] = []
-    runner.start(PLAN, tmp_path / "run", told.append)
+    runner.measure(PLAN, tmp_path / "run", told.append)
     starts, ends = told[::2], told[1::2]
     assert [one.case for one in starts] == [one.case for one in ends]
     assert all(one.outcome is None for one in starts)

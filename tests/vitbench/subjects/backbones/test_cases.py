@@ -104,7 +104,7 @@ def test_weights_reach_the_model(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"model": source.state_dict()}, path)
     (case,) = cases("litv2_s", weights="weights_0")
-    module = subjects.build_module(case, {"weights_0": path}, "fused")
+    module = subjects.build_module(case, {}, "fused", path)
     assert torch.equal(module.state_dict()["head.weight"], source.state_dict()["head.weight"])
 
 

@@ -17,7 +17,7 @@ from vitbench.cases import plan as plans
 from vitbench.cases import suite
 from vitbench.cases.case import Resolution
 from vitbench.cases.plan import Plan
-from vitbench.engine import pool, runner, session
+from vitbench.engine import planning, pool
 from vitbench.engine.messages import Ready
 from vitbench.errors import BadInput
 from vitbench.results.csv import derive
@@ -30,7 +30,7 @@ BACKBONE = (
 
 def make_plan(name: str = "quick", **changes: Any) -> Plan:
     """A plan on the CPU, which asks no process for a device."""
-    return session.make_plan(name, **{"device": "cpu", **changes})
+    return planning.make_plan(name, **{"device": "cpu", **changes})
 
 
 def test_public_names() -> None:
@@ -114,17 +114,47 @@ def test_a_limit_of_memory_by_default() -> None:
     assert limit is not None
     assert 0 < limit < psutil.virtual_memory().total
     assert make_plan(memory_limit_bytes=None).memory_limit_bytes is None
-    assert session._default_memory_limit("cuda:1") == {}
+    assert planning._default_memory_limit("cuda:1") is None
 
 
 def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` becomes what is there; a GPU takes the suite's axes for GPUs."""
     monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
-    plan = session.make_plan("quick", device="auto")
+    plan = planning.make_plan("quick", device="auto")
     assert plan.device == "cuda"
     assert {one.device for one in plan.cases} == {"cuda"}
     assert {one.dtype for one in plan.cases} == {"float16"}
     assert plan.rule.warmup_calls == 10
+
+
+def test_auto_accepts_what_the_device_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs on a machine with a GPU; without one the sentence names the device."""
+    axes = {"runtime": ("cuda-graph",)}
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
+    plan = planning.make_plan("quick", device="auto", axes=axes)
+    assert {one.runtime for one in plan.cases} == {"cuda-graph"}
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cpu"))
+    with pytest.raises(BadInput, match="CUDA graphs need a CUDA device, got cpu"):
+        planning.make_plan("quick", device="auto", axes=axes)
+
+
+def test_a_checkpoint_has_a_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan has its path, cases its name, settings both head and name; it is no plugin."""
+    monkeypatch.setattr(pool, "check_weights", lambda cases, setup: None)
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"tensors")
+    axes = {"backbone": ("litv2_s",), "task": ("segment",), "impl": ("fused",)}
+    plan = make_plan(axes=axes, weights=path)
+    (one,) = plan.cases
+    assert (plan.weights, plan.plugins) == (path, {})
+    assert (one.head, one.weights) == ("semantic_fpn", "weights_26cc73f9fbf6")
+    assert not {"head", "weights"} & dict(one.params).keys()
+    assert {"head=semantic_fpn", f"weights={one.weights}"} <= set(one.settings.split())
+    assert Plan.from_dict(plan.to_dict()) == plan
+    with pytest.raises(BadInput, match="--weights are for backbones"):
+        make_plan(weights=path)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +181,7 @@ def test_faults_are_found_before_a_process_is_started(
 
     monkeypatch.setattr(pool, "probe", probe)
     with pytest.raises(BadInput):
-        session.make_plan("quick", **{"device": "auto", **changes})
+        planning.make_plan("quick", **{"device": "auto", **changes})
 
 
 def test_a_plugin_joins_the_suite(tmp_path: Path) -> None:
@@ -161,7 +191,7 @@ def test_a_plugin_joins_the_suite(tmp_path: Path) -> None:
     assert names == {"msa", "window", "shifted_window", "sra", "hilo", "mine"}
     alone = make_plan(plugins=(path,), axes={"attention": ("mine",)})
     assert {one.attention for one in alone.cases} == {"mine"}
-    assert alone.plugins == {"mine": str(path)}
+    assert alone.plugins == {"mine": path}
 
 
 def test_a_plugin_may_be_a_backbone(tmp_path: Path) -> None:
@@ -209,9 +239,7 @@ def test_a_suite_file_of_ones_own(tmp_path: Path) -> None:
 def test_sweeps_need_not_name_every_axis(tmp_path: Path) -> None:
     """make_sweep with the user's backbone takes the suite's mechanisms out."""
     tiny = plugin(tmp_path, "tiny", BACKBONE)
-    sweep = session.make_sweep(
-        suite.load("quick"), "cpu", {"backbone": ("tiny",)}, {}, {"tiny": tiny}
-    )
+    sweep = planning.make_sweep(suite.load("quick"), {"backbone": ("tiny",)}, {}, {"tiny": tiny})
     assert sweep.attention == ()
 
 
@@ -221,30 +249,11 @@ def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:
     run = Run(plan, environment())
     run.outcomes = {(plan.cases[0].id, 0): measured()}
     derive(tmp_path, run)
-    rows = session.read_records(tmp_path)
+    rows = vitbench.read_records(tmp_path)
     assert rows["subject"].tolist() == ["msa"]
-    assert session.draw(tmp_path) == [tmp_path / "plots" / "throughput-bars.png"]
+    assert vitbench.draw(tmp_path) == [tmp_path / "plots" / "throughput-bars.png"]
     elsewhere = tmp_path / "elsewhere"
-    assert session.draw(tmp_path, elsewhere) == [elsewhere / "throughput-bars.png"]
+    assert vitbench.draw(tmp_path, elsewhere) == [elsewhere / "throughput-bars.png"]
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="Not a directory"):
-        session.draw(tmp_path, tmp_path / "file" / "plots")
-
-
-def test_measure_and_resume_are_the_runners(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The public functions add nothing to what the runner does."""
-    plan = make_plan(axes={"attention": ("msa",)})
-    run = Run(plan)
-    asked: list[tuple[Any, ...]] = []
-
-    def carry_out(*words: Any) -> Run:
-        asked.append(words)
-        return run
-
-    monkeypatch.setattr(runner, "start", carry_out)
-    monkeypatch.setattr(runner, "resume", carry_out)
-    assert session.measure(plan, tmp_path) is run
-    assert session.resume(tmp_path) is run
-    assert asked == [(plan, tmp_path, None), (tmp_path, None)]
+        vitbench.draw(tmp_path, tmp_path / "file" / "plots")

@@ -1,0 +1,274 @@
+"""From a suite and the user's changes to a plan: what is measured, how, and on which device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attentions
+from vitbench import devices
+from vitbench.analysis import published, stats
+from vitbench.cases import backbone_names as models
+from vitbench.cases import plan as plans
+from vitbench.cases import suite as suites
+from vitbench.cases.case import Case, Sweep
+from vitbench.cases.plan import Plan
+from vitbench.cases.scalars import Scalar
+from vitbench.engine import budget, pool
+from vitbench.engine.messages import SetUp
+from vitbench.errors import BadInput
+from vitbench.instruments import host
+from vitbench.instruments.timing import TimingRule
+from vitbench.results.record import Record, case_of
+
+Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
+
+# Of the memory that is available now; beyond it the kernel would end some process, not always the
+# one at fault.
+_MEMORY_SHARE = 0.9
+# Names of subjects in a title at most.
+_NAMED = 5
+
+
+def make_plan(
+    suite: str = "quick",
+    *,
+    device: str = devices.AUTO,
+    axes: Mapping[str, Any] | None = None,
+    params: Params | None = None,
+    plugins: tuple[Path, ...] = (),
+    weights: Path | None = None,
+    registry: Mapping[str, Path] | None = None,
+    effort: str | None = None,
+    rule: Mapping[str, float | None] | None = None,
+    rounds: int | None = None,
+    timed: bool = True,
+    budget_s: float | None = None,
+    threads: int | None = None,
+    memory_limit_bytes: int | Literal["default"] | None = "default",
+    allocator: devices.Allocator = "steady",
+    timeout_s: float = 300.0,
+    seed: int = 0,
+) -> Plan:
+    """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
+
+    axes      values by name of an axis
+    params    by mechanism, then hyper-parameter, each a tuple of values
+    plugins   files that define ATTENTION or BACKBONE
+    weights   a checkpoint for every backbone, read as tensors only
+    registry  the mechanisms that exist: name -> file; ours where None
+    effort    "quick", "default", "thorough"; the suite's own where None
+    rule      fields of TimingRule that differ from the effort's
+    rounds    the effort's, or as many as fit into the budget, where None
+    timed     False: cases are checked, counted and their memory measured, once
+    memory_limit_bytes  of a worker on a CPU: by default 90% of what is available; None: no limit
+    budget_s, threads, allocator, timeout_s, seed  fields of Plan
+
+    Raises BadInput, before anything is measured or written. A mistake that can be seen without the
+    device is found before a process is asked for the device.
+    """
+    devices.check(device)
+    loaded = suites.load(suite)
+    if loaded.published is not None:
+        published.read(loaded.published)
+    axes, params, rule = axes or {}, params or {}, rule or {}
+    files = plugin_files(plugins)
+    checkpoint = "" if weights is None else _weights_name(weights)
+    sweep = make_sweep(loaded, axes, params, files, registry, checkpoint)
+    if checkpoint and not sweep.backbone:
+        raise BadInput("--weights are for backbones, and none is measured")
+    effort = effort or loaded.effort
+    plans.rule_of(effort, devices.host(), rule)
+    settings: dict[str, Any] = {"threads": threads, "timeout_s": timeout_s, "budget_s": budget_s}
+    plans.check_settings(allocator=allocator, rounds=rounds, **settings)
+
+    device = _resolve(device, threads)
+    device_axes = _merge(loaded.axes_on(device), axes, files)
+    cases = tuple(sweep.on(device, device_axes).expand())
+    timing = plans.rule_of(effort, device, rule)
+    if memory_limit_bytes == "default":
+        memory_limit_bytes = _default_memory_limit(device)
+    plan = Plan(
+        title=_title(loaded.title, cases, axes, params),
+        suite=Path(suite).stem,
+        device=device,
+        cases=cases,
+        rounds=_rounds(rounds, effort, device, budget_s, cases, timing) if timed else 1,
+        rule=timing,
+        timed=timed,
+        published=loaded.published,
+        reference=loaded.reference,
+        plugins=files,
+        weights=weights and weights.resolve(),
+        memory_limit_bytes=memory_limit_bytes,
+        allocator=allocator,
+        seed=seed,
+        **settings,
+    )
+    if checkpoint:
+        setup = SetUp.of(plan, device=devices.host(), memory_limit_bytes=None)
+        pool.check_weights(plan.cases, setup)
+    return plan
+
+
+def plan_again(
+    records: Sequence[Record],
+    *,
+    title: str,
+    plugins: tuple[Path, ...] = (),
+    rounds: int | None = None,
+    threads: int | None = None,
+    timed: bool = True,
+) -> Plan:
+    """A plan of the cases of these rows, with enough rounds to compare. Raises BadInput."""
+    files = plugin_files(plugins)
+    cases = []
+    for number, record in enumerate(records, start=1):
+        try:
+            cases.append(case_of(record))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"row {number} of {title} is not a case: {error}") from None
+    names = sorted({case.device for case in cases})
+    if len(names) != 1:
+        raise BadInput(f"{title} are of {len(names)} devices: {', '.join(names) or 'none'}")
+    device = _resolve(names[0], threads)
+    enough = max(stats.RANK_ROUNDS + 1, plans.rounds_of("default", device))
+    return Plan(
+        title=title,
+        suite="check",
+        device=device,
+        cases=tuple(dict.fromkeys(cases)),
+        rounds=(rounds or enough) if timed else 1,
+        rule=plans.rule_of("default", device, {"cap_s": 2.0}),
+        threads=threads,
+        timed=timed,
+        plugins=files,
+        memory_limit_bytes=_default_memory_limit(device),
+    )
+
+
+def plugin_files(plugins: tuple[Path, ...]) -> dict[str, Path]:
+    """Plugin files by the name of what they define, their stem. Raises BadInput."""
+    files: dict[str, Path] = {}
+    for path in plugins:
+        if not os.path.isfile(path):
+            raise BadInput(f"plugin {path} is not a file")
+        name = path.stem
+        if not name.isidentifier():
+            raise BadInput(f"plugin {path} needs a name that is a Python identifier, got {name!r}")
+        if name in attentions.names() or name in files:
+            raise BadInput(f"plugin {path} is called {name}, which is taken; rename the file")
+        try:
+            attentions.outline(path)
+        except attentions.BrokenAttention as error:
+            raise BadInput(f"plugin {path}: {error}") from None
+        files[name] = path.resolve()
+    return files
+
+
+def _is_backbone(path: Path) -> bool:
+    """Whether a plugin defines a BACKBONE; else it is taken for a mechanism."""
+    return re.search(r"^BACKBONE\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def _weights_name(path: Path) -> str:
+    """The name of a checkpoint in cases, by its content. Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            return f"weights_{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    except OSError as error:
+        raise BadInput(f"weights {path} cannot be read: {error.strerror}") from None
+
+
+def make_sweep(
+    suite: suites.Suite,
+    axes: Mapping[str, Any],
+    params: Params,
+    plugins: Mapping[str, Path],
+    registry: Mapping[str, Path] | None = None,
+    weights: str = "",
+) -> Sweep:
+    """The suite's axes with the user's on top, checked in all but the device. Raises BadInput.
+
+    The suite's hyper-parameters hold for the mechanisms and backbones that are left.
+    """
+    merged = _merge(suite.axes.given(), axes, plugins)
+    backbones = [models.parse(text)[0] for text in merged.get("backbone", ())]
+    subjects = {*merged.get("attention", ()), *backbones}
+    swept = {name: dict(values) for name, values in suite.params.items() if name in subjects}
+    for name, values in params.items():
+        swept[name] = swept.get(name, {}) | dict(values)
+    known = attentions.files() if registry is None else registry
+    sweep = Sweep(**merged, params=swept, plugins=plugins, registry=known, weights=weights)
+    sweep.check()
+    return sweep
+
+
+def _merge(
+    suite_axes: Mapping[str, Any], axes: Mapping[str, Any], plugins: Mapping[str, Path]
+) -> dict[str, Any]:
+    """The suite's axes with the user's on top. Raises BadInput.
+
+    A task that the user names is measured on its own images, unless they name others. A plugin is
+    measured beside what the suite names, unless the user names what to measure.
+    """
+    merged = {**suite_axes, **axes}
+    if "attention" not in axes and "backbone" not in axes:
+        backbones = [name for name, path in plugins.items() if _is_backbone(path)]
+        layers = [name for name in plugins if name not in backbones]
+        merged["attention"] = (*merged.get("attention", ()), *layers)
+        merged["backbone"] = (*merged.get("backbone", ()), *backbones)
+    elif "attention" not in axes:
+        merged["attention"] = ()
+    elif "backbone" not in axes:
+        merged["backbone"] = ()
+    if "task" in axes and not merged["backbone"]:
+        raise BadInput("--task is of backbones, and none is measured: name one with --backbone")
+    if "task" in axes and "resolution" not in axes and not merged["attention"]:
+        merged["resolution"] = ()
+    return merged
+
+
+def _resolve(device: str, threads: int | None) -> str:
+    """The device that this machine has under that name. Raises BadInput where it has none."""
+    return device if device == devices.host() else pool.probe(device, threads).device
+
+
+def _title(
+    suite_title: str, cases: Sequence[Case], axes: Mapping[str, Any], params: Mapping[str, Any]
+) -> str:
+    """The suite's title, as long as it is true of these cases."""
+    if "attention" in axes or "backbone" in axes:
+        names = list(dict.fromkeys(case.subject for case in cases))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
+    changed = [name.replace("_", " ") for name in axes] + ["hyper-parameters"] * bool(params)
+    return f"{suite_title}, with {', '.join(changed)} as asked" if changed else suite_title
+
+
+def _rounds(
+    asked: int | None,
+    effort: str,
+    device: str,
+    budget_s: float | None,
+    cases: tuple[Case, ...],
+    rule: TimingRule,
+) -> int:
+    if budget_s is None or not cases:
+        return plans.rounds_of(effort, device) if asked is None else asked
+    if asked is None:
+        return budget.rounds_in(budget_s, cases, rule)
+    budget.check(budget_s, cases, rule, asked)
+    return asked
+
+
+def _default_memory_limit(device: str) -> int | None:
+    """None where the device has memory of its own. In whole GiB, so that two plans made in a row
+    are equal."""
+    if not devices.rules(device).is_host:
+        return None
+    return max(1, int(_MEMORY_SHARE * host.available_memory_bytes() / 2**30)) * 2**30
