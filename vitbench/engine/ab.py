@@ -174,7 +174,7 @@ class AbComparison:
             with (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
                 self._phase(1, [p for p in self.pairs if p.base is not None], file)
-                words = self._words(1)
+                words = self._verdict_words(1)
                 self._flagged = [p for p in self.pairs if words[p.head.id] in ("slower", "faster")]
                 self._phase(2, self._flagged, file)
         except OSError as error:
@@ -225,7 +225,7 @@ class AbComparison:
                 return
             self._block(phase, block, open_pairs, file)
             if block + 1 >= least:
-                words = self._words(phase)
+                words = self._verdict_words(phase)
                 open_pairs = [p for p in open_pairs if words[p.head.id] == "undecided"]
             else:
                 open_pairs = [p for p in open_pairs if not self._readings(p, phase).has_failed]
@@ -275,7 +275,7 @@ class AbComparison:
 
     # Judging
 
-    def _words(self, phase: int) -> dict[str, str]:
+    def _verdict_words(self, phase: int) -> dict[str, str]:
         """The verdict of each pair from one phase, by the head's case."""
         verdicts = self._verdicts((phase,))
         return {pair.head.id: v.word for pair, v in zip(self.pairs, verdicts, strict=True)}

@@ -2,9 +2,10 @@
 
     python -P entry.py ENGINE ROOT READ_FD WRITE_FD
 
-Run by path, in whatever Python is to be measured: nothing of vitbench need be installed there.
-One stopwatch for both sides of a comparison: `vitbench` comes from ENGINE, while `attentions`,
-`vitbench.subjects.backbones` and every other module are taken from ROOT where ROOT has them.
+Run by path in the Python that is measured. vitbench need not be installed there, but torch, fvcore,
+numpy, psutil, pydantic and scipy must be. Both sides of a comparison are measured by the same code:
+`vitbench` comes from ENGINE, while `attentions`, `vitbench.subjects.backbones` and every other
+module come from ROOT where ROOT has them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 
 def bind(name: str, folder: Path) -> None:
-    """Imports a package from this folder, wherever the search path would have found it."""
+    """Imports a package from this folder, whatever the search path says."""
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

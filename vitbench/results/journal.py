@@ -96,6 +96,8 @@ def read(folder: Path) -> Run:
         try:
             entry = json.loads(line)
             run = _apply(run, entry)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
             raise BadInput(f"{path}, line {number}, is not a journal entry: {reason}") from None

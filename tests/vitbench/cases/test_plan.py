@@ -42,8 +42,9 @@ def test_plans_of_older_releases() -> None:
     assert read.cases == (new,)
     assert (read.plugins, read.weights) == ({"mine": Path("mine.py")}, Path("w.pth"))
     assert read.reference == "msa"
-    with pytest.raises(ValueError, match=r"begun by another version .* its plan has colour"):
-        Plan.from_dict(plan().to_dict() | {"colour": "red"})
+    for newer in ({"colour": "red"}, {"cases": [old | {"colour": "red"}]}, {"rule": {"colour": 1}}):
+        with pytest.raises(BadInput, match=r"begun by another version of vitbench.* 'colour'"):
+            Plan.from_dict(plan().to_dict() | newer)
 
 
 @given(seed=st.integers(0, 1000), round_index=st.integers(0, 20))
