@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from vitbench.engine import ab as interleaved
 
 
-class _Bar(contextlib.AbstractContextManager[Any]):
+class _Bar:
     """A bar that is gone when the work ends; nothing where no terminal shows it."""
 
     def __init__(self, console: Console, *columns: str | ProgressColumn, quiet: bool) -> None:

@@ -147,9 +147,9 @@ def test_what_it_prints(
 ) -> None:
     """The device, the findings, the noise floor, and the trust to expect."""
     assert run(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "nothing found that costs precision" in told
-    assert "expected trust of a row: A" in told
+    output = capsys.readouterr().out
+    assert "nothing found that costs precision" in output
+    assert "expected trust of a row: A" in output
     monkeypatch.setattr(host, "watch", lambda folder: BUSY)
     assert run(["doctor"]) == 0
     assert "other processes kept busy 0.3 cores" in capsys.readouterr().out
@@ -158,11 +158,11 @@ def test_what_it_prints(
 def test_as_json(examined: Record, capsys: pytest.CaptureFixture[str]) -> None:
     """The same for a program."""
     assert run(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["expected_trust"] == "A"
-    assert told["findings"] == []
-    assert told["environment"]["torch"]["threads"] == 8
-    assert told["noise_floor"]["noise"] == examined["noise"]
+    output = json.loads(capsys.readouterr().out)
+    assert output["expected_trust"] == "A"
+    assert output["findings"] == []
+    assert output["environment"]["torch"]["threads"] == 8
+    assert output["noise_floor"]["noise"] == examined["noise"]
 
 
 def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,11 +29,11 @@ CASES = (a_case(), a_case(attention="hilo", params=(("alpha", 0.9),)))
 
 def rows(*factors: float, macs: int = 81920, peak: int = 40000) -> list[Record]:
     """Rows of the two cases, whose latencies are so many times the usual."""
-    told = facts(macs=macs, macs_closed_form=macs, macs_fvcore=macs, peak_memory_bytes=peak)
+    counts = facts(macs=macs, macs_closed_form=macs, macs_fvcore=macs, peak_memory_bytes=peak)
     return [
         build_record(
             case,
-            [measured(*[factor * median] * 10, facts=told) for median in QUIET],
+            [measured(*[factor * median] * 10, facts=counts) for median in QUIET],
             None,
             environment(),
         )
@@ -139,7 +139,7 @@ def test_shares(text: object, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('max-slowdown = "much"', "max-slowdown: a share is like 5%"),
         ("max-slowdwon = 1", "max-slowdwon: no such key; nearest: max-slowdown"),
@@ -148,13 +148,13 @@ def test_shares(text: object, value: float) -> None:
         ("max-slowdown = ", "not valid TOML"),
     ],
 )
-def test_a_broken_policy(tmp_path: Path, text: str, told: str) -> None:
+def test_a_broken_policy(tmp_path: Path, text: str, message: str) -> None:
     """One sentence that names the file and the key."""
     path = tmp_path / "policy.toml"
     path.write_text(text)
     with pytest.raises(BadInput, match="policy ") as error:
         gate.read_policy(path)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_policy_in_pyproject(tmp_path: Path) -> None:
@@ -199,16 +199,16 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "base.csv", str(good)]) == gate.PASSED
     assert "no regression (2 same)" in capsys.readouterr().out
     assert run(["check", "base.csv", str(slow)]) == gate.REGRESSION
-    told = " ".join(capsys.readouterr().out.split())
-    assert "regression in 1 of 2 cases" in told
-    assert "1.300 times" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "regression in 1 of 2 cases" in output
+    assert "1.300 times" in output
     assert run(["check", "base.csv", str(slow), "--max-slowdown", "50%"]) == gate.PASSED
     assert run(["check", "base.csv", str(written(here / "bad", kind="crashed"))]) == gate.NOTHING
     capsys.readouterr()
     assert run(["compare", str(good), str(slow)]) == 0
-    told = capsys.readouterr().out
-    assert "slower" in told
-    assert "geometric mean of the latency ratios: 1.140" in told
+    output = capsys.readouterr().out
+    assert "slower" in output
+    assert "geometric mean of the latency ratios: 1.140" in output
     assert run(["compare", str(good), str(slow), "--json"]) == 0
     cases = json.loads(capsys.readouterr().out)
     assert [one["verdict"] for one in cases] == ["same", "slower"]
@@ -226,16 +226,16 @@ def test_forms_for_ci(
     suite = ElementTree.parse(here / "j.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
     assert len(suite.findall("./testcase/failure")) == 1
-    told = json.loads((here / "r.json").read_text())
-    assert told["status"] == gate.REGRESSION
-    assert told["cases"][1]["ratio"]["value"] == pytest.approx(1.3)
+    output = json.loads((here / "r.json").read_text())
+    assert output["status"] == gate.REGRESSION
+    assert output["cases"][1]["ratio"]["value"] == pytest.approx(1.3)
     summary = (here / "summary.md").read_text()
     assert "regression in 1 of 2 cases" in summary
     assert "o" in next(line for line in summary.splitlines() if line.startswith("hilo "))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("check no.csv good", "no.csv holds no records.csv"),
         ("check good no", "no holds no records.csv"),
@@ -251,7 +251,9 @@ def test_forms_for_ci(
         ("baseline update good --out no/b.csv", "no/b.csv cannot be written"),
     ],
 )
-def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: str, told: str) -> None:
+def test_bad_input(
+    here: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
     """One sentence and exit status 2; a baseline of an older schema names what it lacks."""
     written(here / "good")
     (here / "broken.csv").write_text("attention,throughput\nmsa,1\n")
@@ -266,4 +268,4 @@ def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: str, t
         (here / "good" / "records.csv").read_bytes().splitlines(keepends=True)[0]
     )
     assert run(words.split()) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

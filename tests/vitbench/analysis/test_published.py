@@ -46,8 +46,8 @@ def test_every_table_reads(name: str) -> None:
     """In the one schema; no figure stands twice."""
     figures = published.read(name)
     assert figures
-    told = [(f.name, f.settings, f.quantity, f.device) for f in figures]
-    assert len(set(told)) == len(told)
+    keys = [(f.name, f.settings, f.quantity, f.device) for f in figures]
+    assert len(set(keys)) == len(keys)
     for one in figures:
         assert bool(one.device) == (one.quantity in published._DEPENDS_ON_DEVICE)
 
@@ -192,7 +192,7 @@ def test_every_published_row_is_reproduced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("298.30", "much", "line 2, value"),
         ("298.30", "-1", "line 2, value"),
@@ -203,7 +203,7 @@ def test_every_published_row_is_reproduced() -> None:
         ("https://", "http//", "line 2, source"),
     ],
 )
-def test_a_broken_table(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_broken_table(tmp_path: Path, old: str, new: str, message: str) -> None:
     """One sentence that names the file, the line and the column."""
     path = tmp_path / "mine.csv"
     with path.open("w", newline="") as file:
@@ -214,7 +214,7 @@ def test_a_broken_table(tmp_path: Path, old: str, new: str, told: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         published.read(str(path))
 
 
@@ -240,17 +240,17 @@ def test_a_run_stands_beside_the_published(
     words = f"run peer-table {sweep} --effort quick --rounds 1 --cap 0.1 --quiet"
     out = tmp_path / "run"
     assert run([*words.split(), "--out", str(out)]) == 0
-    told = capsys.readouterr().out
-    assert "beside the published figures" in told
-    assert "[1] Linformer: the table has k = 256" in told
-    assert "[2] Performer: the published count holds half a MAC" in told
+    output = capsys.readouterr().out
+    assert "beside the published figures" in output
+    assert "[1] Linformer: the table has k = 256" in output
+    assert "[2] Performer: the published count holds half a MAC" in output
     with (out / "published.csv").open(newline="") as file:
         found = {(row["key"], row["quantity"]): row for row in csv.DictReader(file)}
     assert found["msa", "macs"]["ours"] == found["msa", "macs"]["published"] == "521.43"
     assert found["msa", "params"]["equal"] == "true"
     assert found["performer", "macs"]["equal"] == "false"
     assert ("msa", "throughput") not in found  # published at batch 64
-    assert "RTX 3090" not in told
+    assert "RTX 3090" not in output
 
 
 def test_the_wheel_holds_them(tmp_path: Path) -> None:

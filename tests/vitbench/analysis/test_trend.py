@@ -83,9 +83,9 @@ def test_the_sentence_names_the_commit() -> None:
     (one,) = trend.series(history)
     (step,) = one.steps
     assert (step.before, step.after) == (3, 4)
-    told = trend.sentence(one, step, history)
-    assert "1.200 times slower at 0000000, after 0000000" in told
-    assert "torch went from 2.13 to 2.14" in told
+    sentence = trend.sentence(one, step, history)
+    assert "1.200 times slower at 0000000, after 0000000" in sentence
+    assert "torch went from 2.13 to 2.14" in sentence
     assert trend.sentence(one, Step(3, 4, 1.25), history).count("1.250 times faster") == 1
 
 
@@ -121,8 +121,8 @@ def test_the_command(
         latency = (0.01 if k < 6 else 0.0115) * math.exp(rng.normal(0, 0.005))
         folders.append(str(written(tmp_path / f"run{k}", latency, f"{k}" * 40)))
     assert run(["trend", *folders, "--out", "history"]) == 0
-    told = capsys.readouterr().out
-    assert "times slower at 6666666, after 5555555" in told.replace("\n", " ")
+    output = capsys.readouterr().out
+    assert "times slower at 6666666, after 5555555" in output.replace("\n", " ")
     assert (tmp_path / "history" / "history.png").stat().st_size > 10_000
     assert run(["trend", *folders, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
