@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,34 +19,60 @@ def list_(
     backbones: Annotated[
         bool, typer.Option("--backbones", help="List the whole models instead.")
     ] = False,
+    devices: Annotated[
+        bool, typer.Option("--devices", help="List the kinds of devices instead.")
+    ] = False,
 ) -> None:
-    """List the mechanisms, the suites or the whole models."""
-    from vitbench.cases import suite
+    """List the mechanisms, the suites, the whole models or the devices."""
+    choices = {
+        "--suites": (suites, _suites),
+        "--backbones": (backbones, _backbones),
+        "--devices": (devices, _devices),
+    }
+    chosen = [option for option, (is_chosen, _) in choices.items() if is_chosen]
+    if len(chosen) > 1:
+        raise BadInput(f"{chosen[0]} and {chosen[1]} are two lists: ask for one")
+    header, rows, note = choices[chosen[0]][1]() if chosen else _mechanisms()
     from vitbench.render import tables
-    from vitbench.subjects.backbones import LITV2, RIVALS
 
-    if suites and backbones:
-        raise BadInput("--suites and --backbones are two lists: ask for one")
-    if backbones:
-        models = [(name, "vitbench") for name in LITV2]
-        models += [(name, f"timm:{timm_name}") for name, timm_name in RIVALS.items()]
-        terminal.console().print(tables.listing(("backbone", "whose"), models))
-        typer.echo(
-            "\nand timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"
-        )
-        return
-
-    if suites:
-        sweeps = list(suite.describe().items())
-        terminal.console().print(tables.listing(("suite", "what it sweeps"), sweeps))
-        return
-    header = ("attention", "year", "size rule", "kernels", "cost", "what it is")
-    rows = [_facts(name) for name in attentions.names()]
     terminal.console().print(tables.listing(header, rows))
-    typer.echo(
-        "\ncost: multiply-accumulates, N tokens, C channels; SDPA: scaled_dot_product_attention; "
+    if note:
+        typer.echo(f"\n{note}")
+
+
+# The header of a list, its rows, and a sentence below.
+_List = tuple[Sequence[str], Sequence[Sequence[str]], str]
+
+
+def _mechanisms() -> _List:
+    header = ("attention", "year", "size rule", "kernels", "cost", "what it is")
+    note = (
+        "cost: multiply-accumulates, N tokens, C channels; SDPA: scaled_dot_product_attention; "
         "`vitbench info NAME` says more"
     )
+    return header, [_facts(name) for name in attentions.names()], note
+
+
+def _suites() -> _List:
+    from vitbench.cases import suite
+
+    return ("suite", "what it sweeps"), list(suite.describe().items()), ""
+
+
+def _backbones() -> _List:
+    from vitbench.subjects.backbones import LITV2, RIVALS
+
+    models = [(name, "vitbench") for name in LITV2]
+    models += [(name, f"timm:{timm_name}") for name, timm_name in RIVALS.items()]
+    note = "and timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"
+    return ("backbone", "whose"), models, note
+
+
+def _devices() -> _List:
+    from vitbench import devices
+
+    rows = [(kind, devices.rules(kind).summary) for kind in devices.names()]
+    return ("device", "what it is"), rows, ""
 
 
 def _facts(name: str) -> tuple[str, ...]:
