@@ -95,7 +95,7 @@ def test_blocks_the_other_way_round(shifts: list[float]) -> None:
     assert max(both) >= 0.5
 
 
-@pytest.mark.parametrize("count", [3, 5, 8])
+@pytest.mark.parametrize("count", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_identical_code_is_not_called(count: int) -> None:
     """Of 200 comparisons of five cases with identical code at most one calls anything."""
     rng = np.random.default_rng(count)

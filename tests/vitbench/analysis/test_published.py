@@ -237,7 +237,7 @@ def test_a_run_stands_beside_the_published(
 ) -> None:
     """A real run of three rows: counts equal, a note for what differs, and published.csv."""
     sweep = "--device cpu --attention msa,linformer,performer --batch-size 1"
-    words = f"run peer-table {sweep} --effort quick --rounds 1 --cap 0.1 --quiet"
+    words = f"run peer-table {sweep} --threads 1 --untimed --quiet"
     out = tmp_path / "run"
     assert run([*words.split(), "--out", str(out)]) == 0
     output = capsys.readouterr().out

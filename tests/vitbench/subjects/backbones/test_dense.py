@@ -35,8 +35,15 @@ def built(head: str, height: int = 64, width: int = 96) -> Detector | Segmenter:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("size", [(64, 96), (70, 101)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [
+        ((64, 96), torch.float32),
+        ((70, 101), torch.bfloat16),
+        pytest.param((70, 101), torch.float32, marks=pytest.mark.slow),
+        pytest.param((64, 96), torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_it_runs_and_its_output_is_of_the_body(
     head: str, size: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,8 +173,17 @@ PUBLISHED = [
 ]
 
 
-# Every third: both heads and all three sizes, in half a minute less than all.
-@pytest.mark.parametrize("figure", PUBLISHED[::3], ids=lambda one: f"{one.name} {one.value}")
+@pytest.mark.parametrize(
+    "figure",
+    [
+        pytest.param(
+            figure,
+            id=f"{figure.name} {figure.value}",
+            marks=[] if index % 7 == 0 else pytest.mark.slow,
+        )
+        for index, figure in enumerate(PUBLISHED)
+    ],
+)
 def test_published_macs_are_ours_without_deformable_convolutions(
     figure: published.Figure,
 ) -> None:
