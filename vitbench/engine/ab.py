@@ -242,19 +242,52 @@ class AbComparison:
         order = list(pairs)
         random.Random(f"{self.plan.seed}-{phase}-{block}").shuffle(order)
         settled = len(self.pairs) - len(pairs)
-        first = block % 2
         self.blocks += 1
         with Pool(self._specs(), self.plan.timeout_s) as pool:
-            pool.start(*_ORDERS[first])
+            pool.start(*_ORDERS[block % 2])
             for pair in order:
                 self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
-                timing = _PairTiming(self, pair, pool, with_facts=phase == 1 and block == 0)
+                outcomes, slices = self._measure_pair(pool, pair, phase, block)
                 readings = self._readings(pair, phase)
-                for which, outcome in timing.outcomes(first).items():
+                for which, outcome in outcomes.items():
                     readings.outcomes[which].append(outcome)
                 if not readings.has_failed:
-                    readings.shifts.append(shift_of(timing.slices))
-                _write_readings(file, phase, block, pair, timing.slices)
+                    readings.shifts.append(shift_of(slices))
+                _write_readings(file, phase, block, pair, slices)
+
+    def _measure_pair(
+        self, pool: Pool[Which], pair: CasePair, phase: int, block: int
+    ) -> tuple[dict[Which, Outcome], list[Slice]]:
+        """The outcome of each side, or of the one that failed, and all slices in order."""
+        assert pair.base is not None
+        with_facts, rule, sides = phase == 1 and block == 0, self.plan.rule, _ORDERS[block % 2]
+        prepare: dict[Which, messages.PrepareCase] = {
+            "base": messages.PrepareCase(case=pair.base, rule=rule, with_facts=with_facts),
+            "head": messages.PrepareCase(case=pair.head, rule=rule, with_facts=with_facts),
+        }
+        sample = messages.Sample(seconds=self.rules.slice_s)
+        slices: list[Slice] = []
+
+        def measure() -> dict[Which, Outcome]:
+            slices.clear()
+            try:
+                for which in sides:
+                    pool.ask(which, prepare[which], messages.Accepted)
+                for which in slice_order(self.rules.abba_cycles, first=block % 2):
+                    slices.append((which, pool.ask(which, sample, messages.Sampled).samples_s))
+                finish = messages.Finish()
+                return {
+                    which: pool.ask(which, finish, messages.Finished).outcome for which in sides
+                }
+            except CaseFailed:
+                for which in sides:
+                    pool.discard(which)
+                raise
+
+        try:
+            return pool.retry(measure), slices
+        except CaseFailed as error:
+            return {which: error.failure for which in sides if which == error.slot}, slices
 
     def _specs(self) -> dict[Which, WorkerSpec]:
         def spec(which: Which, side: Revision) -> WorkerSpec:
@@ -403,46 +436,3 @@ def _write_readings(
         text = " ".join(f"{sample:.6g}" for sample in samples_s)
         rows.writerow((phase, block, pair.head.describe(), index, which, text))
     file.flush()
-
-
-class _PairTiming:
-    """A case prepared in both workers of a block and timed in slices.
-
-    slices  as they were taken; incomplete where a side failed
-    """
-
-    def __init__(
-        self, comparison: AbComparison, pair: CasePair, pool: Pool[Which], *, with_facts: bool
-    ) -> None:
-        self.slices: list[Slice] = []
-        assert pair.base is not None
-        self._cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
-        self._rules, self._rule = comparison.rules, comparison.plan.rule
-        self._pool, self._with_facts = pool, with_facts
-
-    def outcomes(self, first: int) -> dict[Which, Outcome]:
-        """Of each side; where one failed, only that one's. `first`: of _ORDERS."""
-        try:
-            return self._pool.retry(lambda: self._measure(first))
-        except CaseFailed as error:
-            return {which: error.failure for which in _ORDERS[first] if which == error.slot}
-
-    def _measure(self, first: int) -> dict[Which, Outcome]:
-        self.slices = []
-        try:
-            for which in _ORDERS[first]:
-                request = messages.PrepareCase(
-                    case=self._cases[which], rule=self._rule, with_facts=self._with_facts
-                )
-                self._pool.ask(which, request, messages.Accepted)
-            for which in slice_order(self._rules.abba_cycles, first):
-                sample = messages.Sample(seconds=self._rules.slice_s)
-                reply = self._pool.ask(which, sample, messages.Sampled)
-                self.slices.append((which, reply.samples_s))
-            finish = messages.Finish()
-            replies = {w: self._pool.ask(w, finish, messages.Finished) for w in _ORDERS[first]}
-            return {which: reply.outcome for which, reply in replies.items()}
-        except CaseFailed:
-            for which in _ORDERS[first]:
-                self._pool.discard(which)
-            raise
