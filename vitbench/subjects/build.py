@@ -180,15 +180,16 @@ def is_supported(case: Case, plugins: Plugins) -> bool:
     return reason is None
 
 
-def is_cast(case: Case) -> bool:
-    """Whether the case is computed in fp32, because this CPU emulates its dtype.
+def is_cast(case: Case, plugins: Plugins) -> bool:
+    """Whether the case is computed in fp32, because this CPU emulates products in its dtype.
 
-    Only what is `fused`, that is as fast as may be, and no backward pass, which needs what the
-    layers kept in their own dtype.
+    Only `fused` is, and no training step: a backward pass needs what the layers kept in their own
+    dtype. What multiplies nothing, as pooling, stays in its dtype.
     """
     on_host = devices.rules(case.device).is_host
     fast = on_host and case.impl == "fused" and case.mode == "forward"
-    return fast and wrappers.is_emulated(getattr(torch, case.dtype))
+    emulated = fast and wrappers.is_emulated(getattr(torch, case.dtype))
+    return emulated and closed_form_macs(case, plugins) != 0
 
 
 def fallback(case: Case, plugins: Plugins) -> str:
@@ -196,7 +197,7 @@ def fallback(case: Case, plugins: Plugins) -> str:
     them."""
     if case.impl != "fused":
         return ""
-    if is_cast(case):
+    if is_cast(case, plugins):
         return f"computes in float32: this CPU emulates {case.dtype}"
     if case.backbone:
         return ""
@@ -225,7 +226,9 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
         build_module(case, plugins, case.impl, checkpoint).to(device.target, dtype).train(trained)
     )
     x = build_input(case).to(device.target, dtype)
-    runnable: Callable[[Tensor], Any] = wrappers.CastedModule(module) if is_cast(case) else module
+    runnable: Callable[[Tensor], Any] = module
+    if is_cast(case, plugins):
+        runnable = wrappers.CastedModule(module)
     if case.runtime == "compile":
         # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
         # give up and run the ninth as it is.
