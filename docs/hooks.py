@@ -1,7 +1,7 @@
 """What mkdocs cannot do by its settings: pages and pictures of the site that lie outside docs/.
 
-On GitHub `../reports/x.png` leads from a page of docs/ to the file; in the site the file is
-`reports/x.png` beside the pages.
+On GitHub `../reports/x.png` leads from a page of docs/ to the file, and `docs/x.md` from
+CONTRIBUTING.md to a page. In the site the pages, CONTRIBUTING.md and reports/ lie side by side.
 """
 
 from pathlib import Path
@@ -28,5 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Leads links of docs/ to the added files."""
-    return markdown if page.file.src_uri.count("/") else markdown.replace("](../", "](")
+    """Leads links from docs/ to the added files and back."""
+    if "/" in page.file.src_uri:
+        return markdown
+    return markdown.replace("](../", "](").replace("](docs/", "](")
