@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +63,17 @@ def year_of(arxiv: str) -> int:
     return 2000 + int(arxiv[:2])
 
 
+@dataclass(frozen=True, slots=True)
+class _WithKeywords:
+    """`function(..., params)` as `function(..., **keywords)`."""
+
+    function: Callable[..., Any]
+    params: type[Any]
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.function(*arguments, self.params(**keywords))
+
+
 def _no_settings() -> Mapping[int, Mapping[str, Any]]:
     return MappingProxyType({stride: MappingProxyType({}) for stride in STRIDES})
 
@@ -120,8 +130,8 @@ class AttentionSpec:
         if self.params is not None:
             for name in ("macs", "computed", "unsupported", "fallback"):
                 function = getattr(self, name)
-                if function is not None:
-                    object.__setattr__(self, name, _with_keywords(function, self.params))
+                if function is not None and not isinstance(function, _WithKeywords):
+                    object.__setattr__(self, name, _WithKeywords(function, self.params))
 
     def settings_at(self, stride: int) -> dict[str, Any]:
         """The authors' hyper-parameters at `stride`, else those of the nearest stage they gave."""
@@ -150,16 +160,6 @@ class AttentionSpec:
         if self.unsupported is None:
             return None
         return self.unsupported(dim, num_heads, grid, **params)
-
-
-def _with_keywords(function: Callable[..., Any], params: type[Any]) -> Callable[..., Any]:
-    """`function(..., params)` as `function(..., **keywords)`."""
-
-    @functools.wraps(function)
-    def with_keywords(*arguments: Any, **keywords: Any) -> Any:
-        return function(*arguments, params(**keywords))
-
-    return with_keywords
 
 
 def settings_at(settings: Mapping[int, Mapping[str, Any]], stride: int) -> dict[str, Any]:

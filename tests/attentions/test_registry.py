@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,7 @@ def test_params_are_given_by_keywords(tmp_path: Path) -> None:
     assert spec.macs is not None
     assert spec.macs(4, 2, Grid(2, 2)) == 6
     assert spec.macs(4, 2, Grid(2, 2), strength=2.0) == 8
+    assert dataclasses.replace(spec, cost="C").macs == spec.macs  # a copy is not wrapped again
     assert attentions.outline(path).keywords == {"strength": 1.5, "mode": "a"}
     with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
         spec.build(4, 2, Grid(2, 2), impl="eager", other=1)
