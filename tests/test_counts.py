@@ -1,16 +1,12 @@
 """The deterministic gate: params, MACs and peak memory of every mechanism are those committed.
 
-Where a change is meant: ATEN_CPU_CAPABILITY=avx2 vitbench run catalogue --resolution 224 --untimed
---device cpu --threads 2 and vitbench baseline update RUN --out reports/baseline/counts.csv
-
-Which kernels are the fastest, and so what memory they take, depends on the CPU's instructions:
-torch is told that it has AVX2, which every CPU with AVX-512 has too.
+Where a change is meant: vitbench run catalogue --resolution 224 --untimed --device cpu --threads 2
+and vitbench baseline update RUN --out reports/baseline/counts.csv
 """
 
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +28,6 @@ def check(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"},
     )
 
 
