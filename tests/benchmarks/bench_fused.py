@@ -151,6 +151,8 @@ def section(rows: Sequence[Row], growth: Sequence[Row], roofline: Sequence[Row])
             figures |= {f"{name}_{dtype}": value for name, value in found.items()}
     for row in roofline:
         own = [one for one in rows if one["dtype"] == row["dtype"] and one["macs"]]
+        if not own:
+            continue
         found = {
             "gemm": row["gemm_macs_s"],
             "bound": stats.geometric_mean([_bound(one, row["gemm_macs_s"]) for one in own]),
