@@ -103,6 +103,8 @@ def section(
     rates = []
     for head, factor in HEADS.items():
         found = comparisons(blocks, factor, max_blocks, DRAWN)
+        if not found:
+            continue  # a quick record is too short
         slower = {SLOWED} if factor > 1 else set()
         counts = {
             "n": len(found),
