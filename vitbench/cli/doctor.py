@@ -13,7 +13,6 @@ import typer
 
 from vitbench.cli import terminal
 from vitbench.cli.run import REPORTS
-from vitbench.results.outcome import MEASURED
 
 if TYPE_CHECKING:
     from vitbench.analysis.doctor import Finding
@@ -71,6 +70,7 @@ def _print(
     environment: Mapping[str, Any], findings: Sequence[Finding], row: Record, grade: str
 ) -> None:
     from vitbench.render import tables
+    from vitbench.results.outcome import MEASURED
 
     console = terminal.console()
     console.print(f"{environment['device_name']}, torch {environment['torch']['version']}\n")

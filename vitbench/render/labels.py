@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from vitbench.cases.case import Resolution
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # In what measurements of a mechanism may differ, besides its settings.
 _VARIANT = ("impl", "runtime")
@@ -36,6 +37,8 @@ def variants(rows: pd.DataFrame) -> pd.Series:
 
     A setting that the stride determines does not count.
     """
+    import pandas as pd
+
     labels: dict[Hashable, str] = {}
     for _, group in rows.groupby("subject"):
         columns = varying(group, _VARIANT)
