@@ -37,20 +37,6 @@ RUNTIME_PACKAGES = {"onnx", "onnxruntime", "openvino", "executorch", "tensorrt",
 # Files that a rule does not hold for yet. This list only shrinks, and is empty in the end: an
 # entry whose file keeps the rule fails the rule's test.
 PENDING: dict[str, tuple[str, ...]] = {
-    "device names": ("vitbench.cases.case",),
-    "runtime names": (
-        "vitbench.cases.case",
-        "vitbench.cases.plan",
-        "vitbench.engine.passes",
-        "vitbench.engine.runner",
-        "vitbench.subjects.build",
-    ),
-    "listed": (
-        "vitbench.instruments.correctness",
-        "vitbench.instruments.macs",
-        "vitbench.instruments.memory",
-        "vitbench.instruments.operators",
-    ),
     "words": ("vitbench.engine.passes",),
 }
 

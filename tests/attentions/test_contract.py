@@ -19,7 +19,7 @@ import attentions
 from attentions import Grid
 from tests.attentions.budget import assert_within, rms
 from tests.attentions.draws import Draw, draws, draws_on, is_sentence, params_of, shake
-from vitbench.instruments import operators
+from vitbench.instruments import _dispatch
 
 NAMES = attentions.names()
 # Read without importing torch's mechanisms, so that one broken file fails its own tests only.
@@ -257,7 +257,7 @@ def test_fallbacks_are_told(name: str, dtype: str) -> None:
     x = draw.input(batch=2).to(getattr(torch, dtype))
     with torch.inference_mode():
         eager, fused = (
-            operators.trace(functools.partial(shake(draw.build(impl)).to(x.dtype).eval(), x)).names
+            _dispatch.trace(functools.partial(shake(draw.build(impl)).to(x.dtype).eval(), x)).names
             for impl in ("eager", "fused")
         )
     # Without a reason it is not bound to be another in fp16, for which a CPU has few kernels.

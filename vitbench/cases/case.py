@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attentions
+from vitbench import runtimes
 from vitbench.cases import backbone_names as models
 from vitbench.cases.scalars import Scalar, check, format_scalar
 from vitbench.errors import BadInput, nearest
@@ -21,14 +22,6 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 MODES = ("forward", "forward_backward")
 IMPLS = ("eager", "fused")
-RUNTIMES = ("eager", "compile", "cuda-graph")
-# What the two columns `compiled` and `cuda_graph` of older files are as one. Ids go by them still.
-_FLAGS = {
-    "eager": (False, False),
-    "compile": (True, False),
-    "cuda-graph": (False, True),
-    "compile+cuda-graph": (True, True),
-}
 # Fields of a backbone that ids and the column `settings` have among the hyper-parameters.
 _NAMED = ("head", "weights")
 # Images that a task is measured on, unless others are named.
@@ -66,7 +59,7 @@ class Case:
     head           of a backbone: "retinanet", "mask_rcnn", "semantic_fpn", or "" for its own
     weights        of a backbone: the name of a checkpoint, by its content, or "" for random ones
     impl           "eager" or "fused"
-    runtime        "eager", "compile" (torch.compile) or "cuda-graph" (replayed from a CUDA graph)
+    runtime        how it is run, the name of a runtime: "eager"
     cold           the caches are flushed before each call
     mode           "forward" or "forward_backward" (one training step of the layer)
     device         "cpu", "cuda" or "cuda:1"
@@ -100,9 +93,11 @@ class Case:
         """
         content = self.to_dict() | {"params": self._settings}
         del content["head"], content["weights"]
-        if self.runtime in _FLAGS:
+        if self.runtime in runtimes.OLD_FLAGS:
             del content["runtime"]
-            content |= dict(zip(("compiled", "cuda_graph"), _FLAGS[self.runtime], strict=True))
+            content |= dict(
+                zip(("compiled", "cuda_graph"), runtimes.OLD_FLAGS[self.runtime], strict=True)
+            )
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -135,7 +130,7 @@ class Case:
         words = [self.subject, f"{self.resolution}px", self.dtype, f"batch {self.batch_size}"]
         if self.impl != "fused":
             words.append(self.impl)
-        words += [self.runtime] if self.runtime != "eager" else []
+        words += [self.runtime] if self.runtime != runtimes.DEFAULT else []
         words += ["cold"] if self.cold else []
         if self.mode != "forward":
             words.append(self.mode)
@@ -151,7 +146,9 @@ class Case:
         fields = {**data, **split_settings(data["params"], data["backbone"])}
         fields |= {name: data[name] for name in _NAMED if name in data}
         if "runtime" not in fields:
-            fields["runtime"] = runtime_of(fields.pop("compiled"), fields.pop("cuda_graph"))
+            fields["runtime"] = runtimes.of_old_flags(
+                fields.pop("compiled"), fields.pop("cuda_graph")
+            )
         return cls(**fields)
 
 
@@ -160,11 +157,6 @@ def split_settings(settings: Mapping[str, Scalar], backbone: str) -> dict[str, A
     params = dict(settings)
     named = {name: str(params.pop(name, "")) for name in _NAMED} if backbone else {}
     return {"params": tuple(sorted(params.items())), **named}
-
-
-def runtime_of(compiled: bool, cuda_graph: bool) -> str:
-    """The runtime that older releases wrote as two truths."""
-    return next(name for name, flags in _FLAGS.items() if flags == (compiled, cuda_graph))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +182,7 @@ class Sweep:
     batch_size: tuple[int, ...] = (8,)
     dtype: tuple[str, ...] = ("float32",)
     impl: tuple[str, ...] = ("fused",)
-    runtime: tuple[str, ...] = ("eager",)
+    runtime: tuple[str, ...] = (runtimes.DEFAULT,)
     cold: tuple[bool, ...] = (False,)
     mode: tuple[str, ...] = ("forward",)
     task: tuple[str, ...] = ("classify",)
@@ -225,7 +217,7 @@ class Sweep:
         words = (
             ("dtype", DTYPES),
             ("impl", IMPLS),
-            ("runtime", RUNTIMES),
+            ("runtime", runtimes.names()),
             ("mode", MODES),
             ("task", models.TASKS),
         )
@@ -281,8 +273,10 @@ class Sweep:
         """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what
         the device cannot do."""
         self.check()
-        if "cuda-graph" in self.runtime and not self.device.startswith("cuda"):
-            raise BadInput(f"CUDA graphs need a CUDA device, got {self.device}")
+        for name in self.runtime:
+            reason = runtimes.load(name).refuses(self.device)
+            if reason is not None:
+                raise BadInput(reason)
         cases = [
             self._attention_case(name, params, point)
             for name in self.attention

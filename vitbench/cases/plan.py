@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases.case import Case
 from vitbench.devices import ALLOCATORS, Allocator
 from vitbench.errors import BadInput, nearest
@@ -146,7 +146,6 @@ def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> Ti
 START_S = 5.0
 _PASSES_S = 0.6
 _MODEL_PASSES_S = 3.0
-_COMPILE_S = 12.0
 # MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
 _MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
 
@@ -192,7 +191,7 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
         # The check in fp64, of two images at most, at half the rate of large products.
         images = min(2, case.batch_size) / case.batch_size
         passes += 2 * images * _macs(case) / _rate(case, "float64")
-    return passes + _COMPILE_S * (case.runtime == "compile")
+    return passes + runtimes.load(case.runtime).RULES.conversion_s
 
 
 def fixed_s(cases: Sequence[Case], rounds: int) -> float:

@@ -9,6 +9,7 @@ import abc
 import functools
 import importlib
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Rules:
     timing        fields of TimingRule that differ from their defaults
     is_host       it computes in the worker's own threads and memory, so it is on every machine: a
                   worker gets a limit of memory, and a low share of CPU time lowers the trust
+    has_graphs    it records graphs of calls
     is_indexed    there may be several: `cuda:1`
     is_memory_exact  peak memory is the same on every run, so two runs are compared exactly
     ruined_by     failures after which every later call of the process fails too
@@ -59,6 +61,7 @@ class Rules:
     )
     timing: Mapping[str, Any] = field(default_factory=dict)
     is_host: bool = False
+    has_graphs: bool = False
     is_indexed: bool = False
     is_memory_exact: bool = False
     ruined_by: tuple[FailureKind, ...] = ()
@@ -335,3 +338,12 @@ def connect(asked: str) -> Device:
         raise BadInput(f"no {title} device {asked!r} is there; known: {known}")
     device: Device = module.Device(asked)
     return device
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, the host's or a device's."""
+    import torch
+
+    # torch's allocator on the CPU has no class for it: it raises a plain RuntimeError.
+    on_host = type(error) is RuntimeError and re.search("can't allocate memory", str(error))
+    return bool(on_host) or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -23,6 +23,7 @@ RULES = Rules(
     max_slowdown=0.05,
     macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), _RATE),
     timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
+    has_graphs=True,
     is_indexed=True,
     ruined_by=("error", "out_of_memory"),
 )

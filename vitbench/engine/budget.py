@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from vitbench import instruments
 from vitbench.analysis import stats
 from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
@@ -21,7 +22,7 @@ _END_S = 10.0
 # The shortest that warm-up and sampling are worth: two calls and three samples, or this.
 _LEAST_S = 0.1
 # Passes that only the first round makes.
-_FIRST_ROUND = ("check", "macs", "memory", "energy")
+_FIRST_ROUND = ("check", *instruments.names())
 
 
 def rounds_in(budget_s: float, cases: Sequence[Case], rule: TimingRule) -> int:
@@ -121,7 +122,7 @@ class TimeBudget:
     def update(self, case: Case, outcome: Measured) -> None:
         """Replaces the estimates of a case by what it took."""
         self._known_call_s[case.id] = stats.median(outcome.samples_s)
-        skipped = (*_FIRST_ROUND, "timing")
+        skipped = _FIRST_ROUND
         self._known_overhead_s[case.id] = sum(
             seconds for name, seconds in outcome.spent_s.items() if name not in skipped
         )

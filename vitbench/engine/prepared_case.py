@@ -1,4 +1,4 @@
-"""A case kept ready in its worker and timed in turns, while its rival waits in another."""
+"""A case kept ready in its worker and timed in slices, while its rival waits in another."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from vitbench.cases.case import Case
-from vitbench.engine import passes as measurement
+from vitbench.engine import passes
 from vitbench.instruments import host, timing
 from vitbench.results.outcome import Failed, Measured
 from vitbench.subjects import build as subjects
 
 
-class Held:
-    """A case that was built, checked and warmed up; `turn` times it for a while, `release` tells
-    what all turns found. Garbage is not collected meanwhile.
+class PreparedCase:
+    """A case that was built, checked and warmed up; `sample` times it for a while, `finish` returns
+    what all samples gave. Garbage is not collected meanwhile.
     """
 
     def __init__(
@@ -29,59 +29,60 @@ class Held:
         with_facts: bool,
         weights: Path | None = None,
     ) -> None:
-        """Raises whatever the mechanism raises; `hold` gives that as data."""
+        """Raises whatever the mechanism raises; `prepare` gives that as data."""
         self._case = case
-        with measurement.gradients_of(case):
-            self._ready = measurement.prepare(
+        with passes.gradients_of(case):
+            self._ready = passes.prepare(
                 case, plugins, with_facts=with_facts, timed=True, weights=weights
             )
-            self._call = measurement.timed_call(case, self._ready.subject)
-            self._clock = self._ready.subject.device.clock(cold=case.cold)
-            most = measurement.most_calls(case)
+            device = self._ready.subject.device
+            self._call = self._ready.prepared.timed()
+            self._clock = device.clock(cold=case.cold)
+            most = passes.most_calls(case)
             self._timing = timing.warmed(self._call, self._clock, rule, max_calls=most)
-        self._watch = self._ready.subject.device.watch()
-        self._graphs = measurement.compiled_graphs()
+        self._watch = device.watch()
         self._spans: list[tuple[host.HostReading, host.HostReading]] = []
         gc.collect()
         gc.disable()
 
-    def turn(self, seconds: float) -> list[float] | Failed:
+    def sample(self, seconds: float) -> list[float] | Failed:
         """Samples of so many seconds, at least one: seconds of one call."""
-        return measurement.guarded(lambda: self._turn(seconds))
+        return passes.guarded(lambda: self._sample(seconds))
 
-    def _turn(self, seconds: float) -> list[float]:
+    def _sample(self, seconds: float) -> list[float]:
         start = host.read()
-        with measurement.gradients_of(self._case):
+        with passes.gradients_of(self._case):
             samples_s = timing.turn(self._call, self._clock, self._timing, seconds)
         self._spans.append((start, host.read()))
         if self._watch.read is not None:
             self._timing.chunks.append(self._watch.read())
-        if measurement.compiled_graphs() != self._graphs:
-            raise RuntimeError(measurement.COMPILED_AGAIN)
+        fault = self._ready.prepared.fault()
+        if fault is not None:
+            raise RuntimeError(fault)
         return samples_s
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Ends it without an outcome."""
         gc.enable()
 
-    def release(self) -> Measured:
-        """Every sample of every turn."""
-        self.drop()
+    def finish(self) -> Measured:
+        """Every sample of every slice."""
+        self.discard()
         self._ready.spent["timing"] = sum(end.wall_s - start.wall_s for start, end in self._spans)
         state: dict[str, Any] = host.between(*host.apart(self._spans), torch.get_num_threads())
         state |= self._watch.columns(self._timing.chunks)
-        return measurement.measured(self._ready, self._timing, state)
+        return self._ready.measured(self._timing, state)
 
 
-def hold(
+def prepare(
     case: Case,
     rule: timing.TimingRule,
     plugins: subjects.Plugins,
     *,
     with_facts: bool,
     weights: Path | None = None,
-) -> Held | Failed:
+) -> PreparedCase | Failed:
     """The case, ready; or why it is not."""
-    return measurement.guarded(
-        lambda: Held(case, rule, plugins, with_facts=with_facts, weights=weights)
+    return passes.guarded(
+        lambda: PreparedCase(case, rule, plugins, with_facts=with_facts, weights=weights)
     )

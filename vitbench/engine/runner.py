@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
@@ -146,7 +146,7 @@ class _Round:
         if isinstance(outcome, Failed) and outcome.kind in devices.rules(case.device).ruined_by:
             return True
         started = self._pool.started_by(_SLOT)
-        if case.runtime == "compile":
+        if runtimes.load(case.runtime).RULES.keeps_processes:
             self._compilers |= started
         return not started <= self._compilers
 

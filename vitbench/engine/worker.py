@@ -21,9 +21,7 @@ from typing import Any, TextIO, assert_never
 
 from vitbench import devices
 from vitbench.cases.case import Case
-from vitbench.engine import messages
-from vitbench.engine import passes as measurement
-from vitbench.engine import prepared_case as held
+from vitbench.engine import messages, passes, prepared_case
 from vitbench.engine.messages import (
     Accepted,
     CheckWeights,
@@ -56,7 +54,7 @@ class Worker:
         self._idle_state: Mapping[str, Any] = {}
         self._device: devices.Device | None = None
         self._threads = host.usable_cores()
-        self._prepared: held.Held | None = None
+        self._prepared: prepared_case.PreparedCase | None = None
 
     def answer(self, request: Request) -> Reply:
         """The reply to one request."""
@@ -67,7 +65,7 @@ class Worker:
                 return self._check_weights(request.case)
             case Measure():
                 self._configure()
-                outcome = measurement.measure(
+                outcome = passes.measure(
                     request.case,
                     request.rule,
                     self._plugins,
@@ -81,7 +79,7 @@ class Worker:
                 return self._sample(request.seconds)
             case Finish():
                 assert self._prepared is not None
-                outcome, self._prepared = self._prepared.release(), None
+                outcome, self._prepared = self._prepared.finish(), None
                 return self._finished(outcome)
             case Discard():
                 self._discard()
@@ -125,7 +123,7 @@ class Worker:
 
     def _prepare(self, request: PrepareCase) -> Reply:
         self._configure()
-        prepared = held.hold(
+        prepared = prepared_case.prepare(
             request.case,
             request.rule,
             self._plugins,
@@ -139,7 +137,7 @@ class Worker:
 
     def _sample(self, seconds: float) -> Reply:
         assert self._prepared is not None
-        samples_s = self._prepared.turn(seconds)
+        samples_s = self._prepared.sample(seconds)
         if isinstance(samples_s, Failed):
             self._discard()
             return Finished(outcome=samples_s)
@@ -147,7 +145,7 @@ class Worker:
 
     def _discard(self) -> None:
         if self._prepared is not None:
-            self._prepared.drop()
+            self._prepared.discard()
             self._prepared = None
 
     def _finished(self, outcome: Outcome) -> Reply:

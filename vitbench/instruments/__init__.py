@@ -1,1 +1,101 @@
-"""Instruments: each measures one thing about a callable or a module. None knows of Case."""
+"""Instruments: each file reads one thing off a callable or a module, and none knows of Case.
+
+A file here without an underscore is one instrument. Its COLUMNS are known without torch. Where it
+has an ORDER, its `read` is called once for each case, beside the timing, in that order.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from vitbench.devices import Call, Device
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Type = Literal["text", "bool", "int", "float"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of records.csv.
+
+    exact  deterministic: two runs of one plan on one machine give the same bytes
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    type: Type = "float"
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the MACs of one image are counted from.
+
+    parts        the eager module and its input's shape, batch 1; a model's parts under a head,
+                 which is the part called "head"
+    closed_form  MACs by the subject's own formula; None where it has none
+    formula      MACs by the formula that its authors publish figures by; None where there is none
+    """
+
+    parts: Mapping[str, tuple[nn.Module, tuple[int, ...]]]
+    closed_form: int | None
+    formula: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What an instrument reads: a module on a device, its input, and one call of it.
+
+    images         in one call
+    is_dispatched  torch dispatches the operators of a call one by one
+    is_timed       the call's time is asked for too
+    counts         what MACs are counted from; made when it is asked for
+    """
+
+    device: Device
+    module: nn.Module
+    x: Tensor
+    call: Call
+    images: int
+    is_dispatched: bool
+    is_timed: bool
+    counts: Callable[[], Counts]
+
+
+Read = Callable[[Workload], Mapping[str, Any]]
+
+
+@functools.cache
+def _instruments() -> Mapping[str, ModuleType]:
+    """The files by name: those that read in their order, then those that others call."""
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    names = [name for name in files if not name.startswith("_")]
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    names.sort(key=lambda name: (getattr(modules[name], "ORDER", math.inf), name))
+    return {name: modules[name] for name in names}
+
+
+def names() -> tuple[str, ...]:
+    """The instruments."""
+    return tuple(_instruments())
+
+
+def columns() -> tuple[Column, ...]:
+    """The columns that they fill."""
+    declared = [getattr(module, "COLUMNS", ()) for module in _instruments().values()]
+    return tuple(column for columns in declared for column in columns)
+
+
+def readers() -> Mapping[str, Read]:
+    """Those that are read beside the timing, in their order."""
+    return {name: m.read for name, m in _instruments().items() if hasattr(m, "ORDER")}

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from vitbench.instruments import Column
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+COLUMNS = (
+    Column("checked_against", "", "reference of the output check", "text"),
+    Column("error_rms", "share", "rms difference from that reference, relative to its rms"),
+    Column("error_worst", "share", "largest difference, relative to its rms"),
+)
 
 # The rms error of a layer that sums products of K terms in a dtype with unit roundoff u grows
 # like u times a few roundings for each stage of the layer (projection, scores, softmax, mixing,
 # projection), the accumulation itself being in fp32 or wider. Measured over the catalogue on a
 # CPU: below 3 eps in bf16 and fp16, below 6 eps in fp32 and fp64, where accumulation counts.
-_RMS_EPS = {torch.float64: 64.0, torch.float32: 32.0, torch.bfloat16: 8.0, torch.float16: 8.0}
+_RMS_EPS = {"float64": 64.0, "float32": 32.0, "bfloat16": 8.0, "float16": 8.0}
 # The worst element of a million lies some 5 standard deviations out, and the errors' own scale
 # varies along the channels.
 _WORST_TO_RMS = 16.0
+
+
+class WrongOutput(Exception):
+    """The output is not what the mechanism defines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +45,11 @@ def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Budget
 
     Independent rounding errors of `layers` layers in a row add up like the root of their number.
     """
+    import torch
+
     if tf32 and dtype == torch.float32:
         dtype = torch.float16
-    rms = _RMS_EPS[dtype] * torch.finfo(dtype).eps * layers**0.5
+    rms = _RMS_EPS[str(dtype).removeprefix("torch.")] * torch.finfo(dtype).eps * layers**0.5
     return Budget(rms, rms * _WORST_TO_RMS)
 
 
@@ -47,6 +63,8 @@ class Errors:
 
 def errors(output: Tensor, reference: Tensor) -> Errors:
     """Root mean square and largest absolute difference over the reference's rms."""
+    import torch
+
     reference = reference.double()
     difference = output.double() - reference
     scale = reference.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
@@ -62,6 +80,14 @@ def worst_of(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Errors:
     return Errors(max(pair.rms for pair in pairs), max(pair.worst for pair in pairs))
 
 
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors of an output: itself, or those of a list, tuple or dict."""
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
 def fault_of_tensors(outputs: Sequence[Tensor]) -> str | None:
     """Why a backbone's outputs cannot be right: none at all, NaN or infinity."""
     if not outputs:
@@ -71,6 +97,8 @@ def fault_of_tensors(outputs: Sequence[Tensor]) -> str | None:
 
 def fault_of_form(output: object, like: Tensor) -> str | None:
     """Why an output cannot be right whatever its values: type, shape, dtype, NaN or infinity."""
+    from torch import Tensor
+
     if not isinstance(output, Tensor):
         return f"the output must be a tensor, got {type(output).__name__}"
     if output.shape != like.shape:

@@ -1,216 +1,66 @@
-"""MACs of a module, by fvcore on the eager implementation, on tensors without data."""
+"""MACs: by the subject's own formula where it has one, and counted on its eager module."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import math
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from vitbench.instruments import Column, Workload
 
-with warnings.catch_warnings():
-    # Importing fvcore scripts a loss function that we do not use, which torch >= 2.12 deprecates.
-    warnings.simplefilter("ignore")
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
+if TYPE_CHECKING:
+    from torch import nn
 
-
-# Operators that move no data: a view costs nothing, so leaving it out hides nothing.
-_VIEWS = {"unflatten", "view_as", "reshape_as", "expand_as", "numpy_T", "numel", "squeeze"}
-
-
-@dataclass(frozen=True, slots=True)
-class Macs:
-    """Multiply-accumulates of one image.
-
-    total      what fvcore counts, with our handles
-    counted    by kind of operator
-    uncounted  operators that count nothing by convention (softmax, elementwise), with how often
-    """
-
-    total: int
-    counted: dict[str, int]
-    uncounted: dict[str, int]
-
-
-def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
-    """Counts `module` on one input of `input_shape` (batch 1). The module itself is not touched.
-
-    Runs on the meta device: any size, no arithmetic. The module must be the eager one, since
-    fvcore scores fused kernels as zero.
-    """
-    try:
-        analysis = _analysis(module, input_shape, "meta")
-    # An operator without a meta kernel raises whatever its author chose: run it for real then.
-    except Exception:
-        analysis = _analysis(module, input_shape, "cpu")
-    counted = {name: int(flops) for name, flops in analysis.by_operator().items() if flops}
-    uncounted: Counter[str] = analysis.unsupported_ops()
-    return Macs(
-        total=sum(counted.values()),
-        counted=counted,
-        uncounted={
-            name.removeprefix("aten::"): n
-            for name, n in sorted(uncounted.items())
-            if name.removeprefix("aten::") not in _VIEWS
-        },
-    )
+ORDER = 1
+COLUMNS = (
+    Column("macs", "MACs", "multiply-accumulates of one image", "int", exact=True),
+    Column("flops", "FLOPs", "2 x macs", "int", exact=True),
+    Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", "text", exact=True),
+    Column(
+        "macs_head",
+        "MACs",
+        "of `macs`, what a detection or segmentation head takes, its feature pyramid included",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "macs_formula",
+        "MACs",
+        "of one image by the formula that a backbone's authors publish by, where we have it",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", "int", exact=True
+    ),
+    Column(
+        "uncounted_ops",
+        "",
+        "operators that count nothing by convention, with how often",
+        "text",
+        exact=True,
+    ),
+    Column("params", "", "trainable parameters", "int", exact=True),
+)
 
 
-def joined(parts: Iterable[Macs]) -> Macs:
-    """The counts of a model's parts together."""
-    counted: Counter[str] = Counter()
-    uncounted: Counter[str] = Counter()
-    for part in parts:
-        counted.update(part.counted)
-        uncounted.update(part.uncounted)
-    return Macs(counted.total(), dict(counted), dict(sorted(uncounted.items())))
+def read(workload: Workload) -> Mapping[str, Any]:
+    """Of one forward pass of one image; a training step is three of them (results.record)."""
+    from vitbench.instruments import _fvcore
 
-
-def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> FlopCountAnalysis:
-    with torch.inference_mode(False):  # inference tensors cannot be traced
-        bare = copy.deepcopy(module).to(device, torch.float32).eval()
-        analysis = FlopCountAnalysis(bare, torch.empty(input_shape, device=device))
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.tracer_warnings("none")
-        analysis.set_op_handle("aten::baddbmm", _baddbmm)
-        analysis.set_op_handle("vitbench::convolution", _count_convolution)
-        analysis.set_op_handle("aten::_convolution_mode", _count_mode)
-        analysis.set_op_handle("torchvision::deform_conv2d", _count_mode)
-        with _ConvolutionsAsOperators() if device == "meta" else contextlib.nullcontext():
-            analysis.total()  # traces; what follows reads the result
-    return analysis
-
-
-def _empty(x: Tensor, weight: Tensor, size: list[int], transposed: bool) -> Tensor:
-    return x.new_empty(size)
-
-
-# One node of the trace for each convolution: this gives it its shape, and the handle below counts
-# it. Defined once, since torch has one table of operators for the process.
-_OPERATORS = torch.library.Library("vitbench", "DEF")
-_OPERATORS.define("convolution(Tensor x, Tensor weight, int[] size, bool transposed) -> Tensor")
-_OPERATORS.impl("convolution", _empty, "Meta")
-
-
-class _ConvolutionsAsOperators(TorchFunctionMode):
-    """Makes each convolution on the meta device one operator of ours.
-
-    torch.jit does not record aten::convolution but what its kernel calls, and on the meta device
-    that kernel is Python: torch 2.11 would give a trace without a convolution, to be counted as
-    zero, and later versions refuse to trace it.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        chosen: Callable[..., object] = _CONVOLUTIONS.get(func, func)
-        return chosen(*args, **(kwargs or {}))
-
-
-Sizes = int | Sequence[int]
-
-
-def _convolution(
-    input: Tensor,  # noqa: A002 - the name that torch gives it
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sizes = 1,
-    padding: Sizes | str = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    if padding == "same":
-        return _operator(input, weight, [weight.shape[0], *input.shape[2:]], transposed=False)
-    padding = 0 if isinstance(padding, str) else padding
-    sides = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in _by_side(input, weight, stride, padding, dilation)
-    ]
-    return _operator(input, weight, [weight.shape[0], *sides], transposed=False)
-
-
-def _transposed_convolution(
-    input: Tensor,  # noqa: A002 - the name that torch gives it
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sizes = 1,
-    padding: Sizes = 0,
-    output_padding: Sizes = 0,
-    groups: int = 1,
-    dilation: Sizes = 1,
-) -> Tensor:
-    sides = [
-        (n - 1) * s - 2 * p + d * (k - 1) + more + 1
-        for n, k, s, p, more, d in _by_side(
-            input, weight, stride, padding, output_padding, dilation
-        )
-    ]
-    channels = int(weight.shape[1]) * groups
-    return _operator(input, weight, [channels, *sides], transposed=True)
-
-
-def _operator(x: Tensor, weight: Tensor, size: Sequence[int], *, transposed: bool) -> Tensor:
-    whole = [int(x.shape[0]), *(int(n) for n in size)]
-    result: Tensor = torch.ops.vitbench.convolution(x, weight, whole, transposed)
-    return result
-
-
-def _by_side(x: Tensor, weight: Tensor, *settings: Sizes) -> Iterator[tuple[int, ...]]:
-    """For each side of the map its length, the kernel's, and the settings there."""
-    if x.dim() != weight.dim():
-        raise NotImplementedError("a convolution of a map without a batch")
-    lengths = [int(n) for n in x.shape[2:]]
-    kernel = [int(n) for n in weight.shape[2:]]
-    full = [[one] * len(kernel) if isinstance(one, int) else list(one) for one in settings]
-    full = [one * len(kernel) if len(one) == 1 else one for one in full]
-    return zip(lengths, kernel, *full, strict=True)
-
-
-def _not_by_shape(*args: Any, **kwargs: Any) -> Tensor:
-    raise NotImplementedError("a convolution through its general operator")
-
-
-_CONVOLUTIONS: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    torch.conv1d: _convolution,
-    torch.conv2d: _convolution,
-    torch.conv3d: _convolution,
-    torch.conv_transpose1d: _transposed_convolution,
-    torch.conv_transpose2d: _transposed_convolution,
-    torch.conv_transpose3d: _transposed_convolution,
-    torch.convolution: _not_by_shape,
-}
-
-
-def _count_mode(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A convolution that fvcore does not know: its padding is a word, or its taps are moved."""
-    batch, _, *laid_on = get_shape(outputs[0])
-    return Counter({"conv": batch * math.prod(get_shape(inputs[1])) * math.prod(laid_on)})
-
-
-def _count_convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """Kernel elements times the positions at which the kernel is laid."""
-    transposed = bool(inputs[3].toIValue())
-    batch, _, *laid_on = get_shape(inputs[0] if transposed else outputs[0])
-    return Counter({"conv": batch * math.prod(get_shape(inputs[1])) * math.prod(laid_on)})
-
-
-def _baddbmm(inputs: list[object], outputs: list[object]) -> Counter[str]:
-    """bias + a @ b, which fvcore does not know: batch x rows x inner x columns."""
-    batch, rows, inner = get_shape(inputs[1])
-    columns = get_shape(inputs[2])[-1]
-    return Counter({"matmul": batch * rows * inner * columns})
+    counts = workload.counts()
+    counted = {name: _fvcore.count(*part) for name, part in counts.parts.items()}
+    parts = list(counted.values())
+    total = parts[0] if len(parts) == 1 else _fvcore.joined(parts)
+    formula = counts.closed_form
+    return {
+        "macs": total.total if formula is None else formula,
+        "macs_source": "fvcore" if formula is None else "closed form",
+        "macs_head": counted["head"].total if "head" in counted else None,
+        "macs_formula": counts.formula,
+        "macs_fvcore": total.total,
+        "uncounted_ops": " ".join(f"{name}:{n}" for name, n in total.uncounted.items()),
+        "params": params(workload.module),
+    }
 
 
 def params(module: nn.Module) -> int:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from torch import Tensor, nn
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vitbench.devices import Call, Device, Memory
+from vitbench.instruments import Column, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ORDER = 2
+COLUMNS = (
+    Column(
+        "peak_memory_bytes",
+        "bytes",
+        "highest allocator level during one call, weights and inputs included; on the CPU exact",
+        "int",
+        exact=True,
+    ),
+    Column(
+        "activation_memory_bytes", "bytes", "the same, less weights and inputs", "int", exact=True
+    ),
+    Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
+    Column(
+        "peak_rss_bytes", "bytes", "the process's highest resident set (VmHWM) on the CPU", "int"
+    ),
+)
+
+
+def read(workload: Workload) -> Mapping[str, Any]:
+    """Of one call, after one that fills the caches."""
+    memory = measure(workload.device, workload.call, workload.module, (workload.x,))
+    return {
+        "peak_memory_bytes": memory.peak,
+        "activation_memory_bytes": memory.activation,
+        "reserved_memory_bytes": memory.reserved,
+        "peak_rss_bytes": memory.rss,
+    }
 
 
 def held_bytes(module: nn.Module, inputs: Iterable[Tensor]) -> int:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from vitbench import instruments, runtimes
+from vitbench.instruments import Column, Type
 from vitbench.results.outcome import FAILURE_KINDS
 
 HOST_BOUND_RATIO = 1.2
-Type = Literal["text", "bool", "int", "float"]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of records.csv.
-
-    exact  deterministic: two runs of one plan on one machine give the same bytes
-    """
-
-    name: str
-    unit: str
-    meaning: str
-    type: Type = "float"
-    exact: bool = False
 
 
 def _axis(name: str, unit: str, meaning: str, kind: Type = "text") -> Column:
     return Column(name, unit, meaning, kind, exact=True)
 
+
+_SUBJECT = (
+    Column(
+        "fallback",
+        "",
+        "what the fused implementation does in place of its kernels here, and why: the equations, "
+        "or all of it in float32; empty: neither",
+        "text",
+    ),
+    Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
+)
 
 COLUMNS: tuple[Column, ...] = (
     _axis("case", "", "stable id of the case: a hash of the columns up to `settings`"),
@@ -79,75 +74,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("compile_s", "s", "torch.compile and its first call: median over rounds"),
     Column("wall_latency_s", "s", "host time until the result is there: median over all samples"),
     Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s", "bool"),
-    Column("macs", "MACs", "multiply-accumulates of one image", "int", exact=True),
-    Column("flops", "FLOPs", "2 x macs", "int", exact=True),
-    Column("macs_source", "", "`closed form` of the mechanism, or `fvcore`", "text", exact=True),
-    Column(
-        "macs_head",
-        "MACs",
-        "of `macs`, what a detection or segmentation head takes, its feature pyramid included",
-        "int",
-        exact=True,
-    ),
-    Column(
-        "macs_formula",
-        "MACs",
-        "of one image by the formula that a backbone's authors publish by, where we have it",
-        "int",
-        exact=True,
-    ),
-    Column(
-        "macs_fvcore", "MACs", "what fvcore counts; the same, or the trust falls", "int", exact=True
-    ),
-    Column(
-        "uncounted_ops",
-        "",
-        "operators that count nothing by convention, with how often",
-        "text",
-        exact=True,
-    ),
-    Column("params", "", "trainable parameters", "int", exact=True),
-    Column(
-        "operator_calls",
-        "calls",
-        "operators that one call dispatches, views included; empty for a compiled call",
-        "int",
-    ),
-    Column(
-        "sdpa_kernels",
-        "",
-        "kernels that scaled_dot_product_attention ran on, with how often; `math` is not fused",
-        "text",
-    ),
-    Column("graph_breaks", "", "of torch.compile; empty where it was not compiled", "int"),
-    Column(
-        "fallback",
-        "",
-        "what the fused implementation does in place of its kernels here, and why: the equations, "
-        "or all of it in float32; empty: neither",
-        "text",
-    ),
-    Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
-    Column(
-        "peak_memory_bytes",
-        "bytes",
-        "highest allocator level during one call, weights and inputs included; on the CPU exact",
-        "int",
-        exact=True,
-    ),
-    Column(
-        "activation_memory_bytes", "bytes", "the same, less weights and inputs", "int", exact=True
-    ),
-    Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
-    Column(
-        "peak_rss_bytes", "bytes", "the process's highest resident set (VmHWM) on the CPU", "int"
-    ),
-    Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)"),
+    *instruments.columns(),
+    *runtimes.columns(),
+    *_SUBJECT,
     Column("flops_rate", "FLOP/s", "flops x batch_size / latency_s"),
     Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
-    Column("checked_against", "", "reference of the output check", "text"),
-    Column("error_rms", "share", "rms difference from that reference, relative to its rms"),
-    Column("error_worst", "share", "largest difference, relative to its rms"),
     Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
     Column("neighbour_cores", "cores", "busy cores of other processes, while sampling"),
     Column("steal_share", "share", "time the hypervisor gave to others, while sampling"),
@@ -172,3 +103,7 @@ COLUMNS: tuple[Column, ...] = (
 
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 EXACT_COLUMNS = tuple(column.name for column in COLUMNS if column.exact)
+# Those that Facts hold.
+FACT_COLUMNS = tuple(
+    column.name for column in (*instruments.columns(), *runtimes.columns(), *_SUBJECT)
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitbench.cases.case import runtime_of
+from vitbench import runtimes
 from vitbench.errors import BadInput
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS
 from vitbench.results.folder import RECORDS
@@ -41,7 +41,9 @@ def read(path: Path) -> pd.DataFrame:
         )
         if "runtime" not in rows and set(_OLD_FLAGS) <= set(rows):
             flags = rows[_OLD_FLAGS].astype(bool).to_numpy().tolist()
-            rows["runtime"] = pd.array([runtime_of(*pair) for pair in flags], dtype="string")
+            rows["runtime"] = pd.array(
+                [runtimes.of_old_flags(*pair) for pair in flags], dtype="string"
+            )
     except (ValueError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise BadInput(f"{file} is not a CSV file of records: {reason}") from None

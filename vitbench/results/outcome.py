@@ -17,41 +17,16 @@ COUNTED = "counted"
 NOT_MEASURED = "not_measured"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What one look at a case tells: counts, memory, correctness. Taken in the first round.
 
     compulsory_bytes  weights, input and output, once each: what any implementation must move
-    operator_calls    operators that one call dispatches; None for a compiled call
-    sdpa_kernels      how often scaled_dot_product_attention ran on which kernel
-    graph_breaks      of torch.compile; None where it was not compiled
-    fallback          what the fused implementation does in place of its kernels here, and why: the
-                      equations, or all of it in float32; empty: neither
-    macs_head         of one image, in the head that a backbone carries; None where it carries none
-    macs_formula      of one image, by the formula that a backbone's authors publish figures by
+    columns           what the instruments read; MACs are of one forward pass
     """
 
-    params: int
-    macs: int
-    macs_fvcore: int
-    macs_closed_form: int | None
-    uncounted_ops: Mapping[str, int]
-    wasted_token_fraction: float
     compulsory_bytes: int
-    peak_memory_bytes: int
-    activation_memory_bytes: int
-    reserved_memory_bytes: int | None
-    peak_rss_bytes: int | None
-    checked_against: str
-    error_rms: float
-    error_worst: float
-    energy_j_img: float | None = None
-    operator_calls: int | None = None
-    sdpa_kernels: Mapping[str, int] = field(default_factory=dict)
-    graph_breaks: int | None = None
-    fallback: str = ""
-    macs_head: int | None = None
-    macs_formula: int | None = None
+    columns: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +82,24 @@ def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
 def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
     """The inverse of outcome_to_dict. Raises ValueError, KeyError."""
     ((name, fields),) = data.items()
+    if fields.get("facts") is not None:
+        fields = {**fields, "facts": _facts(fields["facts"])}
     outcome: Outcome = _TYPES[name].validate_python(fields)
     return outcome
+
+
+def _facts(data: Mapping[str, Any]) -> Facts:
+    """Older releases wrote a field for each fact, some of them in another form."""
+    if "columns" in data:
+        return Facts(data["compulsory_bytes"], data["columns"])
+    columns = dict(data)
+    compulsory_bytes = columns.pop("compulsory_bytes")
+    closed_form = columns.pop("macs_closed_form")
+    columns["macs_source"] = "fvcore" if closed_form is None else "closed form"
+    for name in ("uncounted_ops", "sdpa_kernels"):
+        counts = columns.get(name, {})
+        columns[name] = " ".join(f"{operator}:{count}" for operator, count in counts.items())
+    return Facts(compulsory_bytes, columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from vitbench.analysis import stats, trust
 from vitbench.cases.case import Case, split_settings
 from vitbench.cases.scalars import parse_scalar
-from vitbench.results.columns import COLUMN_NAMES, COLUMNS, HOST_BOUND_RATIO
+from vitbench.results.columns import COLUMN_NAMES, COLUMNS, FACT_COLUMNS, HOST_BOUND_RATIO
 from vitbench.results.outcome import (
     COUNTED,
     MEASURED,
@@ -90,22 +89,11 @@ def case_of(record: Mapping[str, Any]) -> Case:
 
 
 def _fact_columns(case: Case, facts: Facts) -> Record:
-    steps = 3 if case.mode == "forward_backward" else 1
-    macs = facts.macs * steps
-    same = {name: value for name, value in asdict(facts).items() if name in COLUMN_NAMES}
-    return same | {
-        "macs": macs,
-        "flops": 2 * macs,
-        "macs_source": "fvcore" if facts.macs_closed_form is None else "closed form",
-        "macs_fvcore": facts.macs_fvcore * steps,
-        "macs_head": None if facts.macs_head is None else facts.macs_head * steps,
-        "uncounted_ops": _counted(facts.uncounted_ops),
-        "sdpa_kernels": _counted(facts.sdpa_kernels),
-    }
-
-
-def _counted(calls: Mapping[str, int]) -> str:
-    return " ".join(f"{name}:{count}" for name, count in calls.items())
+    columns = {name: facts.columns.get(name) for name in FACT_COLUMNS}
+    for name in ("macs", "macs_fvcore", "macs_head"):  # of one forward pass, up to here
+        if (macs := columns[name]) is not None:
+            columns[name] = macs * (3 if case.mode == "forward_backward" else 1)
+    return columns | {"flops": None if columns["macs"] is None else 2 * columns["macs"]}
 
 
 def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
@@ -139,8 +127,10 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
 
 
 def _rate_columns(case: Case, facts: Facts, latency_s: float, ceilings: Ceilings | None) -> Record:
-    steps = 3 if case.mode == "forward_backward" else 1
-    flops = 2 * facts.macs * steps * case.batch_size
+    per_image = _fact_columns(case, facts)["flops"]
+    if per_image is None:
+        return {}
+    flops = float(per_image) * case.batch_size
     columns: Record = {"flops_rate": flops / latency_s}
     if ceilings is None or case.dtype not in ceilings.flops_rate:
         return columns

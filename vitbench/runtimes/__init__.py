@@ -1,1 +1,129 @@
-"""How a module is run: one file for each runtime."""
+"""Runtimes: how a module is run. A file here without an underscore is one runtime.
+
+It has RULES, which are known without torch, and `prepare`, which works in the worker process. Its
+name is the value of the axis `runtime`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from vitbench.devices import Call, Device
+from vitbench.errors import BadInput, nearest
+from vitbench.instruments import Column
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DEFAULT = "eager"
+# What the columns `compiled` and `cuda_graph` of older files mean. Ids of cases still hold them.
+OLD_FLAGS = {
+    "eager": (False, False),
+    "compile": (True, False),
+    "cuda-graph": (False, True),
+    "compile+cuda-graph": (True, True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for a runtime. Known without torch.
+
+    summary          one line for a list
+    columns          of records.csv that only this runtime fills
+    conversion_s     what preparing a case takes, for estimates before a run
+    keeps_processes  it starts processes that serve the next case too
+    """
+
+    name: str
+    summary: str
+    columns: tuple[Column, ...] = ()
+    conversion_s: float = 0.0
+    keeps_processes: bool = False
+
+
+class Subject(Protocol):
+    """What is to be run: a module on its device, and its input."""
+
+    @property
+    def runnable(self) -> nn.Module: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def x(self) -> Tensor: ...
+    def calling(self, runnable: Callable[[Tensor], Any]) -> Call:
+        """One forward pass, or one training step, of what runs the module."""
+
+
+class Prepared:
+    """A subject that is ready to run.
+
+    call           one call; it is checked, and all but the time is read from it
+    conversion_s   what conversion and the call that finishes it took; None: nothing is converted
+    is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
+    """
+
+    conversion_s: float | None = None
+    is_dispatched = True
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def timed(self) -> Call:
+        """The call that is timed, asked for once. Raises correctness.WrongOutput."""
+        return self.call
+
+    def fault(self) -> str | None:
+        """Why the time that was taken is not that of a call, where it is not."""
+        return None
+
+    def columns(self) -> Mapping[str, Any]:
+        """What the runtime says of itself: its own columns."""
+        return {}
+
+
+class Runtime(Protocol):
+    """A runtime's file."""
+
+    RULES: Rules
+
+    def refuses(self, device: str) -> str | None:
+        """Why nothing can run on a device, in words; None where it can. Without torch."""
+
+    def prepare(self, subject: Subject) -> Prepared:
+        """Makes a subject ready to run."""
+
+
+@functools.cache
+def _runtimes() -> Mapping[str, Runtime]:
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{f}") for f in files if not f.startswith("_")]
+    runtimes = {module.RULES.name: cast("Runtime", module) for module in modules}
+    return {DEFAULT: runtimes[DEFAULT], **runtimes}
+
+
+def names() -> tuple[str, ...]:
+    """The runtimes, the default first."""
+    return tuple(_runtimes())
+
+
+def load(name: str) -> Runtime:
+    """The runtime of that name. Raises BadInput."""
+    if name not in names():
+        raise BadInput(f"no runtime is called {name!r}; {nearest(name, names())}")
+    return _runtimes()[name]
+
+
+def of_old_flags(compiled: bool, cuda_graph: bool) -> str:
+    """The runtime that older releases wrote as two booleans."""
+    return next(name for name, flags in OLD_FLAGS.items() if flags == (compiled, cuda_graph))
+
+
+def columns() -> tuple[Column, ...]:
+    """The columns that the runtimes fill."""
+    return tuple(column for runtime in _runtimes().values() for column in runtime.RULES.columns)

@@ -17,7 +17,9 @@ import attentions
 from attentions import AttentionSpec
 from vitbench import devices
 from vitbench.cases.case import Case
-from vitbench.instruments import macs
+from vitbench.devices import Call
+from vitbench.instruments import Counts
+from vitbench.instruments.correctness import tensors_in
 from vitbench.subjects import backbones, wrappers
 from vitbench.subjects.backbones import BackboneSpec
 from vitbench.subjects.backbones.weights import load_into
@@ -29,22 +31,31 @@ class Unsupported(Exception):
     """The mechanism cannot run this case; the message is the reason, in words."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What is measured.
 
-    module  on the device, in the dtype, eval() unless trained
-    device  that it is on
-    x       attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
-    call    one forward pass, or one training step
-    graph_breaks  of torch.compile, once it ran; None where it was not asked for
+    module    on the device, in the dtype, eval() unless trained
+    runnable  what is run: the module, or the wrapper that computes it here
+    device    that it is on
+    x         attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
     """
 
     module: nn.Module
+    runnable: nn.Module
     device: devices.Device
     x: Tensor
-    call: Callable[[], Any]
-    graph_breaks: int | None = None
+
+    @property
+    def call(self) -> Call:
+        """One forward pass, or one training step, of the module as it is."""
+        return self.calling(self.runnable)
+
+    def calling(self, runnable: Callable[[Tensor], Any]) -> Call:
+        """The same of what runs the module."""
+        if self.module.training:
+            return training_step(self.module, runnable, self.x)
+        return inference(runnable, self.x)
 
 
 def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
@@ -144,22 +155,22 @@ def formula_macs(case: Case, plugins: Plugins) -> int | None:
     return None if formula is None else formula(*size, **dict(case.params))
 
 
-def count_macs(case: Case, plugins: Plugins, module: nn.Module) -> tuple[macs.Macs, int | None]:
-    """MACs of one image, by the definition, and of them those of the head that a backbone carries.
+def counts(case: Case, plugins: Plugins, module: nn.Module) -> Counts:
+    """What MACs are counted from, by the definition.
 
     module  of the case, which has run: it knows the maps that the head gets
     """
     eager = build_module(case, plugins, reference_impl(case, plugins))
-    if not case.head:
-        return macs.count(eager, input_shape(case, 1)), None
-    from vitbench.subjects.backbones import dense
+    parts = {"": (eager, input_shape(case, 1))}
+    if case.head:
+        from vitbench.subjects.backbones import dense
 
-    assert isinstance(eager, dense.Detector | dense.Segmenter)
-    assert isinstance(module, dense.Detector | dense.Segmenter)
-    image = dense.padded(case.head, case.image_height, case.image_width)
-    parts = dense.parts(eager, module.pyramid.shapes, image)
-    counted = {part.name: macs.count(part.module, part.shape) for part in parts}
-    return macs.joined(counted.values()), counted["head"].total
+        assert isinstance(eager, dense.Detector | dense.Segmenter)
+        assert isinstance(module, dense.Detector | dense.Segmenter)
+        image = dense.padded(case.head, case.image_height, case.image_width)
+        found = dense.parts(eager, module.pyramid.shapes, image)
+        parts = {part.name: (part.module, part.shape) for part in found}
+    return Counts(parts, closed_form_macs(case, plugins), formula_macs(case, plugins))
 
 
 def checked_with(case: Case, plugins: Plugins) -> Mapping[str, Any]:
@@ -225,28 +236,16 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
     module = (
         build_module(case, plugins, case.impl, checkpoint).to(device.target, dtype).train(trained)
     )
-    x = build_input(case).to(device.target, dtype)
-    runnable: Callable[[Tensor], Any] = module
-    if is_cast(case, plugins):
-        runnable = wrappers.CastedModule(module)
-    if case.runtime == "compile":
-        # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
-        # give up and run the ninth as it is.
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        runnable = torch.compile(runnable, dynamic=False)
-    call = training_step(module, runnable, x) if trained else inference(runnable, x)
-    return Subject(module, device, x, call)
+    runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
+    return Subject(module, runnable, device, build_input(case).to(device.target, dtype))
 
 
-def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Any]:
+def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Call:
     """One forward pass; it is run under inference_mode."""
     return lambda: runnable(x)
 
 
-def training_step(
-    module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor
-) -> Callable[[], Any]:
+def training_step(module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor) -> Call:
     """Forward, and backward to the input and every parameter; gradients are made anew.
 
     The gradients that arrive are random and made once: their making is not the subject's work.
@@ -270,8 +269,3 @@ def training_step(
         return pytree.tree_map_only(Tensor, Tensor.detach, output)
 
     return step
-
-
-def tensors_in(output: Any) -> list[Tensor]:
-    """The tensors of an output: itself, or those of a list, tuple or dict."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -197,8 +197,8 @@ def test_what_is_only_on_one_side() -> None:
 
 def test_exact_columns() -> None:
     """A change of parameters, MACs or peak memory is seen whatever the times say."""
-    base = row(1.0, 1.0, facts=facts(params=10, macs=100, macs_closed_form=100))
-    other = row(1.0, 1.0, facts=facts(params=11, macs=100, macs_closed_form=100))
+    base = row(1.0, 1.0, facts=facts(params=10, macs=100))
+    other = row(1.0, 1.0, facts=facts(params=11, macs=100))
     assert verdict(base, other).changed == {"params": (10, 11)}
     assert verdict(base, base).changed == {}
     more = row(1.0, 1.0, facts=facts(peak_memory_bytes=50000))

@@ -340,7 +340,7 @@ def test_the_folder(workers: Workers, tmp_path: Path) -> None:
 
 def test_a_change_of_counts_is_seen(workers: Workers, tmp_path: Path) -> None:
     """More MACs are a regression whatever the time says."""
-    worse = facts(macs=90000, macs_closed_form=90000)
+    worse = facts(macs=90000)
     workers.facts = lambda side: worse if side == "head" else facts()
     policy = Policy(max_slowdown=0.5, attention={"hilo": Limits(max_macs=0.2)})
     result = comparison(tmp_path / "ab", policy, cases=CASES[:2], max_blocks=6).measure()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vitbench.examples import case, plugin
-from vitbench.engine import prepared_case as held
+from vitbench.engine.prepared_case import PreparedCase, prepare
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed
 
@@ -17,35 +17,35 @@ RULE = TimingRule(warmup_calls=1, warmup_s=0, warmup_agree=1.0, sample_s=0.0005)
 
 def test_what_turns_found_is_what_is_released() -> None:
     """Every sample of every turn in order, the facts once, and the state while turns ran."""
-    one = held.hold(case(), RULE, {}, with_facts=True)
-    assert isinstance(one, held.Held)
+    one = prepare(case(), RULE, {}, with_facts=True)
+    assert isinstance(one, PreparedCase)
     assert not gc.isenabled()
     taken = []
     for _ in range(3):
-        samples = one.turn(0.002)
+        samples = one.sample(0.002)
         assert isinstance(samples, list)
         taken += samples
-    outcome = one.release()
+    outcome = one.finish()
     assert gc.isenabled()
     assert outcome.samples_s == outcome.wall_samples_s == tuple(taken)
     assert outcome.facts is not None
-    assert outcome.facts.sdpa_kernels == {}  # so small a map goes by products
+    assert outcome.facts.columns["sdpa_kernels"] == ""  # so small a map goes by products
     assert outcome.state["cpu_share"] > 0
 
 
 def test_a_turn_has_at_least_one_sample() -> None:
     """However short it is."""
-    one = held.hold(case(), RULE, {}, with_facts=False)
-    assert isinstance(one, held.Held)
-    samples = one.turn(0.0)
+    one = prepare(case(), RULE, {}, with_facts=False)
+    assert isinstance(one, PreparedCase)
+    samples = one.sample(0.0)
     assert isinstance(samples, list)
     assert len(samples) == 1
-    one.drop()
+    one.discard()
 
 
 def test_a_case_that_cannot_run() -> None:
     """Data, not an exception, and garbage is collected as before."""
-    found = held.hold(case(dim=30, num_heads=4), RULE, {}, with_facts=False)
+    found = prepare(case(dim=30, num_heads=4), RULE, {}, with_facts=False)
     assert isinstance(found, Failed)
     assert found.kind == "unsupported"
     assert gc.isenabled()
@@ -79,7 +79,7 @@ def test_a_turn_that_fails(tmp_path: Path, seconds: float) -> None:
     path = plugin(tmp_path, "tired", BREAKS)
     one = case(attention="tired", params=(), impl="eager")
     rule = TimingRule(warmup_calls=1, warmup_s=0, warmup_agree=1.0, sample_s=0)
-    kept = held.hold(one, rule, {"tired": path}, with_facts=False)
-    assert isinstance(kept, held.Held)
-    assert kept.turn(seconds) == Failed("error", "RuntimeError: out of breath")
-    kept.drop()
+    kept = prepare(one, rule, {"tired": path}, with_facts=False)
+    assert isinstance(kept, PreparedCase)
+    assert kept.sample(seconds) == Failed("error", "RuntimeError: out of breath")
+    kept.discard()

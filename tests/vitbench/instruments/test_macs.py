@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import attentions
 from attentions import Grid
-from vitbench.instruments import macs
+from vitbench.instruments import _fvcore, macs
 
 
 class Layer(nn.Module):
@@ -35,7 +35,7 @@ class Layer(nn.Module):
 def total(function: Callable[[Tensor], Tensor] | nn.Module, *shape: int) -> int:
     """MACs of a function or module on one input."""
     module = function if isinstance(function, nn.Module) else Layer(function)
-    return macs.count(module, shape).total
+    return _fvcore.count(module, shape).total
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_convolutions_without_data(data: st.DataObject) -> None:
     )
     size = (1, channels[0], *data.draw(st.tuples(*[st.integers(7, 9)] * sides), label="size"))
     module = nn.Sequential(layer, nn.ReLU())
-    without, with_numbers = (macs._analysis(module, size, device) for device in ("meta", "cpu"))
+    without, with_numbers = (_fvcore._analysis(module, size, device) for device in ("meta", "cpu"))
     assert without.total() == with_numbers.total() > 0
     assert without.unsupported_ops() == with_numbers.unsupported_ops()
 
@@ -85,7 +85,7 @@ def test_padding_by_a_word(padding: str, positions: int) -> None:
     """Counts as the padding that it means, with and without data."""
     module = nn.Conv2d(4, 6, 3, padding=padding)
     for device in ("meta", "cpu"):
-        assert macs._analysis(module, (1, 4, 5, 7), device).total() == positions * 4 * 6 * 9
+        assert _fvcore._analysis(module, (1, 4, 5, 7), device).total() == positions * 4 * 6 * 9
 
 
 def test_a_map_without_a_batch() -> None:
@@ -99,7 +99,7 @@ def test_mechanisms_are_counted_without_data(name: str) -> None:
     spec = attentions.load(name)
     grid, params = Grid(14, 14), spec.settings_at(16)
     module = spec.build(96, 6, grid, impl="eager", **params)
-    analysis = macs._analysis(module, (1, 14, 14, 96), "meta")
+    analysis = _fvcore._analysis(module, (1, 14, 14, 96), "meta")
     assert spec.macs is not None
     assert analysis.total() == spec.macs(96, 6, grid, **params)
 
@@ -127,7 +127,7 @@ def test_normalisation_and_sampling_follow_fvcore() -> None:
 
 def test_what_does_not_count_is_listed() -> None:
     """Softmax and elementwise operators count nothing and stand in the list, views do not."""
-    found = macs.count(Layer(lambda x: (x.exp() * x).softmax(-1).view(1, -1)), (1, 4, 4))
+    found = _fvcore.count(Layer(lambda x: (x.exp() * x).softmax(-1).view(1, -1)), (1, 4, 4))
     assert found.total == 0
     assert found.uncounted == {"exp": 1, "mul": 1, "softmax": 1}
     assert found.counted == {}
@@ -139,7 +139,7 @@ def test_fused_attention_counts_nothing_and_is_listed() -> None:
     def attend(x: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(x, x, x)
 
-    found = macs.count(Layer(attend), (1, 2, 9, 4))
+    found = _fvcore.count(Layer(attend), (1, 2, 9, 4))
     assert found.total == 0
     assert found.uncounted == {"scaled_dot_product_attention": 1}
 
@@ -147,7 +147,7 @@ def test_fused_attention_counts_nothing_and_is_listed() -> None:
 def test_the_sum_is_over_kinds() -> None:
     """`counted` by kind of operator adds up to the total."""
     layer = attentions.load("msa").build(32, 2, Grid(4, 4), impl="eager")
-    found = macs.count(layer, (1, 4, 4, 32))
+    found = _fvcore.count(layer, (1, 4, 4, 32))
     assert found.total == sum(found.counted.values()) == 4 * 16 * 32**2 + 2 * 16**2 * 32
     assert found.counted.keys() == {"linear", "matmul"}
     assert "softmax" in found.uncounted
@@ -157,7 +157,7 @@ def test_the_module_is_left_alone() -> None:
     """A layer in bf16 and training mode stays there, with its weights and without gradients."""
     layer = nn.Linear(8, 8).to(torch.bfloat16).train()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    assert macs.count(layer, (1, 3, 8)).total == 3 * 8 * 8
+    assert _fvcore.count(layer, (1, 3, 8)).total == 3 * 8 * 8
     assert layer.training
     assert layer.weight.dtype == torch.bfloat16
     assert layer.weight.grad is None
@@ -169,7 +169,7 @@ def test_counting_under_inference_mode() -> None:
     """The engine measures inside inference_mode, in which tracing alone would fail."""
     with torch.inference_mode():
         layer = nn.Linear(8, 24)
-        assert macs.count(layer, (1, 10, 8)).total == 10 * 8 * 24
+        assert _fvcore.count(layer, (1, 10, 8)).total == 10 * 8 * 24
         assert torch.is_inference_mode_enabled()
 
 
@@ -179,7 +179,7 @@ def test_huge_maps_cost_no_memory() -> None:
     layer = attentions.load("msa").build(32, 1, grid, impl="eager")
     gc.collect()
     before = psutil.Process().memory_info().rss
-    found = macs.count(layer, (1, grid.height, grid.width, 32))
+    found = _fvcore.count(layer, (1, grid.height, grid.width, 32))
     assert found.total == 4 * grid.tokens * 32**2 + 2 * grid.tokens**2 * 32
     assert psutil.Process().memory_info().rss - before < 2**28
 
@@ -192,10 +192,10 @@ def raising(x: Tensor) -> Tensor:
 def test_torch_is_left_as_it_was() -> None:
     """The check that is loosened while tracing is put back, also after a failure."""
     check_with = torch._check_with
-    macs.count(nn.Conv2d(4, 4, 3), (1, 4, 8, 8))
+    _fvcore.count(nn.Conv2d(4, 4, 3), (1, 4, 8, 8))
     assert torch._check_with is check_with
     with pytest.raises(RuntimeError, match="broken"):
-        macs.count(Layer(raising), (1, 4))
+        _fvcore.count(Layer(raising), (1, 4))
     assert torch._check_with is check_with
 
 

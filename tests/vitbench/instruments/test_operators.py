@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attentions
 from attentions import Grid
-from vitbench.instruments import operators
+from vitbench.instruments import _dispatch
 
 
 def attention(tokens: int = 16) -> torch.Tensor:
@@ -25,7 +25,7 @@ def attention(tokens: int = 16) -> torch.Tensor:
 def test_the_kernel_of_attention(backend: SDPBackend, kernel: str) -> None:
     """Named by what ran, not by what was asked for."""
     with torch.inference_mode(), sdpa_kernel(backend):
-        assert operators.trace(lambda: [attention(), attention()]).kernels == {kernel: 2}
+        assert _dispatch.trace(lambda: [attention(), attention()]).kernels == {kernel: 2}
 
 
 def test_calls_are_counted() -> None:
@@ -35,7 +35,7 @@ def test_calls_are_counted() -> None:
     def call() -> torch.Tensor:
         return (x @ x.T + 1).relu()
 
-    found = operators.trace(call)
+    found = _dispatch.trace(call)
     assert found.names == {"t": 1, "mm": 1, "add": 1, "relu": 1} or found.calls == 4
     assert found.kernels == {}
 
@@ -46,12 +46,12 @@ def test_both_implementations_of_msa(impl: str) -> None:
     module = attentions.load("msa").build(32, 2, Grid(12, 13), impl=impl)
     x = torch.randn(2, 12, 13, 32)
     with torch.inference_mode():
-        found = operators.trace(functools.partial(module, x))
+        found = _dispatch.trace(functools.partial(module, x))
     assert found.kernels == ({"flash": 1} if impl == "fused" else {})
 
 
 def test_a_training_step() -> None:
     """The backward pass is part of the call."""
     x = torch.randn(4, 4, requires_grad=True)
-    forward = operators.trace(lambda: (x @ x).sum()).calls
-    assert operators.trace(lambda: (x @ x).sum().backward()).calls > forward
+    forward = _dispatch.trace(lambda: (x @ x).sum()).calls
+    assert _dispatch.trace(lambda: (x @ x).sum().backward()).calls > forward

@@ -183,7 +183,7 @@ def test_host_bound() -> None:
 
 def test_a_count_without_closed_form() -> None:
     """Then it is fvcore's, and the row says so."""
-    row = build_record(case(), [measured(facts=facts(macs_closed_form=None))])
+    row = build_record(case(), [measured(facts=facts(macs_source="fvcore"))])
     assert row["macs_source"] == "fvcore"
 
 
@@ -230,7 +230,7 @@ OUTCOMES = st.one_of(
         lambda samples, compile_s, with_facts, reading: measured(
             *samples,
             compile_s=compile_s,
-            facts=facts(uncounted_ops={"softmax": 2}) if with_facts else None,
+            facts=facts(uncounted_ops="softmax:2") if with_facts else None,
             state={"cpu_share": reading, "throttle_reasons": ["power cap"]},
         ),
         st.lists(FLOATS, min_size=1, max_size=5),

@@ -41,25 +41,25 @@ def test_litv2_is_checked_and_counted(dtype: str, impl: str) -> None:
     """Against fp64, and by the authors' formula beside the true count."""
     (case,) = cases("litv2_s", dtype=(dtype,), impl=(impl,))
     facts = counted(case)
-    assert facts.params == 27_844_000
-    assert facts.checked_against == "eager float64"
-    assert facts.macs_formula == pytest.approx(facts.macs, rel=0.01)
-    assert facts.macs_head is None
+    assert facts.columns["params"] == 27_844_000
+    assert facts.columns["checked_against"] == "eager float64"
+    assert facts.columns["macs_formula"] == pytest.approx(facts.columns["macs"], rel=0.01)
+    assert facts.columns["macs_head"] is None
 
 
 def test_a_mechanism_that_chooses_inside() -> None:
     """Is checked with everything to choose from."""
     (case,) = cases("litv2_s[attention=quadtree]")
     facts = counted(case)
-    assert "topk" in facts.checked_against
-    assert facts.macs_formula == pytest.approx(facts.macs, rel=0.01)
+    assert "topk" in facts.columns["checked_against"]
+    assert facts.columns["macs_formula"] == pytest.approx(facts.columns["macs"], rel=0.01)
 
 
 def test_a_plugins_attention_inside(tmp_path: Path) -> None:
     """The user's mechanism in a whole model."""
     mine = plugin(tmp_path, "mine")
     (case,) = cases("litv2_s[attention=mine]", plugins={"mine": mine})
-    assert counted(case, {"mine": mine}).params > 1e6
+    assert counted(case, {"mine": mine}).columns["params"] > 1e6
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,17 @@ def test_a_head_is_measured(head: str, mode: str) -> None:
     assert isinstance(found, Measured), found
     assert found.facts is not None
     (plain,) = cases("timm:resnet18")
-    body = counted(plain).macs - 512 * (1000 + 2 * 2)  # without the classifier and its pooling
-    assert found.facts.macs_head is not None
-    assert found.facts.macs == body + found.facts.macs_head
+    body = counted(plain).columns["macs"] - 512 * (
+        1000 + 2 * 2
+    )  # without the classifier and its pooling
+    assert found.facts.columns["macs_head"] is not None
+    assert found.facts.columns["macs"] == body + found.facts.columns["macs_head"]
 
 
 def test_an_odd_size() -> None:
     """Of a pyramid under a head."""
     (case,) = cases("litv2_s[head=semantic_fpn]", resolution=(Resolution(133, 101),))
-    assert counted(case).macs_head > 1e9
+    assert counted(case).columns["macs_head"] > 1e9
 
 
 def test_no_pyramid_is_unsupported() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitbench.analysis import published
-from vitbench.instruments import macs
+from vitbench.instruments import _fvcore
 from vitbench.subjects.backbones import STRIDES, Unsuitable, dense
 from vitbench.subjects.backbones.dense import Detector, Segmenter
 from vitbench.subjects.backbones.litv2 import CONFIGS, LITv2, configured, grids_on
@@ -100,7 +100,7 @@ def counted(head: str, height: int, width: int) -> dict[str, int]:
         model(torch.randn(1, 3, height, width))
     image = dense.padded(head, height, width)
     return {
-        part.name: macs.count(part.module, part.shape).total
+        part.name: _fvcore.count(part.module, part.shape).total
         for part in dense.parts(model, model.pyramid.shapes, image)
     }
 
@@ -203,7 +203,7 @@ def test_published_macs_are_ours_without_deformable_convolutions(
         model.pyramid.first :
     ]
     parts = dense.parts(model, shapes, size)
-    total = sum(macs.count(part.module, part.shape).total for part in parts)
+    total = sum(_fvcore.count(part.module, part.shape).total for part in parts)
     merging = sum(
         grid.tokens * 4 * dim * 2 * dim for grid, dim in zip(grids[1:], channels[:-1], strict=True)
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth, deform_conv2d
 
 import attentions
-from vitbench.instruments import macs
+from vitbench.instruments import _fvcore, macs
 from vitbench.subjects.backbones import Unsuitable
 from vitbench.subjects.backbones.litv2 import (
     CONFIGS,
@@ -146,7 +146,7 @@ def test_what_the_formula_counts_beside_the_macs(name: str) -> None:
     more += normed + batch_normed
     less = 5 * (normed + grids[3].tokens * (config.dim << 3)) + 2 * batch_normed
     eager = spec(name, {}).make(224, 224, impl="eager")
-    found = macs.count(eager, (1, 3, 224, 224))
+    found = _fvcore.count(eager, (1, 3, 224, 224))
     assert found.total == formula_macs(config, 224, 224) - more + less
 
 

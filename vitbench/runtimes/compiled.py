@@ -1,0 +1,79 @@
+"""torch.compile, with static shapes. All that is asked of its counters is asked here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from vitbench.devices import Call
+from vitbench.instruments import Column
+from vitbench.runtimes import Prepared, Rules, Subject
+
+RULES = Rules(
+    name="compile",
+    summary="torch.compile, with static shapes",
+    columns=(
+        Column("graph_breaks", "", "of torch.compile; empty where it was not compiled", "int"),
+    ),
+    conversion_s=12.0,
+    keeps_processes=True,
+)
+
+
+def refuses(device: str) -> str | None:
+    """It runs everywhere."""
+    return None
+
+
+def _counters(kind: str) -> Counter[str]:
+    """What torch.compile has counted in this process since its last reset, where it ran at all."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return Counter() if dynamo is None else dynamo.counters[kind]
+
+
+class Watched(Prepared):
+    """A call in which nothing may be compiled while it is timed, by the module itself either."""
+
+    _graphs = 0
+
+    def timed(self) -> Call:
+        self._graphs = _counters("stats")["unique_graphs"]
+        return self.call
+
+    def fault(self) -> str | None:
+        if _counters("stats")["unique_graphs"] == self._graphs:
+            return None
+        return "torch.compile compiled again inside the timed region"
+
+
+class Compiled(Watched):
+    """A module that is compiled, with its input's shapes."""
+
+    is_dispatched = False
+
+    def __init__(self, subject: Subject) -> None:
+        import torch
+
+        # Graphs are kept by code, not by module: after eight cases of one mechanism torch would
+        # give up and run the ninth as it is.
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        super().__init__(subject.calling(torch.compile(subject.runnable, dynamic=False)))
+        start = time.perf_counter()
+        self.call()
+        subject.device.synchronize()
+        self.conversion_s = time.perf_counter() - start
+        if not _counters("stats")["unique_graphs"]:
+            raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
+        self._graph_breaks = _counters("graph_break").total()
+
+    def columns(self) -> Mapping[str, Any]:
+        return {"graph_breaks": self._graph_breaks}
+
+
+def prepare(subject: Subject) -> Prepared:
+    """Compiles, and calls once."""
+    return Compiled(subject)

@@ -1,0 +1,129 @@
+"""The output of a case, compared with what its mechanism defines."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vitbench import runtimes
+from vitbench.cases.case import Case
+from vitbench.instruments import correctness
+from vitbench.instruments.correctness import WrongOutput, tensors_in
+from vitbench.subjects import build as subjects
+
+# A reference in fp64 of a large map takes longer than all else together; from this many tokens
+# on, the check is made on a smaller map of the same mechanism, and the row says so.
+MAX_CHECKED_TOKENS = 1600
+# Where a mechanism is checked with everything to choose from, every token meets every other.
+MAX_CHOOSING_TOKENS = 256
+# Rounding errors add up over a model; budgets are for one layer and grow with the root of depth.
+BACKBONE_LAYERS = 64
+
+
+def check_form(case: Case, subject: subjects.Subject, output: object) -> None:
+    """Raises WrongOutput where the output is wrong whatever its values."""
+    if case.attention:
+        fault = correctness.fault_of_form(output, subject.x)
+    else:
+        fault = correctness.fault_of_tensors(tensors_in(output))
+    if fault is not None:
+        raise WrongOutput(fault)
+
+
+def check_values(
+    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
+) -> dict[str, Any]:
+    """The columns of `correctness`, against the eager implementation in fp64.
+
+    Raises WrongOutput, and Unsupported where it cannot be checked.
+    """
+    choices = subjects.checked_with(case, plugins)
+    limit = MAX_CHOOSING_TOKENS if choices else MAX_CHECKED_TOKENS
+    against = ["eager float64"]
+    if not choices and (case.backbone or case.grid.tokens <= limit):
+        errors = _against_eager(case, subject, output, plugins)
+    else:
+        other = _checkable(case, plugins, choices, limit)
+        errors = _on_its_own(other, plugins)
+        against += [] if case.backbone else [f"at {other.grid} tokens"]
+        against += [f"with {name}={value}" for name, value in choices.items()]
+    if choices:
+        # That the right things are chosen is seen in fp64, where a tie is too rare to meet.
+        double = dataclasses.replace(case, dtype="float64")
+        _on_its_own(_checkable(double, plugins, {}, limit), plugins)
+        against.append("and as it is in float64")
+    return {
+        "checked_against": " ".join(against),
+        "error_rms": errors.rms,
+        "error_worst": errors.worst,
+    }
+
+
+def _on_its_own(case: Case, plugins: subjects.Plugins) -> correctness.Errors:
+    """The errors of a case that is built for the check alone."""
+    small = subjects.build(case, plugins)
+    return _against_eager(case, small, small.call(), plugins)
+
+
+def _checkable(
+    case: Case, plugins: subjects.Plugins, params: Mapping[str, Any], limit: int
+) -> Case:
+    """The case on a map of at most `limit` tokens that the mechanism supports, as large and as
+    oblong as the case's as can be. Raises Unsupported where there is none.
+    """
+    merged = tuple(sorted((dict(case.params) | dict(params)).items()))
+    other = dataclasses.replace(
+        case, params=merged, batch_size=min(case.batch_size, 2), runtime=runtimes.DEFAULT
+    )
+    if case.backbone:  # its size is fixed
+        return other
+    shape = math.log(case.grid_height / case.grid_width)
+
+    def difference(size: tuple[int, int]) -> tuple[bool, float, int]:
+        height, width = size
+        stretch = abs(math.log(height / width) - shape)
+        return height * width < limit // 2, round(stretch, 1), -height * width
+
+    sizes = itertools.product(range(1, case.grid_height + 1), range(1, case.grid_width + 1))
+    for height, width in sorted((s for s in sizes if s[0] * s[1] <= limit), key=difference):
+        other = dataclasses.replace(
+            other,
+            grid_height=height,
+            grid_width=width,
+            image_height=height * case.stride,
+            image_width=width * case.stride,
+        )
+        if subjects.is_supported(other, plugins):
+            return other
+    raise subjects.Unsupported(f"no map of at most {limit} tokens, on which it could be checked")
+
+
+def _against_eager(
+    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
+) -> correctness.Errors:
+    """First and last image of the batch against fp64: an index overflow shows in the last."""
+    eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
+    eager.load_state_dict(subject.module.state_dict())
+    # A training step is checked by its forward pass, in the mode in which it ran.
+    eager = eager.to(subject.x.device, torch.float64).train(subject.module.training)
+    ends = sorted({0, case.batch_size - 1})
+    x = subject.x.detach()
+    with torch.no_grad():
+        if subject.module.training:  # statistics over the batch need the whole of it
+            reference = [t[ends] for t in tensors_in(eager(x.double()))]
+        else:
+            parts = [tensors_in(eager(x[i : i + 1].double())) for i in ends]
+            reference = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+    outputs = [t.detach()[ends] for t in tensors_in(output)]
+    errors = correctness.worst_of(outputs, reference)
+    layers = BACKBONE_LAYERS if case.backbone else 1
+    allowed = correctness.budget(x.dtype, tf32=subject.device.uses_tf32(), layers=layers)
+    fault = correctness.fault_of_value(errors, allowed)
+    if fault is not None:
+        raise WrongOutput(fault)
+    return errors
