@@ -34,12 +34,6 @@ DEVICES = {"cpu", "cuda", "mps", "xpu"}
 RUNTIMES = {"compile", "compiled", "cuda-graph", "onnxruntime", "openvino", "executorch"}
 RUNTIME_PACKAGES = {"onnx", "onnxruntime", "openvino", "executorch", "tensorrt", "torch_tensorrt"}
 
-# Files that a rule does not hold for yet. This list only shrinks, and is empty in the end: an
-# entry whose file keeps the rule fails the rule's test.
-PENDING: dict[str, tuple[str, ...]] = {
-    "words": ("vitbench.engine.passes",),
-}
-
 
 def name_of(path: Path) -> str:
     """`vitbench.render.charts` for its file."""
@@ -51,12 +45,9 @@ MODULES = {name_of(path): path for path in SOURCES}
 
 
 def check(rule: str, offenders: Iterable[str]) -> None:
-    """Fails with every offender ("module" or "module:line") that is not pending."""
-    found, pending = list(offenders), PENDING.get(rule, ())
-    wrong = [offender for offender in found if offender.partition(":")[0] not in pending]
+    """Fails with every offender, "module" or "module:line"."""
+    wrong = list(offenders)
     assert not wrong, f"{rule}: {', '.join(wrong)}"
-    mended = set(pending) - {offender.partition(":")[0] for offender in found}
-    assert not mended, f"remove from PENDING[{rule!r}]: {', '.join(sorted(mended))}"
 
 
 @functools.cache
