@@ -18,7 +18,7 @@ from typer.main import get_command
 
 import attentions
 import vitbench
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.analysis import trust
 from vitbench.cases import suite
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
@@ -151,6 +151,12 @@ def kinds() -> str:
         values = _code(kind) + (f", {_code(f'{kind}:1')}" if rules.is_indexed else "")
         rows.append((values, rules.summary, f"{rules.max_slowdown:.0%}"))
     return _table(("device", "what it is", "default of `--max-slowdown`"), rows)
+
+
+def ways() -> str:
+    """The runtimes."""
+    rows = [(_code(name), runtimes.load(name).RULES.summary) for name in runtimes.names()]
+    return _table(("runtime", "what it is"), rows)
 
 
 def suites() -> str:
@@ -330,6 +336,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "grades": grades,
     "columns": columns,
     "mechanisms": mechanisms,
+    "runtimes": ways,
     "devices": kinds,
     "suites": suites,
     "backbones": backbones,

@@ -19,14 +19,18 @@ def list_(
     backbones: Annotated[
         bool, typer.Option("--backbones", help="List the whole models instead.")
     ] = False,
+    runtimes: Annotated[
+        bool, typer.Option("--runtimes", help="List the runtimes instead.")
+    ] = False,
     devices: Annotated[
         bool, typer.Option("--devices", help="List the kinds of devices instead.")
     ] = False,
 ) -> None:
-    """List the mechanisms, the suites, the whole models or the devices."""
+    """List the mechanisms, the suites, the whole models, the runtimes or the devices."""
     choices = {
         "--suites": (suites, _suites),
         "--backbones": (backbones, _backbones),
+        "--runtimes": (runtimes, _runtimes),
         "--devices": (devices, _devices),
     }
     chosen = [option for option, (is_chosen, _) in choices.items() if is_chosen]
@@ -66,6 +70,13 @@ def _backbones() -> _List:
     models += [(name, f"timm:{timm_name}") for name, timm_name in RIVALS.items()]
     note = "and timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"
     return ("backbone", "whose"), models, note
+
+
+def _runtimes() -> _List:
+    from vitbench import runtimes
+
+    rows = [(name, runtimes.load(name).RULES.summary) for name in runtimes.names()]
+    return ("runtime", "what it is"), rows, ""
 
 
 def _devices() -> _List:
