@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 test: $(READY) ## run the tests (set-up included), in at most 6 minutes on 2 cores
 	$(PYTEST) -m "not slow"

@@ -1,9 +1,15 @@
-"""What every test shares: how many examples hypothesis draws, and tests that need a GPU."""
+"""What every test shares: one thread, how many examples hypothesis draws, tests that need a GPU."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Before torch is imported, here and in what tests start: maps are small, and threads of two
+# workers of pytest-xdist that wait for each other take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shared machine stops a process for longer than any deadline that would mean something; and a
 # run that fails can be run again, with the same examples. `make test` draws a quarter of them.

@@ -15,8 +15,6 @@ import pytest
 
 import attentions
 
-pytestmark = pytest.mark.xdist_group("counts")  # they share a run
-
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "reports" / "baseline" / "counts.csv"
 

@@ -29,8 +29,6 @@ from vitbench.results.csv import derive
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Failed, Outcome
 
-pytestmark = pytest.mark.xdist_group("cli")  # they share real runs
-
 _LAYER = "--attention msa --resolution 32 --dim 32 --heads 2 --batch-size 1"
 _TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --threads 1"
 TINY = ["run", "--device", "cpu", *_LAYER.split(), *_TIME.split()]

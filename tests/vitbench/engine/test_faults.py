@@ -15,8 +15,6 @@ import pytest
 
 from vitbench.results.outcome import MEASURED
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 _LAYER = "--resolution 32 --dim 32 --heads 2 --batch-size 1 --impl eager"
 _TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --threads 1"
 _MARK = "VITBENCH_TEST_MARK"

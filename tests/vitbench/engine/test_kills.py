@@ -14,8 +14,6 @@ import pytest
 
 from tests.vitbench.examples import ROOT
 
-pytestmark = pytest.mark.xdist_group("kills")
-
 
 @pytest.fixture(
     scope="module",
