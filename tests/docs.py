@@ -187,6 +187,11 @@ def _is_axis(option: Any) -> bool:
     return (option.rich_help_panel or "").startswith(_AXES)
 
 
+def _help(option: Any) -> str:
+    """The help without the marks that keep rich from reading `[` as markup."""
+    return (option.help or "").replace(r"\[", "[")
+
+
 def _default(option: Any) -> str:
     return "" if option.default is None or option.default is False else _code(str(option.default))
 
@@ -203,7 +208,7 @@ def _argument(parameter: Any) -> str:
 def axes() -> str:
     """The axes of a sweep: the options that take several values."""
     run = dict(_commands(get_command(app)))["vitbench run"]
-    rows = [(_code(option.opts[0]), option.help) for option in run.params if _is_axis(option)]
+    rows = [(_code(option.opts[0]), _help(option)) for option in run.params if _is_axis(option)]
     return _table(("option", "values"), rows)
 
 
@@ -216,7 +221,7 @@ def commands() -> str:
         parts += [f"### {name}", f"`{usage}`", inspect.cleandoc(command.help)]
         takes_axes = any(_is_axis(option) for option in command.params)
         rows = [
-            (_code(option.opts[0]), option.help or "", _default(option))
+            (_code(option.opts[0]), _help(option), _default(option))
             for option in command.params
             if not _is_axis(option)
         ]

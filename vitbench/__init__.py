@@ -17,7 +17,7 @@ _HOMES = {
     "Plan": "vitbench.cases.plan.Plan",
     "Resolution": "vitbench.cases.case.Resolution",
     "Run": "vitbench.results.journal.Run",
-    "Sweep": "vitbench.cases.case.Sweep",
+    "Sweep": "vitbench.cases.sweep.Sweep",
     "TimingRule": "vitbench.instruments.timing.TimingRule",
     "draw": "vitbench.render.charts.draw",
     "make_plan": "vitbench.engine.planning.make_plan",
@@ -44,8 +44,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vitbench.cases.case import Case, Resolution, Sweep
+    from vitbench.cases.case import Case, Resolution
     from vitbench.cases.plan import Plan
+    from vitbench.cases.sweep import Sweep
     from vitbench.engine.planning import make_plan
     from vitbench.engine.runner import measure, resume
     from vitbench.errors import BadInput

@@ -18,7 +18,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     from vitbench import cli
-    from vitbench.cli.axes import REPLACED
+    from vitbench.cli.options import REPLACED
     from vitbench.errors import BadInput, StorageFull
 
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tests.benchmarks import Options, Section
 from tests.benchmarks.side_by_side import Ready, Row, compare, emulated, in_new_process, ready
-from vitbench.cases.case import Sweep
+from vitbench.cases.sweep import Sweep
 from vitbench.render import tables
 
 OURS = "litv2_s"

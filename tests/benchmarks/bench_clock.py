@@ -12,7 +12,7 @@ from tests.benchmarks import Options, Section, verdict
 from tests.benchmarks.side_by_side import Row, in_new_process, interleave
 from vitbench import devices
 from vitbench.analysis import stats
-from vitbench.cases.case import Sweep
+from vitbench.cases.sweep import Sweep
 from vitbench.instruments import timing
 from vitbench.render import tables
 from vitbench.subjects import build as subjects

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from tests.benchmarks import Options, Section
 from tests.benchmarks.side_by_side import Ready, Row, compare, emulated, in_new_process, ready
 from vitbench.analysis import stats
-from vitbench.cases.case import Case, Resolution, Sweep
+from vitbench.cases.case import Case, Resolution
+from vitbench.cases.sweep import Sweep
 from vitbench.render import tables
 from vitbench.subjects import build as subjects
 

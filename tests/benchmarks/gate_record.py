@@ -23,7 +23,7 @@ import numpy as np
 from tests.benchmarks import ROOT, vitbench
 from tests.vitbench.examples import environment, facts, measured, plan
 from vitbench.analysis.gate import Policy
-from vitbench.cases.case import Sweep
+from vitbench.cases.sweep import Sweep
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.child import Target
 from vitbench.engine.revision import Revision

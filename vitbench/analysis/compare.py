@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vitbench import devices
 from vitbench.analysis import stats
+from vitbench.cases.row import COLUMNS, name_of, options_of
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED
 from vitbench.results.record import Record, subject_of
@@ -24,23 +25,7 @@ FLOORS = 1.5
 _MOST_EFFORT = 20
 
 # What tells cases apart, and what two measurements must share for their times to compare.
-IDENTITY = (
-    "attention",
-    "backbone",
-    "impl",
-    "runtime",
-    "cold",
-    "mode",
-    "batch_size",
-    "image_height",
-    "image_width",
-    "stride",
-    "grid_height",
-    "grid_width",
-    "dim",
-    "num_heads",
-    "settings",
-)
+IDENTITY = tuple(c.name for c in COLUMNS if c.name not in ("case", "device", "dtype"))
 MACHINE = ("device", "dtype", "device_name", "torch")
 # Counts that need no statistics. Peak memory is exact on a CPU; on CUDA it is within blocks.
 EXACT = ("params", "macs", "peak_memory_bytes")
@@ -106,19 +91,6 @@ def compare(
     slower = stats.holm([p for p, _ in p_values])
     faster = stats.holm([p for _, p in p_values])
     return [pair.verdict(*ps) for pair, *ps in zip(pairs, slower, faster, strict=True)]
-
-
-def name_of(record: Mapping[str, object]) -> str:
-    """A case among its neighbours, in one line."""
-    height, width = record["image_height"], record["image_width"]
-    size = f"{height}px" if height == width else f"{height}x{width}px"
-    words = [subject_of(record), size, str(record["dtype"])]
-    words += [f"batch {record['batch_size']}", str(record["impl"])]
-    words += [str(record["runtime"])] if record["runtime"] != "eager" else []
-    words += ["cold"] if record["cold"] is True else []
-    if record["mode"] != "forward":
-        words.append(str(record["mode"]))
-    return " ".join([*words, str(record["settings"] or "")]).strip()
 
 
 def _key(record: Record, across: Sequence[str]) -> tuple[object, ...]:
@@ -282,31 +254,6 @@ class _CasePair:
 
 def _is_skipped(record: Record) -> bool:
     return record["status"] == NOT_MEASURED
-
-
-_OPTIONS = (
-    ("stride", "--stride"),
-    ("dim", "--dim"),
-    ("num_heads", "--heads"),
-    ("batch_size", "--batch-size"),
-    ("dtype", "--dtype"),
-    ("impl", "--impl"),
-    ("mode", "--mode"),
-    ("device", "--device"),
-)
-
-
-def options_of(record: Record) -> str:
-    """The options of `vitbench run` that select the case of a row, and only it."""
-    kind = "attention" if record["attention"] else "backbone"
-    name = record[kind]
-    size = f"{record['image_height']}x{record['image_width']}"
-    words = [f"--{kind} {name}", f"--resolution {size}"]
-    words += [f"{option} {record[column]}" for column, option in _OPTIONS if record[column]]
-    words += [f"--runtime {record['runtime']}"] if record["runtime"] != "eager" else []
-    words += ["--cold true"] if record["cold"] is True else []
-    words += [f"--param {name}.{setting}" for setting in str(record["settings"] or "").split()]
-    return " ".join(words)
 
 
 def round_medians(record: Record) -> list[float]:

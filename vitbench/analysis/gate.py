@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from vitbench import devices
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
+from vitbench.cases.row import name_of
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, subject_of
@@ -130,7 +131,7 @@ def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
     for record in records:
         usual = devices.rules(str(record["device"])).max_slowdown
         limit = policy.limit(subject_of(record), "max_slowdown", usual)
-        by_case[compare.name_of(record)] = limit
+        by_case[name_of(record)] = limit
     return by_case
 
 

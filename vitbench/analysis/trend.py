@@ -11,7 +11,8 @@ import numpy as np
 import ruptures
 import scipy.stats
 
-from vitbench.analysis.compare import IDENTITY, SIGNIFICANCE, name_of
+from vitbench.analysis.compare import IDENTITY, SIGNIFICANCE
+from vitbench.cases.row import name_of
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 

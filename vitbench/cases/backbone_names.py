@@ -22,6 +22,8 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 TASKS = tuple(HEADS)
 # The stride of LITv2's stage 3, whose attention is chosen.
 _STRIDE = 16
+# Those that have a name of their own.
+NAMES = (*LITV2, *RIVALS)
 _INSTALL = "pip install 'vitbench[backbones]'"
 
 
@@ -33,14 +35,6 @@ def heads_of(tasks: Iterable[str]) -> list[str]:
 def task_of(head: str) -> str:
     """The task that a head does."""
     return next(task for task, heads in HEADS.items() if head in heads)
-
-
-def split(text: str) -> list[str]:
-    """`a,b[c=1,d=2]` -> [a, b[c=1,d=2]]. Raises BadInput."""
-    items = [item.strip() for item in re.split(r",(?![^\[\]]*\])", text)]
-    if not all(items):
-        raise BadInput(f"a list is values with commas between, got {text!r}")
-    return items
 
 
 def parse(text: str) -> tuple[str, dict[str, Scalar]]:
@@ -79,7 +73,7 @@ def check_name(name: str, plugins: Mapping[str, Path]) -> None:
                 f"backbone {name} is a module and a factory in it, but no module is called {top!r}"
             )
     else:
-        known = (*LITV2, *RIVALS, *plugins)
+        known = (*NAMES, *plugins)
         raise BadInput(
             f"no backbone is called {name!r}; {nearest(name, known)}; timm:NAME is any of timm's, "
             "module:factory one of yours"

@@ -8,85 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from vitbench import devices
-from vitbench.cases.case import DTYPE_ALIASES, Resolution
+from vitbench.cases.axes import AXES
 from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput, nearest
 
 _FOLDER = Path(__file__).parent / "suites"
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+def _scalars(data: Any) -> tuple[Scalar, ...]:
+    """A value of a hyper-parameter, or a list of them."""
+    items = data if isinstance(data, list) else [data]
+    for item in items:
+        if not isinstance(item, bool | int | float | str):
+            raise ValueError(f"expected a number, true, false or a word, got {item!r}")
+    return tuple(items)
 
 
-def _resolution(value: Any) -> Resolution:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"a resolution is 224 or '800x1280', got {value!r}")
-    return Resolution.parse(str(value))
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected a whole number, got {value!r}")
-    return value
-
-
-def _dtype(value: Any) -> str:
-    return DTYPE_ALIASES.get(str(value), str(value))
-
-
-def _scalar(value: Any) -> Scalar:
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"expected a number, true, false or a word, got {value!r}")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Wholes = Annotated[tuple[Whole, ...], BeforeValidator(_listed)]
-Bools = Annotated[tuple[StrictBool, ...], BeforeValidator(_listed)]
-Sizes = Annotated[
-    tuple[Annotated[Resolution, BeforeValidator(_resolution)], ...], BeforeValidator(_listed)
-]
-Dtypes = Annotated[tuple[Annotated[str, BeforeValidator(_dtype)], ...], BeforeValidator(_listed)]
-Values = Annotated[
-    tuple[Annotated[Scalar, BeforeValidator(_scalar)], ...], BeforeValidator(_listed)
-]
-
-
-class Axes(BaseModel):
-    """The [axes] of a suite; the fields of case.Sweep, each one value or a list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    attention: Words | None = None
-    backbone: Words | None = None
-    resolution: Sizes | None = None
-    stride: Wholes | None = None
-    dim: Wholes | None = None
-    num_heads: Wholes | None = None
-    batch_size: Wholes | None = None
-    dtype: Dtypes | None = None
-    impl: Words | None = None
-    runtime: Words | None = None
-    cold: Bools | None = None
-    mode: Words | None = None
-    task: Words | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Only the axes that are written down."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+Scalars = Annotated[tuple[Scalar, ...], PlainValidator(_scalars)]
 
 
 class Suite(BaseModel):
@@ -97,8 +38,9 @@ class Suite(BaseModel):
     published  the table of reports/published/ that the results stand beside
     reference  what the throughputs of both are divided by; the table's first subject unless named;
                older suites say `anchor`
-    axes       what is swept
-    cuda       axes that differ on a CUDA device (a GPU wants larger batches than a CPU)
+    axes       values by the name of an axis
+    on         axes that differ on a kind of device, in the table of its name: `[cuda]` has larger
+               batches than a CPU
     params     hyper-parameters by mechanism or backbone that differ from the authors' settings
     """
 
@@ -108,14 +50,13 @@ class Suite(BaseModel):
     effort: str = "default"
     published: str | None = None
     reference: str | None = Field(None, validation_alias=AliasChoices("reference", "anchor"))
-    axes: Axes
-    cuda: Axes = Axes()
-    params: dict[str, dict[str, Values]] = {}
+    axes: Mapping[str, tuple[Any, ...]]
+    on: Mapping[str, Mapping[str, tuple[Any, ...]]] = {}
+    params: Mapping[str, Mapping[str, Scalars]] = {}
 
     def axes_on(self, device: str) -> dict[str, Any]:
         """The axes for a kind of device."""
-        own: Axes = getattr(self, devices.kind_of(device), Axes())
-        return self.axes.given() | own.given()
+        return {**self.axes, **self.on.get(devices.kind_of(device), {})}
 
 
 def names() -> tuple[str, ...]:
@@ -140,27 +81,49 @@ def read(path: Path) -> Suite:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"suite {path} cannot be read: {reason}") from None
     try:
-        return Suite.model_validate(tomllib.loads(text))
+        return _checked(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"suite {path} is not valid TOML: {error}") from None
+    except _Fault as error:
+        keys, message = error.args
     except ValidationError as error:
-        raise BadInput(f"suite {path}, {_sentence(error, text)}") from None
-
-
-def _sentence(error: ValidationError, text: str) -> str:
-    """The first fault as `line 4, axes.resolutoin: ...`."""
-    faults = error.errors()
-    # A misspelt key is also a missing one; what is written there is what helps.
-    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    keys = [str(part) for part in fault["loc"] if isinstance(part, str)]
-    keys = [key for key in keys if not key.startswith("function-")]
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        known = Suite.model_fields if len(keys) == 1 else Axes.model_fields
-        message = f"no such key; {nearest(keys[-1], known)}"
+        fault = error.errors()[0]
+        keys = [part for part in fault["loc"] if isinstance(part, str)]
+        message = fault["msg"].removeprefix("Value error, ")
     line = _line_of(keys, text)
     where = f"line {line}, " if line else ""
-    return f"{where}{'.'.join(keys)}: {message}"
+    raise BadInput(f"suite {path}, {where}{'.'.join(keys)}: {message}")
+
+
+class _Fault(Exception):
+    """Keys and a message."""
+
+
+def _checked(data: dict[str, Any]) -> Suite:
+    """The suite of a file. Raises _Fault, ValidationError."""
+    known = (*(name for name in Suite.model_fields if name != "on"), *devices.names())
+    for key in data:
+        if key not in (*known, "anchor"):  # which older suites say
+            raise _Fault([key], f"no such key; {nearest(key, known)}")
+    tables = {key: _axes(key, data[key]) for key in ("axes", *devices.names()) if key in data}
+    rest = {key: value for key, value in data.items() if key not in tables}
+    axes = {"axes": tables.pop("axes")} if "axes" in tables else {}
+    return Suite.model_validate(rest | axes | {"on": tables})
+
+
+def _axes(table: str, data: Any) -> dict[str, tuple[Any, ...]]:
+    """A table of axes, read."""
+    if not isinstance(data, dict):
+        raise _Fault([table], f"expected a table of axes, got {data!r}")
+    axes = {}
+    for key, value in data.items():
+        if key not in AXES:
+            raise _Fault([table, key], f"no such key; {nearest(key, AXES)}")
+        try:
+            axes[key] = AXES[key].read(value)
+        except ValueError as error:
+            raise _Fault([table, key], str(error)) from None
+    return axes
 
 
 def _line_of(keys: list[str], text: str) -> int | None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from vitbench.cli import axes, judge, parse, terminal
+from vitbench.cli import complete, judge, options, parse, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from vitbench.analysis.gate import Result
-    from vitbench.engine.ab import AbComparison
+    from vitbench.engine.ab import AbComparison, Rules
 
 _TIME = "Precision"
 # Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
@@ -24,126 +24,106 @@ _TIME = "Precision"
 _RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "sample_s": 0.002}
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """A group of options: how much work goes into each case."""
+
+    panel: ClassVar[str] = _TIME
+
+    reading: Annotated[
+        float, typer.Option(help="Sampling of each version in a block, seconds.")
+    ] = 0.5
+    max_blocks: Annotated[
+        int, typer.Option(help="Most blocks; each is A B B A in fresh processes.")
+    ] = 40
+    budget: Annotated[
+        str | None, typer.Option(help="No block starts after this time, such as 3m.")
+    ] = None
+
+    def rules(self) -> Rules:
+        """Raises BadInput."""
+        from vitbench.engine.ab import Rules
+
+        if not 0 < self.reading < 1e3:
+            raise BadInput(f"--reading must be a positive time in seconds, got {self.reading:g}")
+        budget_s = None if self.budget is None else parse.duration(self.budget)
+        rules = Rules(self.max_blocks, budget_s)
+        return dataclasses.replace(rules, slice_s=self.reading / (2 * rules.abba_cycles))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """A group of options: the policy, and the forms of the result."""
+
+    max_slowdown: judge.MaxSlowdown = None
+    policy: judge.PolicyFile = None
+    strict: judge.Strict = False
+    github: judge.Github = False
+    junit: judge.Junit = None
+    json: judge.Json = None
+
+    def forms(self) -> judge.ReportPaths:
+        return judge.ReportPaths(self.junit, self.json, self.github)
+
+
+@options.grouped
 def ab(
     base: Annotated[str, typer.Argument(help="A git revision, a folder, or a Python environment.")],
     head: Annotated[
         str | None, typer.Argument(help="The same; by default the working tree as it is.")
     ] = None,
+    *,
     suite: Annotated[
-        str, typer.Option(help="A suite's name or a TOML file.", rich_help_panel="Axes")
+        str, typer.Option(help=options.SUITE, autocompletion=complete.suites)
     ] = "quick",
-    attention: axes.Attention = None,
-    backbone: axes.Backbone = None,
-    resolution: axes.Resolution = None,
-    stride: axes.Stride = None,
-    dim: axes.Dim = None,
-    heads: axes.Heads = None,
-    batch_size: axes.BatchSize = None,
-    dtype: axes.Dtype = None,
-    impl: axes.Impl = None,
-    mode: axes.Mode = None,
-    task: axes.Task = None,
-    runtime: axes.Runtime = None,
-    cold: axes.Cold = None,
-    param: axes.Param = None,
-    plugin: axes.Plugin = None,
-    max_slowdown: judge.MaxSlowdown = None,
-    policy: judge.PolicyFile = None,
-    strict: judge.Strict = False,
-    reading: Annotated[
-        float,
-        typer.Option(help="Sampling of each side in a block, seconds.", rich_help_panel=_TIME),
-    ] = 0.5,
-    max_blocks: Annotated[
-        int, typer.Option(help="Most blocks of A B B A in fresh processes.", rich_help_panel=_TIME)
-    ] = 40,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="No block begins after this: 3m.", rich_help_panel=_TIME),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all usable by default.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one answer of a worker.")] = 300.0,
-    seed: Annotated[int, typer.Option(help="Of the order of the cases.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder of the result; reports/DATE-ab-... by default.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print sides and cases; measure nothing.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-    github: judge.Github = False,
-    junit: judge.Junit = None,
-    json: judge.Json = None,
+    axes: options.Axes,
+    selection: options.Selection,
+    machine: options.Machine,
+    precision: Precision,
+    judging: Judging,
 ) -> int:
     """Measure two versions in turns, A B B A, and judge. Exit status 0, 3, 4, 5 as check has it."""
-    chosen = axes.given(
-        attention=attention,
-        backbone=backbone,
-        task=task,
-        resolution=resolution,
-        stride=stride,
-        dim=dim,
-        num_heads=heads,
-        batch_size=batch_size,
-        dtype=dtype,
-        impl=impl,
-        mode=mode,
-        runtime=runtime,
-        cold=cold,
-    )
-    rules_of_policy = judge.read_policy(policy, max_slowdown, strict)
-    forms = judge.ReportPaths(junit, json, github)
-    if not 0 < reading < 1e3:
-        raise BadInput(f"--reading must be a positive time in seconds, got {reading:g}")
+    policy = judge.read_policy(judging.policy, judging.max_slowdown, judging.strict)
+    limits = precision.rules()
     from vitbench.engine import ab as interleaved
     from vitbench.engine import planning, revision
     from vitbench.results.folder import make_folder, new_folder
 
-    limits = interleaved.Rules(max_blocks, None if budget is None else parse.duration(budget))
-    limits = dataclasses.replace(limits, slice_s=reading / (2 * limits.abba_cycles))
     signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job cleans up as after Ctrl-C
     with revision.checkout(base, head) as sides:
-        plugins = tuple(plugin or ())
-        if (reason := revision.same_code(*sides, bool(plugins))) is not None:
+        if (reason := revision.same_code(*sides, bool(selection.plugin))) is not None:
             raise BadInput(f"there is nothing to compare: {reason}")
         plan = planning.make_plan(
             suite,
-            device=device,
-            axes=chosen,
-            params=parse.params(param or []),
-            plugins=plugins,
+            axes=axes,
+            **selection.settings(),
             effort="quick",
-            rule=_RULE | {"warmup_s": reading / 5},
-            threads=threads,
+            rule=_RULE | {"warmup_s": precision.reading / 5},
             registry=sides[1].registry(),
-            seed=seed,
-            timeout_s=timeout,
+            **machine.settings(),
         )
         words = ["vitbench ab", base, *([head] if head else [])]
-        words += [f"--plugin {path}" for path in plugins]
-        folder = out or new_folder(Path("reports"), "ab", plan.device)
+        words += [f"--plugin {path}" for path in selection.plugin or ()]
+        folder = machine.out or new_folder(Path("reports"), "ab", plan.device)
         comparison = interleaved.AbComparison(
-            plan, sides, rules_of_policy, limits, folder, command=" ".join(words)
+            plan, sides, policy, limits, folder, command=" ".join(words)
         )
-        if dry_run:
+        if machine.dry_run:
             _outlook(comparison)
             return 0
         make_folder(folder)
-        return _carry_out(comparison, folder, forms, quiet=quiet)
+        return _carry_out(comparison, folder, judging.forms(), quiet=machine.quiet)
 
 
 def _outlook(comparison: AbComparison) -> None:
+    from vitbench.cases.row import name_of
     from vitbench.engine import ab as interleaved
     from vitbench.render import tables
 
     console = terminal.console()
     console.print(comparison.title(), markup=False)
-    rows = [
-        [pair.head.describe(), pair.head.settings, pair.incomparable_reason]
-        for pair in comparison.pairs
-    ]
-    console.print(tables.listing(("case", "settings", ""), rows))
+    rows = [[name_of(pair.head), pair.incomparable_reason] for pair in comparison.pairs]
+    console.print(tables.listing(("case", ""), rows))
     least = interleaved.blocks_needed(len(rows))
     console.print(f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, as noise decides")
 

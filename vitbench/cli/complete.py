@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attentions
+from vitbench.cases.axes import Axis
 
 
-def mechanisms(incomplete: str) -> Iterator[str]:
-    """Completes the last of a comma-separated list of mechanisms."""
-    before, comma, last = incomplete.rpartition(",")
-    for name in ("all", *attentions.names()):
-        if name.startswith(last):
-            yield f"{before}{comma}{name}"
+def values(axis: Axis) -> Callable[[str], Iterator[str]]:
+    """Completes the last of a comma-separated list of values of an axis."""
 
+    def complete(incomplete: str) -> Iterator[str]:
+        before, comma, last = incomplete.rpartition(",")
+        yield from (f"{before}{comma}{name}" for name in axis.complete() if name.startswith(last))
 
-def backbones(incomplete: str) -> Iterator[str]:
-    """Completes the last of a comma-separated list of backbones."""
-    from vitbench.subjects.backbones import LITV2, RIVALS
-
-    before, comma, last = incomplete.rpartition(",")
-    for name in (*LITV2, *RIVALS):
-        if name.startswith(last):
-            yield f"{before}{comma}{name}"
+    return complete
 
 
 def mechanism(incomplete: str) -> Iterator[str]:

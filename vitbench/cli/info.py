@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vitbench.cases.case import Resolution
 from vitbench.cli import complete, parse, terminal
 
 
@@ -33,7 +34,7 @@ def info(
     facts = describe(
         name,
         plugin_files(tuple(plugin or ())),
-        resolution=parse.one(resolution, parse.resolutions),
+        resolution=Resolution.parse(resolution),
         stride=stride,
         dim=dim,
         num_heads=heads,

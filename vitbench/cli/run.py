@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from vitbench.cli import axes, parse, terminal
+from vitbench.cli import complete, options, parse, terminal
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -17,183 +18,148 @@ if TYPE_CHECKING:
     from vitbench.results.journal import Run
 
 REPORTS = Path("reports")
-
 _TIME = "Precision"
-_WHERE = "Machine and output"
 
 
-def run(
-    suite: axes.Suite = "quick",
-    attention: axes.Attention = None,
-    backbone: axes.Backbone = None,
-    resolution: axes.Resolution = None,
-    stride: axes.Stride = None,
-    dim: axes.Dim = None,
-    heads: axes.Heads = None,
-    batch_size: axes.BatchSize = None,
-    dtype: axes.Dtype = None,
-    impl: axes.Impl = None,
-    mode: axes.Mode = None,
-    task: axes.Task = None,
-    runtime: axes.Runtime = None,
-    cold: axes.Cold = None,
-    param: axes.Param = None,
-    plugin: axes.Plugin = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A checkpoint for every backbone, read as tensors only."),
-    ] = None,
-    effort: Annotated[
-        str | None, typer.Option(help="quick, default, thorough.", rich_help_panel=_TIME)
-    ] = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A group of options: fields of TimingRule that differ from the effort's."""
+
+    panel: ClassVar[str] = _TIME
+
+    warmup_calls: Annotated[int | None, typer.Option(help="Least number of warm-up calls.")] = None
+    warmup_s: Annotated[float | None, typer.Option("--warmup", help="Least warm-up, seconds.")] = (
+        None
+    )
+    warmup_agree: Annotated[
+        float | None,
+        typer.Option(help="Warm-up ends when two blocks of calls agree within this share."),
+    ] = None
+    warmup_cap_s: Annotated[
+        float | None, typer.Option("--warmup-cap", help="Longest warm-up, seconds.")
+    ] = None
+    sample_s: Annotated[
+        float | None, typer.Option("--sample-time", help="Shortest sample, seconds.")
+    ] = None
+    min_samples: Annotated[int | None, typer.Option(help="Least number of samples in a round.")] = (
+        None
+    )
+    min_s: Annotated[
+        float | None, typer.Option("--min-time", help="Shortest sampling in a round, seconds.")
+    ] = None
+    target_noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise",
+            help="Sampling ends at this half-width of the median's 95% interval, a share.",
+        ),
+    ] = None
+    cap_s: Annotated[
+        float | None, typer.Option("--cap", help="Longest sampling in a round, seconds.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """A group of options: how much work goes into each case."""
+
+    panel: ClassVar[str] = _TIME
+
+    effort: Annotated[str | None, typer.Option(help="quick, default or thorough.")] = None
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Time for the whole run, 10m or 90s; rounds and samples follow.",
-            rich_help_panel=_TIME,
+            help="Time for the whole run, such as 10m or 90s; rounds and samples follow from it."
         ),
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Fresh worker processes.", rich_help_panel=_TIME)
-    ] = None,
-    warmup_calls: Annotated[
-        int | None, typer.Option(help="Least calls of warm-up.", rich_help_panel=_TIME)
-    ] = None,
-    warmup: Annotated[
-        float | None, typer.Option(help="Least warm-up, seconds.", rich_help_panel=_TIME)
-    ] = None,
-    warmup_agree: Annotated[
-        float | None,
-        typer.Option(help="Two warm-up blocks agree within this share.", rich_help_panel=_TIME),
-    ] = None,
-    warmup_cap: Annotated[
-        float | None, typer.Option(help="Most warm-up, seconds.", rich_help_panel=_TIME)
-    ] = None,
-    sample_time: Annotated[
-        float | None, typer.Option(help="Least time of a sample, seconds.", rich_help_panel=_TIME)
-    ] = None,
-    min_samples: Annotated[
-        int | None, typer.Option(help="Least samples a round.", rich_help_panel=_TIME)
-    ] = None,
-    min_time: Annotated[
-        float | None, typer.Option(help="Least sampling a round, seconds.", rich_help_panel=_TIME)
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(help="Target: half-width of the 95% interval.", rich_help_panel=_TIME),
-    ] = None,
-    cap: Annotated[
-        float | None, typer.Option(help="Most sampling a round, seconds.", rich_help_panel=_TIME)
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_WHERE)
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; all usable by default.", rich_help_panel=_WHERE)
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds for a case in a round.", rich_help_panel=_WHERE)
-    ] = 300.0,
+    ] = None
+    rounds: Annotated[int | None, typer.Option(help="Rounds; each is a fresh worker process.")] = (
+        None
+    )
+    untimed: Annotated[
+        bool, typer.Option("--untimed", help="Only check, count and measure memory.")
+    ] = False
+
+    def check(self, rule: Rule) -> None:
+        """Raises BadInput for options that exclude each other."""
+        if self.budget is not None and rule.cap_s is not None:
+            raise BadInput(
+                "--budget decides how long a case is sampled: give it or --cap, not both"
+            )
+        if self.budget is not None and self.untimed:
+            raise BadInput("--budget is for timing, and --untimed times nothing: give one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """A group of options: the worker's memory."""
+
+    panel: ClassVar[str] = options.MACHINE
+
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            help="Of the worker on a CPU: 8GiB, none; 90% of what is free by default.",
-            rich_help_panel=_WHERE,
+            help="Memory of a worker on a CPU: 8GiB or none; by default 90% of what is free."
         ),
-    ] = None,
+    ] = None
     allocator: Annotated[
-        str,
-        typer.Option(
-            help="steady: freed memory stays; system: as the C library has it.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = "steady",
-    seed: Annotated[
-        int, typer.Option(help="Of the order of the cases.", rich_help_panel=_WHERE)
-    ] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder; reports/DATE-... by default.")
+        str, typer.Option(help="steady keeps freed memory; system is the C library's.")
+    ] = "steady"
+
+
+@options.grouped
+def run(
+    suite: Annotated[
+        str, typer.Argument(help=options.SUITE, autocompletion=complete.suites)
+    ] = "quick",
+    *,
+    axes: options.Axes,
+    selection: options.Selection,
+    precision: Precision,
+    rule: Rule,
+    machine: options.Machine,
+    memory: Memory,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint for every backbone; only tensors are read.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Continue the run in this folder; takes no other option.")
+        Path | None, typer.Option(help="Continue the run in this folder, as it was planned.")
     ] = None,
-    untimed: Annotated[
-        bool,
-        typer.Option("--untimed", help="Check, count and measure memory only: no time is taken."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its time; measure nothing.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> int:
-    """Measure a sweep and write its CSV files and charts."""
+    """Measure a sweep; write its CSV files and charts."""
     if resume is not None:
-        return _resume(resume, quiet=quiet)
-    chosen = axes.given(
-        attention=attention,
-        backbone=backbone,
-        resolution=resolution,
-        stride=stride,
-        dim=dim,
-        num_heads=heads,
-        batch_size=batch_size,
-        dtype=dtype,
-        impl=impl,
-        mode=mode,
-        task=task,
-        runtime=runtime,
-        cold=cold,
-    )
-    rule = {
-        "warmup_calls": warmup_calls,
-        "warmup_s": warmup,
-        "warmup_agree": warmup_agree,
-        "warmup_cap_s": warmup_cap,
-        "sample_s": sample_time,
-        "min_samples": min_samples,
-        "min_s": min_time,
-        "target_noise": noise,
-        "cap_s": cap,
-    }
-    if budget is not None and cap is not None:
-        raise BadInput("--budget decides how long a case is sampled: give it or --cap, not both")
-    if budget is not None and untimed:
-        raise BadInput("--budget is for time, and --untimed takes none: give one of them")
-    settings: dict[str, Any] = {"seed": seed, "timeout_s": timeout, "allocator": allocator}
-    if memory_limit is not None:
-        settings["memory_limit_bytes"] = parse.amount_of_memory(memory_limit)
-    if budget is not None:
-        settings["budget_s"] = parse.duration(budget)
+        return _resume(resume, quiet=machine.quiet)
+    precision.check(rule)
+    settings: dict[str, Any] = {"allocator": memory.allocator}
+    if memory.memory_limit is not None:
+        settings["memory_limit_bytes"] = parse.amount_of_memory(memory.memory_limit)
+    if precision.budget is not None:
+        settings["budget_s"] = parse.duration(precision.budget)
     from vitbench.engine.planning import make_plan
 
     plan = make_plan(
         suite,
-        device=device,
-        axes=chosen,
-        params=parse.params(param or []),
-        plugins=tuple(plugin or ()),
-        effort=effort,
-        rounds=rounds,
-        rule=rule,
-        threads=threads,
-        timed=not untimed,
+        axes=axes,
+        **selection.settings(),
+        effort=precision.effort,
+        rounds=precision.rounds,
+        rule=asdict(rule),
+        timed=not precision.untimed,
         weights=weights,
+        **machine.settings(),
         **settings,
     )
-    if dry_run:
+    if machine.dry_run:
         _print_plan(plan)
         return 0
-    return _measure(plan, out, quiet=quiet)
+    return _measure(plan, machine.out, quiet=machine.quiet)
 
 
 def _print_plan(plan: Plan) -> None:
+    from vitbench.cases.row import name_of
     from vitbench.render import tables
 
     console = terminal.console()
-    rows = [
-        [case.subject, str(case.resolution), case.describe(), case.settings] for case in plan.cases
-    ]
-    console.print(tables.listing(("subject", "px", "case", "settings"), rows))
+    console.print(tables.listing(("case",), [[name_of(case)] for case in plan.cases]))
     console.print(f"\n{_outlook(plan)}")
 
 

@@ -21,10 +21,11 @@ from typing import Any, Literal, TextIO
 
 import attentions
 from vitbench.analysis import gate, stats
-from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare, name_of
+from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare
 from vitbench.analysis.gate import Policy, Result
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
+from vitbench.cases.row import name_of
 from vitbench.engine import messages
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
@@ -434,5 +435,5 @@ def _write_readings(
     rows = csv.writer(file, lineterminator="\n")
     for index, (which, samples_s) in enumerate(slices):
         text = " ".join(f"{sample:.6g}" for sample in samples_s)
-        rows.writerow((phase, block, pair.head.describe(), index, which, text))
+        rows.writerow((phase, block, name_of(pair.head), index, which, text))
     file.flush()

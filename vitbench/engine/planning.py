@@ -15,15 +15,17 @@ from vitbench.analysis import published, stats
 from vitbench.cases import backbone_names as models
 from vitbench.cases import plan as plans
 from vitbench.cases import suite as suites
-from vitbench.cases.case import Case, Sweep
+from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
+from vitbench.cases.row import case_of
 from vitbench.cases.scalars import Scalar
+from vitbench.cases.sweep import Sweep
 from vitbench.engine import budget, pool
 from vitbench.engine.messages import SetUp
 from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.record import Record, case_of
+from vitbench.results.record import Record
 
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 
@@ -79,7 +81,7 @@ def make_plan(
     files = plugin_files(plugins)
     checkpoint = "" if weights is None else _weights_name(weights)
     sweep = make_sweep(loaded, axes, params, files, registry, checkpoint)
-    if checkpoint and not sweep.backbone:
+    if checkpoint and not sweep["backbone"]:
         raise BadInput("--weights are for backbones, and none is measured")
     effort = effort or loaded.effort
     plans.rule_of(effort, devices.host(), rule)
@@ -196,7 +198,7 @@ def make_sweep(
 
     The suite's hyper-parameters hold for the mechanisms and backbones that are left.
     """
-    merged = _merge(suite.axes.given(), axes, plugins)
+    merged = _merge(suite.axes, axes, plugins)
     backbones = [models.parse(text)[0] for text in merged.get("backbone", ())]
     subjects = {*merged.get("attention", ()), *backbones}
     swept = {name: dict(values) for name, values in suite.params.items() if name in subjects}

@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from vitbench.cases.axes import AXES
+from vitbench.cases.row import SETTINGS
 from vitbench.errors import BadInput, StorageFull
 from vitbench.render import labels, units
 from vitbench.results import frame
@@ -116,8 +118,8 @@ THROUGHPUT = Quantity(
 MACS = Quantity("MACs", "macs", "MACs of one image")
 MEMORY = Quantity("Peak memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
 QUANTITIES = (THROUGHPUT, MACS, MEMORY)
-# What makes two rows different measurements, apart from the mechanism and the resolution.
-SETTING = ("device", "dtype", "batch_size", "stride", "dim", "num_heads", "mode", "cold")
+# What makes two rows different measurements, apart from the subject and the resolution.
+SETTING = ("device", *(name for name in SETTINGS if not AXES[name].is_how))
 
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitbench.cases.axes import AXES
 from vitbench.cases.case import Resolution
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # In what measurements of a mechanism may differ, besides its settings.
-_VARIANT = ("impl", "runtime")
+_VARIANT = [name for name, axis in AXES.items() if axis.is_how]
 
 
 def resolution(row: Mapping[str, Any] | pd.Series) -> str:
@@ -51,8 +52,8 @@ def variants(rows: pd.DataFrame) -> pd.Series:
 
 
 def _is_told(name: str, value: str) -> bool:
-    """Whether a label tells it: the eager runtime is what one expects."""
-    return name != "runtime" or value != "eager"
+    """Whether a label tells it: of implementations each, of the rest what is not the default."""
+    return name == "impl" or value != AXES[name].default
 
 
 def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from vitbench.analysis import stats
+from vitbench.cases.row import name_of
 from vitbench.engine.runner import Progress
 from vitbench.render import units
 from vitbench.results.outcome import Failed, Measured
@@ -63,7 +64,7 @@ class ProgressBar(_Bar):
         case, outcome = progress.case, progress.outcome
         if isinstance(outcome, Failed):
             self._console.print(
-                f"{case.describe()}: {outcome.kind}: {outcome.message}", style="red", markup=False
+                f"{name_of(case)}: {outcome.kind}: {outcome.message}", style="red", markup=False
             )
             self._last = f"{case.subject}: {outcome.kind}"
         elif isinstance(outcome, Measured):
@@ -73,7 +74,7 @@ class ProgressBar(_Bar):
             self._task,
             completed=progress.done,
             total=progress.total,
-            description=case.describe(),
+            description=name_of(case),
             round=progress.round_index + 1,
             last=self._last,
         )
@@ -99,7 +100,7 @@ class ComparisonBar(_Bar):
             self._task,
             completed=progress.settled,
             total=progress.total,
-            description=progress.case.describe(),
+            description=name_of(progress.case),
             phase="block" if progress.phase == 1 else "flagged cases again, block",
             block=progress.block + 1,
         )

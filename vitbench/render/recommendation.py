@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.cases.axes import AXES
 from vitbench.render import tables, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
 # What an implementation is: the rest of a case's identity is the question, this the answer.
-_ANSWER = ("impl", "runtime")
+_ANSWER = tuple(name for name, axis in AXES.items() if axis.is_how)
 _HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak MiB", "because")
 
 
@@ -64,8 +65,9 @@ def _peak(record: Record) -> float:
 
 
 def _named(record: Record) -> str:
-    runtime = [] if record["runtime"] == "eager" else [str(record["runtime"])]
-    return " + ".join([str(record["impl"]), *runtime])
+    others = {name: record[name] for name in _ANSWER if name != "impl"}
+    words = [str(value) for name, value in others.items() if value != AXES[name].default]
+    return " + ".join([str(record["impl"]), *words])
 
 
 def table(records: Sequence[Record]) -> Table | None:

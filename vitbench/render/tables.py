@@ -8,21 +8,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from vitbench.cases.axes import AXES
+from vitbench.cases.row import SETTINGS
 from vitbench.render import labels, units
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, Value, subject_of
 
-_SETTING_COLUMNS = (
-    ("impl", "impl"),
-    ("runtime", "runtime"),
-    ("cold", "cold"),
-    ("mode", "mode"),
+SETTING_COLUMNS = (
+    *((name, AXES[name].title) for name in SETTINGS),
     ("device", "device"),
-    ("dtype", "dtype"),
-    ("batch_size", "batch"),
-    ("stride", "stride"),
-    ("dim", "dim"),
-    ("num_heads", "heads"),
 )
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
@@ -46,7 +40,7 @@ def results_markdown(records: Sequence[Record]) -> str:
 
 def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
     """The header and the cells of each case."""
-    columns = {title: [_cell(r[name]) for r in records] for name, title in _SETTING_COLUMNS}
+    columns = {title: [_cell(r[name]) for r in records] for name, title in SETTING_COLUMNS}
     columns["settings"] = own_settings(records)
     shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
     rows: list[list[str | Text]] = [

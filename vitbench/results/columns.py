@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from vitbench import instruments, runtimes
-from vitbench.instruments import Column, Type
+from vitbench.cases import row
+from vitbench.instruments import Column
 from vitbench.results.outcome import FAILURE_KINDS
 
 HOST_BOUND_RATIO = 1.2
-
-
-def _axis(name: str, unit: str, meaning: str, kind: Type = "text") -> Column:
-    return Column(name, unit, meaning, kind, exact=True)
 
 
 _SUBJECT = (
@@ -25,24 +22,7 @@ _SUBJECT = (
 )
 
 COLUMNS: tuple[Column, ...] = (
-    _axis("case", "", "stable id of the case: a hash of the columns up to `settings`"),
-    _axis("attention", "", "mechanism, the name of its file; empty for a backbone"),
-    _axis("backbone", "", "whole model; empty for an attention layer"),
-    _axis("impl", "", "`eager`: the paper's equations op by op; `fused`: fastest kernels"),
-    _axis("runtime", "", "`eager`, `compile` (torch.compile) or `cuda-graph` (replayed)"),
-    _axis("cold", "", "caches flushed before each call", "bool"),
-    _axis("mode", "", "`forward`, or `forward_backward`: one training step of the layer"),
-    _axis("device", "", "`cpu`, `cuda` or `cuda:1`"),
-    _axis("dtype", "", "of weights and inputs"),
-    _axis("batch_size", "images", "images in one call", "int"),
-    _axis("image_height", "pixels", "height of the image that the feature map belongs to", "int"),
-    _axis("image_width", "pixels", "width of that image", "int"),
-    _axis("stride", "pixels", "side of the image patch behind one token", "int"),
-    _axis("grid_height", "tokens", "height of the feature map", "int"),
-    _axis("grid_width", "tokens", "width of the feature map", "int"),
-    _axis("dim", "channels", "channels of the feature map", "int"),
-    _axis("num_heads", "heads", "attention heads", "int"),
-    _axis("settings", "", "hyper-parameters of the mechanism"),
+    *row.COLUMNS,
     Column(
         "status",
         "",

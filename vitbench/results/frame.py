@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from vitbench import runtimes
+from vitbench.cases.axes import AXES
+from vitbench.cases.case import Case
 from vitbench.errors import BadInput
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS
 from vitbench.results.folder import RECORDS
@@ -17,11 +19,12 @@ _TYPES = {"text": "string", "bool": "boolean", "int": "Int64", "float": "float64
 # Columns of older files, which are one now: `runtime`.
 _OLD_FLAGS = ["compiled", "cuda_graph"]
 # Without these a row is no measurement of a case. Any other column may be of a later release than
-# the file: it is read as empty.
+# the file: it is read as empty, an axis as its default.
 _REQUIRED = [
     *COLUMN_NAMES[: COLUMN_NAMES.index("latency_s") + 1],
     *("throughput_img_s", "round_medians", "device_name", "torch"),
 ]
+_LATER_AXES = AXES.keys() - Case.__dataclass_fields__.keys()
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -47,7 +50,7 @@ def read(path: Path) -> pd.DataFrame:
     except (ValueError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise BadInput(f"{file} is not a CSV file of records: {reason}") from None
-    missing = [name for name in _REQUIRED if name not in rows]
+    missing = [name for name in _REQUIRED if name not in rows and name not in _LATER_AXES]
     if missing and {"case", "status", "latency_s"} <= set(rows):
         raise BadInput(
             f"{file} was written by an older vitbench: it has no column {missing[0]!r}; "
@@ -57,7 +60,8 @@ def read(path: Path) -> pd.DataFrame:
     if missing:
         raise BadInput(f"{file} is not a CSV file of records: it has no column {missing[0]!r}")
     for name in set(COLUMN_NAMES) - set(rows):
-        empty = "" if types[name] == "string" else pd.NA
+        empty: object = "" if types[name] == "string" else pd.NA
+        empty = AXES[name].default if name in AXES else empty
         rows[name] = pd.Series([empty] * len(rows), dtype=types[name])
     return rows.assign(subject=rows["attention"].where(rows["attention"] != "", rows["backbone"]))
 

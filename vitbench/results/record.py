@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitbench.analysis import stats, trust
-from vitbench.cases.case import Case, split_settings
-from vitbench.cases.scalars import parse_scalar
-from vitbench.results.columns import COLUMN_NAMES, COLUMNS, FACT_COLUMNS, HOST_BOUND_RATIO
+from vitbench.cases.case import Case
+from vitbench.cases.row import row_of
+from vitbench.results.columns import COLUMN_NAMES, FACT_COLUMNS, HOST_BOUND_RATIO
 from vitbench.results.outcome import (
     COUNTED,
     MEASURED,
@@ -33,7 +33,7 @@ def build_record(
 ) -> Record:
     """One row from the outcomes of a case's rounds. A failure in any round is the row's status."""
     record: Record = dict.fromkeys(COLUMN_NAMES)
-    record |= case_columns(case)
+    record |= row_of(case)
     if environment:
         record["device_name"] = environment["device_name"]
         record["torch"] = environment["torch"]["version"]
@@ -60,32 +60,6 @@ def build_record(
 def subject_of(record: Mapping[str, Any]) -> str:
     """The mechanism or backbone of a row."""
     return str(record["attention"] or record["backbone"])
-
-
-def case_columns(case: Case) -> Record:
-    """The columns that say what was measured."""
-    fields = case.to_dict()
-    del fields["params"], fields["head"], fields["weights"]
-    for name in ("stride", "grid_height", "grid_width", "dim", "num_heads"):
-        fields[name] = fields[name] or None  # a backbone has none of its own
-    return {"case": case.id, **fields, "settings": case.settings}
-
-
-def case_of(record: Mapping[str, Any]) -> Case:
-    """The case of a row: the inverse of `case_columns`. Raises ValueError where the row's own id
-    says that it is another."""
-    empty = {"text": "", "int": 0, "bool": False}
-    fields: dict[str, Any] = {
-        column.name: record[column.name] or empty[column.type]
-        for column in COLUMNS
-        if column.name in Case.__dataclass_fields__
-    }
-    words = [word.partition("=") for word in str(record["settings"] or "").split()]
-    settings = {name: parse_scalar(value) for name, _, value in words}
-    case = Case(**fields | split_settings(settings, fields["backbone"]))
-    if case.id != record["case"]:
-        raise ValueError(f"its columns are of another case than its id, {record['case']}")
-    return case
 
 
 def _fact_columns(case: Case, facts: Facts) -> Record:

@@ -9,8 +9,9 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
-from vitbench.cases.case import Resolution, Sweep
+from vitbench.cases.case import Resolution
 from vitbench.cases.scalars import Scalar
+from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
 
 

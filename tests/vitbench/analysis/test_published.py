@@ -19,8 +19,9 @@ from vitbench.analysis import published
 from vitbench.analysis.published import Figure
 from vitbench.cases import suite
 from vitbench.cases.case import Case
+from vitbench.cases.row import row_of
 from vitbench.errors import BadInput
-from vitbench.results.record import Record, build_record, case_columns
+from vitbench.results.record import Record, build_record
 
 SINGLE = published.read("single_layer")
 
@@ -181,7 +182,7 @@ def test_every_published_row_is_reproduced() -> None:
             "params": sum(p.numel() for p in module.parameters()),
             "macs": spec.macs(768, 12, Grid(14, 14), **params),
         }
-        mine = [f for f in SINGLE if f.is_of(case_columns(one))]
+        mine = [f for f in SINGLE if f.is_of(row_of(one))]
         quantities = ["macs", "params", "throughput", "throughput"]
         assert sorted(f.quantity for f in mine) == quantities, one.attention
         for f in (f for f in mine if f.quantity in counts):

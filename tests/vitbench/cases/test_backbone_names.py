@@ -12,7 +12,9 @@ import timm
 import attentions
 from tests.vitbench.examples import plugin
 from vitbench.cases import backbone_names as models
-from vitbench.cases.case import Resolution, Sweep
+from vitbench.cases.axes import split
+from vitbench.cases.case import Resolution
+from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
 from vitbench.subjects.backbones import RIVALS
 
@@ -33,7 +35,7 @@ def complaint(*texts: str, **changes: Any) -> str:
 
 def test_a_comma_inside_brackets_is_no_separator() -> None:
     """Names and their hyper-parameters in one list."""
-    assert models.split("a,b[c=1,d=2], e") == ["a", "b[c=1,d=2]", "e"]
+    assert split("a,b[c=1,d=2], e") == ["a", "b[c=1,d=2]", "e"]
     assert models.parse("b[c=1,d=x]") == ("b", {"c": 1, "d": "x"})
     assert models.parse("timm:resnet50") == ("timm:resnet50", {})
 
@@ -42,7 +44,7 @@ def test_a_comma_inside_brackets_is_no_separator() -> None:
 def test_an_empty_item_is_a_slip(text: str) -> None:
     """Of the keyboard."""
     with pytest.raises(BadInput, match="commas between"):
-        models.split(text)
+        split(text)
 
 
 @pytest.mark.parametrize("text", ["a[b", "a[b]", "a[=1]", "a[b=]", "a[b=1,b=2]", "a[b=1]c"])

@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attentions
-from tests.vitbench.examples import PLUGIN, backbone_case, case, plugin
-from vitbench.cases.case import Case, Resolution, Sweep
+from tests.vitbench.examples import PLUGIN, case, plugin
+from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import parse_scalar
+from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput, nearest
 
 
 def sweep(**changes: Any) -> Sweep:
     """A small sweep of MSA with changes."""
-    return dataclasses.replace(Sweep(attention=("msa",)), **changes)
+    return Sweep(**({"attention": ("msa",)} | changes))
 
 
 def complaint(**changes: Any) -> str:
@@ -68,6 +69,7 @@ def test_id_follows_every_field() -> None:
         "mode": "forward_backward",
         "device": "cuda",
         "dtype": "float16",
+        "more": (("layout", "nhwc"),),
     }
     fields = [field.name for field in dataclasses.fields(Case)]
     for name in fields:
@@ -92,12 +94,7 @@ def test_case_survives_json(params: dict[str, Any], batch_size: int) -> None:
     assert again.id == one.id
 
 
-def test_case_describes_itself() -> None:
-    """The line names what differs from the usual: a forward pass of the fused implementation."""
-    assert case().describe() == "msa 64px float32 batch 2"
-    odd = case(impl="eager", cold=True, mode="forward_backward", image_width=96)
-    assert odd.describe() == "msa 64x96px float32 batch 2 eager cold forward_backward"
-    assert backbone_case().describe() == "tiny 64px float32 batch 2"
+def test_settings_are_one_text() -> None:
     assert case(params=(("alpha", 0.9), ("bias", False))).settings == "alpha=0.9 bias=false"
 
 
@@ -228,7 +225,7 @@ def test_a_plugin_is_swept_like_ours(tmp_path: Path) -> None:
     one = Sweep(attention=("mine",), plugins=plugins, params={"mine": {"strength": (1.0, 2.0)}})
     assert [dict(c.params) for c in one.expand()] == [{"strength": 1.0}, {"strength": 2.0}]
     with pytest.raises(BadInput, match="mine has no parameter 'strenght'; nearest: strength"):
-        dataclasses.replace(one, params={"mine": {"strenght": (1.0,)}}).expand()
+        Sweep(attention=("mine",), plugins=plugins, params={"mine": {"strenght": (1.0,)}}).expand()
 
 
 def test_nearest_names_what_is_like_it() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 import attentions
 from vitbench.cases import suite
-from vitbench.cases.case import Resolution, Sweep
+from vitbench.cases.case import Resolution
+from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
 
 GOOD = """\
@@ -65,7 +66,7 @@ def test_the_promised_suites_are_there() -> None:
 
 def test_the_catalogue_is_whole() -> None:
     """Its suite sweeps every mechanism that there is."""
-    assert suite.load("catalogue").axes.attention == attentions.names()
+    assert suite.load("catalogue").axes["attention"] == attentions.names()
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vitbench import devices
-from vitbench.cases.case import DTYPES
+from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS
 from vitbench.devices import cuda
 from vitbench.errors import BadInput
@@ -17,7 +17,7 @@ def test_the_rules_are_complete(kind: str) -> None:
     """Rounds for every effort, a rate for every dtype, and a timing rule that is one."""
     rules = devices.rules(kind)
     assert set(rules.rounds) == set(EFFORTS)
-    assert set(rules.macs_per_s) == set(DTYPES)
+    assert set(rules.macs_per_s) == set(AXES["dtype"].choices)
     assert TimingRule(**rules.timing)
 
 

@@ -307,6 +307,16 @@ def test_a_budget(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert one.blocks == 3
 
 
+def test_readings_name_the_hyper_parameters(workers: Workers, tmp_path: Path) -> None:
+    """Cases that differ in a setting alone have two names."""
+    cases = tuple(case(attention="hilo", params=(("alpha", alpha),)) for alpha in (0.5, 0.9))
+    comparison(tmp_path / "ab", cases=cases, max_blocks=1).measure()
+    with (tmp_path / "ab" / "readings.csv").open(newline="") as file:
+        names = {row["case"] for row in csv.DictReader(file)}
+    assert len(names) == 2
+    assert {name.split()[-1] for name in names} == {"alpha=0.5", "alpha=0.9"}
+
+
 def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
     """A comparison that ended before anything was measured on both sides is a failure."""
     one = comparison(tmp_path / "ab")

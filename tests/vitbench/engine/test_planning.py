@@ -240,7 +240,7 @@ def test_sweeps_need_not_name_every_axis(tmp_path: Path) -> None:
     """make_sweep with the user's backbone takes the suite's mechanisms out."""
     tiny = plugin(tmp_path, "tiny", BACKBONE)
     sweep = planning.make_sweep(suite.load("quick"), {"backbone": ("tiny",)}, {}, {"tiny": tiny})
-    assert sweep.attention == ()
+    assert sweep["attention"] == ()
 
 
 def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:

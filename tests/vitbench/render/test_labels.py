@@ -6,13 +6,13 @@ import pandas as pd
 
 from tests.vitbench.examples import case
 from vitbench.cases.case import Case
+from vitbench.cases.row import row_of
 from vitbench.render import labels
-from vitbench.results.record import case_columns
 
 
 def frame(*cases: Case) -> pd.DataFrame:
     """The columns of cases."""
-    rows = pd.DataFrame([case_columns(one) for one in cases])
+    rows = pd.DataFrame([row_of(one) for one in cases])
     return rows.assign(subject=rows["attention"])
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.vitbench.examples import case, measured
+from vitbench.cases.row import name_of
 from vitbench.engine.runner import Progress
 from vitbench.render.progress import ProgressBar
 from vitbench.results.outcome import Failed, Outcome
@@ -43,5 +44,5 @@ def test_without_a_bar(terminal: bool, quiet: bool) -> None:
     """In a file or when asked to be quiet: one line for each failure, and no other."""
     lines = shown(terminal=terminal, quiet=quiet).splitlines()
     assert [line for line in lines if line.strip()] == [
-        "msa 64px float32 batch 2: error: ValueError: got [bold]"
+        f"{name_of(case())}: error: ValueError: got [bold]"
     ]

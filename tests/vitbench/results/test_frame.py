@@ -9,13 +9,14 @@ import pytest
 
 from tests.vitbench.examples import ROOT, backbone_case, case, ceilings, environment, measured, plan
 from vitbench.cases.case import Case
+from vitbench.cases.row import case_of
 from vitbench.errors import BadInput
 from vitbench.results import frame
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS
 from vitbench.results.csv import derive, write_csv
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Failed, Outcome
-from vitbench.results.record import build_record, case_of
+from vitbench.results.record import build_record
 
 
 def read_back(folder: Path, *pairs: tuple[Case, Outcome]) -> pd.DataFrame:

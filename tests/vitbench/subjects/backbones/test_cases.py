@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.vitbench.examples import plugin
-from vitbench.cases.case import Case, Resolution, Sweep
+from vitbench.cases.case import Case, Resolution
+from vitbench.cases.sweep import Sweep
 from vitbench.engine import passes as measurement
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Counted, Failed, Measured

@@ -1,0 +1,101 @@
+"""A case as columns of a CSV row, as a name, and as options of the command line. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitbench import devices
+from vitbench.cases.axes import AXES, text_of
+from vitbench.cases.case import Case, Resolution, split_settings
+from vitbench.cases.scalars import parse_scalar
+from vitbench.instruments import Column
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Any]
+
+COLUMNS = (
+    Column(
+        "case", "", "stable id of the case: a hash of the columns up to `settings`", "text", True
+    ),
+    *(column for axis in AXES.values() for column in axis.columns),
+    Column("device", "", "`cpu`, `cuda` or `cuda:1`", "text", True),
+    Column("settings", "", "hyper-parameters of the mechanism or backbone", "text", True),
+)
+# The axes with a column of their own, apart from the subjects.
+SETTINGS = tuple(
+    name for name, axis in AXES.items() if axis.meaning and name not in ("attention", "backbone")
+)
+_KINDS: Mapping[str, Callable[..., Any]] = {"text": str, "int": int, "bool": bool}
+_FIELDS = Case.__dataclass_fields__
+# What every name says, and in which order; the other axes follow where they are not the default.
+_ALWAYS = ("attention", "backbone", "resolution", "dtype", "batch_size")
+
+
+def row_of(case: Case) -> dict[str, Cell]:
+    """The columns of a case; None for what a backbone does not have."""
+    cells: dict[str, Cell] = {column.name: getattr(case, column.name, None) for column in COLUMNS}
+    kind, more = "layer" if case.attention else "backbone", dict(case.more)
+    for name, axis in AXES.items():
+        if name not in _FIELDS and axis.meaning:
+            value: Any = more.get(name, axis.default)
+            cells[name] = value if axis.of in (kind, "both") else None
+    counts = {column.name for column in COLUMNS if column.type == "int"}
+    return cells | {name: cells[name] or None for name in counts} | {"case": case.id}
+
+
+def case_of(row: Row) -> Case:
+    """The inverse of `row_of`. Raises ValueError where the row's id is another case's."""
+    values: dict[str, Any] = {}
+    for column in COLUMNS:
+        kind = _KINDS[column.type]
+        values[column.name] = kind(row[column.name] or kind())
+    words = [word.partition("=") for word in values["settings"].split()]
+    settings = {name: parse_scalar(value) for name, _, value in words}
+    more = {
+        name: row[name]
+        for name, axis in AXES.items()
+        if name not in _FIELDS and axis.meaning and row[name] not in (None, "", axis.default)
+    }
+    case = Case(
+        **{name: value for name, value in values.items() if name in _FIELDS},
+        **split_settings(settings, values["backbone"]),
+        more=tuple(more.items()),
+    )
+    if case.id != row["case"]:
+        raise ValueError(f"its columns are of another case than its id, {row['case']}")
+    return case
+
+
+def name_of(case: Case | Row) -> str:
+    """The name of a case in all that we print and write: `msa 224px float32 batch 8 eager cold
+    qkv_bias=true`. Two cases that differ have different names.
+    """
+    row: Row = row_of(case) if isinstance(case, Case) else case
+    size = Resolution(int(row["image_height"]), int(row["image_width"]))
+    words = [str(row["attention"] or row["backbone"]), f"{size}px", str(row["dtype"])]
+    words.append(f"batch {row['batch_size']}")
+    for name, axis in AXES.items():
+        text = text_of(row[name]) if axis.meaning and name not in _ALWAYS else ""
+        if text and text != text_of(axis.default):
+            words.append(axis.label(text))
+    words += [str(row["device"])] if row["device"] != devices.host() else []
+    return " ".join([*words, str(row["settings"] or "")]).strip()
+
+
+def options_of(row: Row) -> str:
+    """The options of `vitbench run` and `ab` that select the case of a row, and only it. They do
+    not name a checkpoint, whose file a row does not know.
+    """
+    settings = str(row["settings"] or "").split()
+    values = {name: text_of(row[name]) if axis.meaning else "" for name, axis in AXES.items()}
+    values["resolution"] = f"{row['image_height']}x{row['image_width']}"
+    if row["backbone"] and settings:  # with its head, which is no hyper-parameter
+        own = ",".join(word for word in settings if not word.startswith("weights="))
+        values["backbone"] += f"[{own}]" if own else ""
+    words = [f"{AXES[name].option} {shlex.quote(text)}" for name, text in values.items() if text]
+    words.append(f"--device {row['device']}")
+    if row["attention"]:
+        words += [f"--param {row['attention']}.{setting}" for setting in settings]
+    return " ".join(words)

@@ -1,0 +1,206 @@
+"""Sweep: axes, whose product is a list of cases. No torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attentions
+from vitbench import runtimes
+from vitbench.cases import backbone_names as models
+from vitbench.cases.axes import AXES, Value, find
+from vitbench.cases.case import Case, Resolution
+from vitbench.cases.scalars import Scalar, check
+from vitbench.errors import BadInput, nearest
+
+# Size of the images of a task whose sweep names none.
+_TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
+# The axes that name what is measured.
+_SUBJECTS = ("attention", "backbone", "task")
+
+
+class Sweep:
+    """Axes; their product is a list of cases.
+
+    axes        tuples of values by the names of `cases.axes`: attention=("msa",), dim=(96, 192);
+                an axis that is not named has its default. No resolution: each task's own
+    device      "cpu", "cuda" or "cuda:1"
+    params      values to sweep, by mechanism or backbone, then by hyper-parameter; the others are
+                the authors' settings at the stride
+    plugins     the user's own mechanisms and backbones: name -> file
+    registry    the other mechanisms: name -> file
+    weights     the checkpoint of every backbone, by the name of its file in the plan; "": none
+
+    Raises BadInput for an axis that does not exist; `check` and `expand` for the rest.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        params: Mapping[str, Mapping[str, tuple[Scalar, ...]]] | None = None,
+        plugins: Mapping[str, Path] | None = None,
+        registry: Mapping[str, Path] | None = None,
+        weights: str = "",
+        **axes: Sequence[Value],
+    ) -> None:
+        named = {name: tuple(values) for name, values in axes.items() if find(name)}
+        self.axes: dict[str, tuple[Any, ...]] = {
+            name: named.get(name, axis.defaults) for name, axis in AXES.items()
+        }
+        self.device, self.weights = device, weights
+        self.params, self.plugins = params or {}, plugins or {}
+        self._registry = attentions.files() if registry is None else registry
+
+    def __getitem__(self, axis: str) -> tuple[Any, ...]:
+        return self.axes[axis]
+
+    def check(self) -> None:
+        """Raises BadInput, with one sentence, for the first thing that no device can have."""
+        if not self["attention"] and not self["backbone"]:
+            raise BadInput("the sweep names neither an attention nor a backbone")
+        for name, axis in AXES.items():
+            may_be_empty = axis.default is None or (name == "resolution" and not self["attention"])
+            if not self[name] and not may_be_empty:
+                raise BadInput(f"{name} needs at least one value")
+            axis.check(self[name])
+        for name in self["attention"]:
+            self._source(name)
+        for text in self["backbone"]:
+            models.check_name(models.parse(text)[0], self.plugins)
+            list(self._backbones(text))
+        self._check_sizes()
+        for name, values in self.params.items():
+            self._check_params(name, values)
+
+    def on(self, device: str, axes: Mapping[str, Sequence[Value]]) -> Sweep:
+        """The sweep on a device, with other values of some axes."""
+        return Sweep(
+            device=device,
+            params=self.params,
+            plugins=self.plugins,
+            registry=self._registry,
+            weights=self.weights,
+            **{**self.axes, **axes},
+        )
+
+    def expand(self) -> list[Case]:
+        """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what
+        the device cannot do."""
+        self.check()
+        for name in self["runtime"]:
+            reason = runtimes.load(name).refuses(self.device)
+            if reason is not None:
+                raise BadInput(reason)
+        cases = [
+            self._case(point, attention=name, params=params)
+            for name in self["attention"]
+            for point in self._points("layer")
+            for params in self._params_at(name, point["stride"])
+        ]
+        cases += [
+            self._case(point, backbone=name, params=params, head=head, weights=self.weights)
+            for text in self["backbone"]
+            for name, head, params in self._backbones(text)
+            for point in self._points("backbone", head)
+        ]
+        return list(dict.fromkeys(cases))
+
+    def _check_sizes(self) -> None:
+        for dim, heads in itertools.product(self["dim"], self["num_heads"]):
+            if dim % heads:
+                raise BadInput(f"dim must be divisible by heads, got dim {dim} and {heads} heads")
+        for resolution, stride in itertools.product(self["resolution"], self["stride"]):
+            if min(resolution.height, resolution.width) < stride:
+                raise BadInput(
+                    f"resolution {resolution} is below the stride {stride}: no token would be left"
+                )
+
+    def _check_params(self, name: str, values: Mapping[str, tuple[Scalar, ...]]) -> None:
+        if name in {models.parse(text)[0] for text in self["backbone"]}:
+            return  # they are checked together: one decides which others exist
+        source = self._source(name)
+        if name not in self["attention"]:
+            raise BadInput(
+                f"a parameter of {name} is given, but {name} is not among the attentions"
+            )
+        keywords = attentions.outline(source).keywords
+        for key, choices in values.items():
+            if keywords is not None and key not in keywords:
+                hint = nearest(key, keywords) if keywords else "it has none"
+                raise BadInput(f"{name} has no parameter {key!r}; {hint}")
+            for choice in choices:
+                check(name, key, choice, None if keywords is None else keywords[key])
+
+    def _source(self, name: str) -> Path:
+        """The file of a mechanism. Raises BadInput."""
+        files = {**self._registry, **self.plugins}
+        if name not in files:
+            known = [known for known in files if known not in self["backbone"]]
+            raise BadInput(f"no attention mechanism is called {name!r}; {nearest(name, known)}")
+        return files[name]
+
+    def _points(self, kind: str, head: str = "") -> Iterator[dict[str, Any]]:
+        """One value of each axis that a layer or a backbone has."""
+        swept = {
+            name: self[name]
+            for name, axis in AXES.items()
+            if axis.of in (kind, "both") and name not in _SUBJECTS
+        }
+        swept["resolution"] = swept["resolution"] or (
+            Resolution(*_TASK_SIZES[models.task_of(head)]),
+        )
+        for values in itertools.product(*swept.values()):
+            yield dict(zip(swept, values, strict=True))
+
+    def _backbones(self, text: str) -> Iterator[tuple[str, str, dict[str, Scalar]]]:
+        """Name, head and all hyper-parameters of the models that one word means."""
+        name, written = models.parse(text)
+        heads = models.heads_of(self["task"])
+        if "head" in written:
+            heads = [models.check_head(str(written.pop("head")))]
+        swept = self.params.get(name, {})
+        for head in heads:
+            for values in itertools.product(*swept.values()):
+                own = dict(zip(swept, values, strict=True)) | written
+                yield name, head, models.settings(name, own, {**self._registry, **self.plugins})
+
+    def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
+        outline = attentions.outline(self._source(name))
+        known = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
+        settings = known | outline.settings_at(stride)
+        swept = self.params.get(name, {})
+        for values in itertools.product(*swept.values()):
+            yield settings | dict(zip(swept, values, strict=True))
+
+    def _case(
+        self,
+        point: Mapping[str, Any],
+        params: Mapping[str, Scalar],
+        *,
+        attention: str = "",
+        **subject: str,
+    ) -> Case:
+        size, stride = point["resolution"], point.get("stride", 0)
+        values = {name: value for name, value in point.items() if name != "resolution"}
+        if attention:
+            impls = attentions.outline(self._source(attention)).impls
+            if impls and values["impl"] not in impls:
+                values["impl"] = impls[0]
+        fields = Case.__dataclass_fields__
+        own: dict[str, Any] = {"stride": 0, "dim": 0, "num_heads": 0, "backbone": "", **subject}
+        own |= {name: value for name, value in values.items() if name in fields}
+        more = [pair for pair in values.items() if pair[0] not in fields]
+        return Case(
+            **own,
+            attention=attention,
+            params=tuple(sorted(params.items())),
+            device=self.device,
+            image_height=size.height,
+            image_width=size.width,
+            grid_height=size.height // stride if stride else 0,
+            grid_width=size.width // stride if stride else 0,
+            more=tuple((name, value) for name, value in more if value != AXES[name].default),
+        )
