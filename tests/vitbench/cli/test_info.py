@@ -81,7 +81,7 @@ def test_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("hillo", "nearest: hilo"),
         ("hilo --dim 385", "divisible"),
         ("hilo --resolution 8", "stride 16"),
-        ("hilo --resolution 224,384", "one value"),
+        ("hilo --resolution 224,384", "a resolution is pixels like 224"),
         ("hilo --param alpha", "KEY=VALUE"),
         ("hilo --param beta=1", "no parameter 'beta'"),
         ("hilo --param alpha=yes", "alpha"),
