@@ -68,11 +68,9 @@ def emulated(dtype: str) -> bool:
     """Whether this CPU has no instructions for a dtype."""
     import torch
 
-    supported = {
-        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return dtype in supported and not supported[dtype]()
+    from vitbench.subjects import wrappers
+
+    return wrappers.is_emulated(getattr(torch, dtype))
 
 
 class Ready:

@@ -139,7 +139,7 @@ def test_every_benchmark_is_found() -> None:
 
 
 def test_operators_are_timed_by_what_they_do() -> None:
-    """Each kind of a call in its own family, and their sum is no more than the call takes."""
+    """Each kind of operator in its own family, and an empty call in none."""
     x, table, where = (torch.rand(*s) for s in ((1, 8, 6, 6), (1, 1, 5, 5), (1, 3, 3, 2)))
     calls = {
         profiling.PRODUCTS: lambda: F.conv2d(x, torch.ones(4, 8, 1, 1)),
@@ -154,8 +154,7 @@ def test_operators_are_timed_by_what_they_do() -> None:
     for family, call in calls.items():
         with torch.no_grad():
             found = profiling.spent(call)
-        assert max(found, key=lambda one: found[one]) == family
-        assert {one for one, ms in found.items() if ms > 0} <= {family, profiling.REST}
+        assert {family} <= {one for one, ms in found.items() if ms > 0} <= {family, profiling.REST}
     assert sum(profiling.spent(lambda: None).values()) == 0
 
 
