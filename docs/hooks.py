@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "reports/benchmarks/**/*.*",
+    "reports/benchmarks/**/README.md",
+    "reports/benchmarks/**/*.csv",
+    "reports/benchmarks/**/*.png",
     "reports/*/plots/*.png",
 )
 
