@@ -110,7 +110,13 @@ class Mechanisms(Axis):
     """The axis of attention mechanisms; `all` is every one of ours."""
 
     def parse(self, text: str) -> tuple[Value, ...]:
-        names = [attentions.names() if item == "all" else (item,) for item in split(text)]
+        return self._expand(split(text))
+
+    def read(self, data: object) -> tuple[Value, ...]:
+        return self._expand(Axis.read(self, data))
+
+    def _expand(self, items: Sequence[Value]) -> tuple[Value, ...]:
+        names = [attentions.names() if item == "all" else (item,) for item in items]
         return tuple(dict.fromkeys(name for group in names for name in group))
 
     def complete(self) -> Iterable[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases.axes import AXES
 from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput, nearest
@@ -117,6 +117,8 @@ def _axes(table: str, data: Any) -> dict[str, tuple[Any, ...]]:
         raise _Fault([table], f"expected a table of axes, got {data!r}")
     axes = {}
     for key, value in data.items():
+        if key in runtimes.OLD_KEYS:
+            raise _Fault([table, key], f"is now {runtimes.OLD_KEYS[key]}")
         if key not in AXES:
             raise _Fault([table, key], f"no such key; {nearest(key, AXES)}")
         try:

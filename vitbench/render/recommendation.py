@@ -28,10 +28,13 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
         if record["status"] == MEASURED:
             shared = [name for name in (*IDENTITY, *MACHINE) if name not in _ANSWER]
             questions.setdefault(tuple(record[name] for name in shared), []).append(record)
-    return [_answer(answers) for answers in questions.values() if len(answers) > 1]
+    answered = [answers for answers in questions.values() if len(answers) > 1]
+    settings = tables.own_settings([answers[0] for answers in answered])
+    return [_answer(*pair) for pair in zip(answered, settings, strict=True)]
 
 
-def _answer(answers: Sequence[Record]) -> list[str]:
+def _answer(answers: Sequence[Record], settings: str) -> list[str]:
+    """A line; `settings` are those that tell the case from its neighbours."""
     fastest = min(answers, key=lambda record: _number(record, "latency_s"))
     slowest = max(answers, key=lambda record: _number(record, "latency_s"))
     limit = _number(fastest, "latency_high_s")
@@ -43,7 +46,7 @@ def _answer(answers: Sequence[Record]) -> list[str]:
         names = ", ".join(_named(record) for record in others)
         why = f"as fast as {names} within noise, and takes no more memory"
     return [
-        subject_of(used),
+        f"{subject_of(used)} {settings}".strip(),
         f"{used['image_height']}x{used['image_width']}",
         str(used["dtype"]),
         str(used["batch_size"]),

@@ -28,6 +28,8 @@ OLD_FLAGS = {
     "cuda-graph": (False, True),
     "compile+cuda-graph": (True, True),
 }
+# The keys of older suites, and what says the same now.
+OLD_KEYS = {"compiled": 'runtime = "compile"', "cuda_graph": 'runtime = "cuda-graph"'}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,14 @@ def test_a_misspelt_key_hears_the_nearest(tmp_path: Path) -> None:
     """Of the table that it stands in."""
     assert "nearest: resolution" in complaint(tmp_path, GOOD.replace("resolution", "resolutin"))
     assert "nearest: title" in complaint(tmp_path, GOOD.replace("title", "titel"))
+    old = GOOD.replace('runtime = ["eager", "compile"]', "compiled = true")
+    assert complaint(tmp_path, old).endswith('axes.compiled: is now runtime = "compile"')
+
+
+def test_all_is_every_mechanism(tmp_path: Path) -> None:
+    """In a suite as on the command line."""
+    text = GOOD.replace('["msa", "hilo"]', '"all"')
+    assert suite.read(written(tmp_path, text)).axes["attention"] == attentions.names()
 
 
 @pytest.mark.parametrize(

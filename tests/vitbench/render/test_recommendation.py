@@ -60,3 +60,13 @@ def test_questions_are_apart() -> None:
     assert recommendation.markdown(rows).count("\n") == 3
     assert recommendation.table(rows[-1:]) is None
     assert recommendation.markdown(rows[-1:]) == ""
+
+
+def test_a_subject_is_named_with_the_settings_that_differ() -> None:
+    rows = [
+        row(latency_s, impl=impl, attention="hilo", params=(("alpha", alpha), ("window_size", 2)))
+        for alpha in (0.5, 0.9)
+        for impl, latency_s in (("eager", 0.02), ("fused", 0.01))
+    ]
+    found = recommendation.rows(rows)
+    assert [line[0] for line in found] == ["hilo alpha=0.5", "hilo alpha=0.9"]
