@@ -79,7 +79,9 @@ MaxSlowdown = Annotated[
     str | None, typer.Option(help="5%; by default 10% on a CPU and 5% on a GPU.")
 ]
 PolicyFile = Annotated[
-    Path | None, typer.Option(help="TOML; else [tool.vitbench.check] of ./pyproject.toml.")
+    Path | None,
+    # The backslash: rich takes brackets for markup.
+    typer.Option(help=r"A TOML file; by default \[tool.vitbench.check] of ./pyproject.toml."),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Undecided and incomparable cases fail too.")

@@ -108,11 +108,10 @@ class Worker:
         self._idle_state = device.idle()
         return Ready(device=device.name, environment=facts, ceilings=ceilings)
 
-    def _configure(self) -> devices.Device:
-        """The device, with what an earlier mechanism may have changed as it was."""
+    def _configure(self) -> None:
+        """Sets again what an earlier mechanism may have changed."""
         assert self._device is not None
         self._device.configure(self._threads)
-        return self._device
 
     def _check_weights(self, case: Case) -> Reply:
         try:
