@@ -28,7 +28,10 @@ def run(arguments: list[str]) -> int:
     except StorageFull as error:
         return _say(str(error), EXIT_FAILED)
     except cli.UsageError as error:
-        message = error.format_message()
+        message = error.format_message().removesuffix(".")
+        message = message[:1].lower() + message[1:]
+        if message and error.ctx is not None:
+            message += f"; `{error.ctx.command_path} --help` shows what it takes"
         option = getattr(error, "option_name", None)
         if option in REPLACED:
             message = f"{option} is now {REPLACED[option]}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class BadInput(ValueError):
@@ -12,6 +14,15 @@ class BadInput(ValueError):
 
 class StorageFull(OSError):
     """The disk took no more; the message is one sentence."""
+
+
+@contextlib.contextmanager
+def writing(path: Path, fault: type[BadInput | StorageFull] = StorageFull) -> Iterator[None]:
+    """Raises `fault`, with one sentence, where a file or folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(f"{path} cannot be written: {error.strerror}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitbench.analysis.compare import IDENTITY
 from vitbench.cases.case import Resolution
-from vitbench.errors import BadInput, StorageFull, nearest
+from vitbench.errors import BadInput, nearest, writing
 from vitbench.results.csv import write_csv
 from vitbench.results.journal import Run
 from vitbench.results.outcome import MEASURED
@@ -227,8 +227,6 @@ def write(run: Run, folder: Path) -> list[Figure]:
     ]
     columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")
     path = folder / "published.csv"
-    try:
+    with writing(path):
         write_csv(path, (*columns, "device", "source", "note"), rows)
-    except OSError as error:
-        raise StorageFull(f"{path} cannot be written: {error.strerror}") from error
     return figures

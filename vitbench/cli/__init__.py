@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import vitbench
-from vitbench.cli import ab, doctor, info, judge, run, show, table, trend
+from vitbench.cli import ab, doctor, info, judge, run, show, trend
 
 # What the command line may raise. The base of all errors of usage is ClickException, whose module
 # differs between releases of typer; it has no other name there.
@@ -43,7 +43,7 @@ app.command("doctor")(doctor.doctor)
 app.command("list")(show.list_)
 app.command("info")(info.info)
 app.command("plot")(show.plot)
-app.command("table")(table.table)
+app.command("table")(show.table)
 app.command("columns")(show.columns)
 app.command("ab")(ab.ab)
 app.command("compare")(judge.compare)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitbench.cli import complete, judge, options, parse, terminal
-from vitbench.errors import BadInput
+from vitbench.cli.options import option
+from vitbench.errors import BadInput, writing
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from vitbench.analysis.gate import Result
     from vitbench.engine.ab import AbComparison, Rules
 
-_TIME = "Precision"
 # Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
 # the turns that follow; their neighbours on the other side are what they are compared with.
 _RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "sample_s": 0.002}
@@ -28,17 +27,11 @@ _RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "sample_s": 0.002}
 class Precision:
     """A group of options: how much work goes into each case."""
 
-    panel: ClassVar[str] = _TIME
+    panel = options.PRECISION
 
-    reading: Annotated[
-        float, typer.Option(help="Sampling of each version in a block, seconds.")
-    ] = 0.5
-    max_blocks: Annotated[
-        int, typer.Option(help="Most blocks; each is A B B A in fresh processes.")
-    ] = 40
-    budget: Annotated[
-        str | None, typer.Option(help="No block starts after this time, such as 3m.")
-    ] = None
+    reading: float = option(0.5, "Sampling of each version in a block, seconds.")
+    max_blocks: int = option(40, "Most blocks; each is A B B A in fresh processes.")
+    budget: str | None = option(None, "No block starts after this time, such as 3m.")
 
     def rules(self) -> Rules:
         """Raises BadInput."""
@@ -49,21 +42,6 @@ class Precision:
         budget_s = None if self.budget is None else parse.duration(self.budget)
         rules = Rules(self.max_blocks, budget_s)
         return dataclasses.replace(rules, slice_s=self.reading / (2 * rules.abba_cycles))
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Judging:
-    """A group of options: the policy, and the forms of the result."""
-
-    max_slowdown: judge.MaxSlowdown = None
-    policy: judge.PolicyFile = None
-    strict: judge.Strict = False
-    github: judge.Github = False
-    junit: judge.Junit = None
-    json: judge.Json = None
-
-    def forms(self) -> judge.ReportPaths:
-        return judge.ReportPaths(self.junit, self.json, self.github)
 
 
 @options.grouped
@@ -80,10 +58,10 @@ def ab(
     selection: options.Selection,
     machine: options.Machine,
     precision: Precision,
-    judging: Judging,
+    judging: judge.Judging,
 ) -> int:
     """Measure two versions in turns, A B B A, and judge. Exit status 0, 3, 4, 5 as check has it."""
-    policy = judge.read_policy(judging.policy, judging.max_slowdown, judging.strict)
+    policy = judging.rules()
     limits = precision.rules()
     from vitbench.engine import ab as interleaved
     from vitbench.engine import planning, revision
@@ -112,7 +90,7 @@ def ab(
             _outlook(comparison)
             return 0
         make_folder(folder)
-        return _carry_out(comparison, folder, judging.forms(), quiet=machine.quiet)
+        return _carry_out(comparison, folder, judging, quiet=machine.quiet)
 
 
 def _outlook(comparison: AbComparison) -> None:
@@ -133,13 +111,11 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 
 def _carry_out(
-    comparison: AbComparison,
-    folder: Path,
-    forms: judge.ReportPaths,
-    *,
-    quiet: bool,
+    comparison: AbComparison, folder: Path, judging: judge.Judging, *, quiet: bool
 ) -> int:
+    from vitbench.render import forest
     from vitbench.render.progress import ComparisonBar
+    from vitbench.results.csv import write_json
 
     console = terminal.console()
     console.print(comparison.title(), markup=False)
@@ -152,8 +128,10 @@ def _carry_out(
             interrupted = True
             result = comparison.finish()
     judge.show(result, console)
-    judge.write(result, forms)
-    _keep(comparison, result, folder)
+    judging.write(result)
+    with writing(folder):
+        write_json(folder / "result.json", comparison.summary(result))
+        forest.save(result, comparison.title(), folder)
     console.print(
         f"{comparison.blocks} blocks in {comparison.seconds:.0f} s; {folder}", markup=False
     )
@@ -161,16 +139,3 @@ def _carry_out(
         typer.echo("vitbench: interrupted; the verdicts are of what was measured", err=True)
         return 130
     return result.status
-
-
-def _keep(comparison: AbComparison, result: Result, folder: Path) -> None:
-    """result.json and the chart."""
-    from vitbench.errors import StorageFull
-    from vitbench.render import forest
-    from vitbench.results.csv import write_json
-
-    try:
-        write_json(folder / "result.json", comparison.summary(result))
-        forest.save(result, comparison.title(), folder)
-    except OSError as error:
-        raise StorageFull(f"{folder} cannot be written: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsons
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitbench.cli import terminal
+from vitbench.cli.options import AsJson
 from vitbench.cli.run import REPORTS
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def doctor(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; all usable by default.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Examine the machine before a run: what costs precision, and the remedy.
 
@@ -43,7 +43,7 @@ def doctor(
             "noise_floor": {name: row[name] for name in _FLOOR},
             "environment": environment,
         }
-        typer.echo(jsons.dumps(report, indent=2, ensure_ascii=False))
+        terminal.echo_json(report)
         return
     _print(environment, findings, row, grade)
 

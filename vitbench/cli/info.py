@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from vitbench.cases.case import Resolution
 from vitbench.cli import complete, parse, terminal
+from vitbench.cli.options import AsJson
 
 
 def info(
@@ -25,7 +25,7 @@ def info(
     plugin: Annotated[
         list[Path] | None, typer.Option(help="A file with a mechanism of yours.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Say what a mechanism is: paper, equation, cost, settings, traps, and counts at a size."""
     from vitbench.engine.planning import plugin_files
@@ -41,7 +41,7 @@ def info(
         params=parse.own_params(param or []),
     )
     if json:
-        typer.echo(jsons.dumps(facts, indent=2, ensure_ascii=False))
+        terminal.echo_json(facts)
         return
     from rich.text import Text
 

@@ -1,25 +1,38 @@
-"""The options of `run` and `ab`: those of the axes, from their table, and those that both have."""
+"""The options of `run` and `ab`: those of the axes, from their table, and those that both have.
+And the arguments and options of more than one of the other commands."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from vitbench.cases.axes import AXES, Axis, Value
+from vitbench.cases.axes import AXES, Value
 from vitbench.cli import complete, parse
 
 _AXES = "Axes (comma-separated; each replaces the suite's)"
 MACHINE = "Machine and output"
+PRECISION = "Precision"
 # Options of earlier releases, and what does the same.
 REPLACED = {"--compile": "--runtime compile", "--cuda-graph": "--runtime cuda-graph"}
 
 SUITE = "A suite's name or a TOML file; `vitbench list --suites` shows the names."
+
+Records = Annotated[Path, typer.Argument(help="A run folder, or a CSV file of records.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")]
+
+
+def option(default: Any, text: str, *names: str, **settings: Any) -> Any:
+    """A field of a group: an option with its default and its help."""
+    declared = typer.Option(*names, help=text, **settings)
+    return dataclasses.field(default=default, metadata={"option": declared})
 
 
 class Axes(dict[str, tuple[Value, ...]]):
@@ -36,19 +49,16 @@ class Axes(dict[str, tuple[Value, ...]]):
 class Selection:
     """A group of options: what the axes cannot say."""
 
-    panel: ClassVar[str] = _AXES
+    panel = _AXES
 
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Hyper-parameter, such as hilo.alpha=0.5,0.9; may be repeated.",
-            autocompletion=complete.params,
-        ),
-    ] = None
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file with your own mechanism or backbone; may be repeated."),
-    ] = None
+    param: list[str] | None = option(
+        None,
+        "Hyper-parameter, such as hilo.alpha=0.5,0.9; may be repeated.",
+        autocompletion=complete.params,
+    )
+    plugin: list[Path] | None = option(
+        None, "A file with your own mechanism or backbone; may be repeated."
+    )
 
     def settings(self) -> dict[str, Any]:
         """For make_plan. Raises BadInput."""
@@ -59,21 +69,15 @@ class Selection:
 class Machine:
     """A group of options: where it runs, and what it leaves."""
 
-    panel: ClassVar[str] = MACHINE
+    panel = MACHINE
 
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto"
-    threads: Annotated[int | None, typer.Option(help="CPU threads; by default all.")] = None
-    timeout: Annotated[float, typer.Option(help="Longest wait for a worker's answer, seconds.")] = (
-        300.0
-    )
-    seed: Annotated[int, typer.Option(help="Seed of the order of the cases.")] = 0
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; by default reports/DATE-...")
-    ] = None
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")
-    ] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False
+    device: str = option("auto", "auto, cpu, cuda or cuda:1.")
+    threads: int | None = option(None, "CPU threads; by default all.")
+    timeout: float = option(300.0, "Longest wait for a worker's answer, seconds.")
+    seed: int = option(0, "Seed of the order of the cases.")
+    out: Path | None = option(None, "Folder of the results; by default reports/DATE-...")
+    dry_run: bool = option(False, "Print what would be measured, and stop.", "--dry-run")
+    quiet: bool = option(False, "No progress bar.", "--quiet")
 
     def settings(self) -> dict[str, Any]:
         """For make_plan."""
@@ -85,59 +89,52 @@ class Machine:
         }
 
 
-def grouped(command: Callable[..., int]) -> Callable[..., int]:
+def grouped(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """The command as typer reads it: each parameter that is a group becomes the group's options."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, list[str]] = {}
     parameters = []
     for parameter in inspect.signature(command).parameters.values():
-        options = _options(hints[parameter.name])
+        options = list(_options(hints[parameter.name]))
         if options:
             groups[parameter.name] = [option.name for option in options]
-        parameters += options or [parameter.replace(annotation=hints[parameter.name])]
+        parameters += options or [
+            parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        ]
 
     @functools.wraps(command)
-    def flat(**values: Any) -> int:
+    def flat(**values: Any) -> int | None:
         for name, options in groups.items():
             texts = {option: values.pop(option) for option in options}
             group = hints[name]
             values[name] = group.of(texts) if group is Axes else group(**texts)
         return command(**values)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # inspect reads it
-        [parameter.replace(kind=keyword) for parameter in parameters], return_annotation=int
-    )
+    signature = inspect.Signature(parameters, return_annotation=int)
+    flat.__signature__ = signature  # type: ignore[attr-defined] # inspect reads it
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
 
 
-def _options(group: Any) -> list[inspect.Parameter]:
+def _options(group: Any) -> Iterator[inspect.Parameter]:
     """The options of a group; none where it is no group."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
     if group is Axes:
-        return [
-            inspect.Parameter(name, keyword, default=None, annotation=_axis_option(axis))
-            for name, axis in AXES.items()
-        ]
-    if not is_dataclass(group):
-        return []
-    hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
-        if panel := getattr(group, "panel", None):
-            (option,) = hints[field.name].__metadata__
-            option.rich_help_panel = panel
-    return [
-        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
-        for field in fields(group)
-    ]
+        for name, axis in AXES.items():
+            declared = typer.Option(
+                axis.option,
+                help=axis.described.replace("[", r"\["),  # rich takes it for markup
+                autocompletion=complete.values(axis),
+                rich_help_panel=_AXES,
+            )
+            yield _parameter(name, None, Annotated[str | None, declared])
+    elif is_dataclass(group):
+        hints, panel = get_type_hints(group), vars(group)["panel"]
+        for field in fields(group):
+            declared = field.metadata["option"]
+            declared.rich_help_panel = panel
+            yield _parameter(field.name, field.default, Annotated[hints[field.name], declared])
 
 
-def _axis_option(axis: Axis) -> Any:
-    option = typer.Option(
-        axis.option,
-        help=axis.described.replace("[", r"\["),  # rich takes it for markup
-        autocompletion=complete.values(axis),
-        rich_help_panel=_AXES,
-    )
-    return Annotated[str | None, option]
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=annotation)

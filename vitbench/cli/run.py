@@ -2,82 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitbench.cli import complete, options, parse, terminal
+from vitbench.cli.options import option
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vitbench.cases.plan import Plan
+    from vitbench.render.progress import ProgressBar
     from vitbench.results.journal import Run
 
 REPORTS = Path("reports")
-_TIME = "Precision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A group of options: fields of TimingRule that differ from the effort's."""
 
-    panel: ClassVar[str] = _TIME
+    panel = options.PRECISION
 
-    warmup_calls: Annotated[int | None, typer.Option(help="Least number of warm-up calls.")] = None
-    warmup_s: Annotated[float | None, typer.Option("--warmup", help="Least warm-up, seconds.")] = (
-        None
+    warmup_calls: int | None = option(None, "Least number of warm-up calls.")
+    warmup_s: float | None = option(None, "Least warm-up, seconds.", "--warmup")
+    warmup_agree: float | None = option(
+        None, "Warm-up ends when two blocks of calls agree within this share."
     )
-    warmup_agree: Annotated[
-        float | None,
-        typer.Option(help="Warm-up ends when two blocks of calls agree within this share."),
-    ] = None
-    warmup_cap_s: Annotated[
-        float | None, typer.Option("--warmup-cap", help="Longest warm-up, seconds.")
-    ] = None
-    sample_s: Annotated[
-        float | None, typer.Option("--sample-time", help="Shortest sample, seconds.")
-    ] = None
-    min_samples: Annotated[int | None, typer.Option(help="Least number of samples in a round.")] = (
-        None
+    warmup_cap_s: float | None = option(None, "Longest warm-up, seconds.", "--warmup-cap")
+    sample_s: float | None = option(None, "Shortest sample, seconds.", "--sample-time")
+    min_samples: int | None = option(None, "Least number of samples in a round.")
+    min_s: float | None = option(None, "Shortest sampling in a round, seconds.", "--min-time")
+    target_noise: float | None = option(
+        None, "Sampling ends at this half-width of the median's 95% interval, a share.", "--noise"
     )
-    min_s: Annotated[
-        float | None, typer.Option("--min-time", help="Shortest sampling in a round, seconds.")
-    ] = None
-    target_noise: Annotated[
-        float | None,
-        typer.Option(
-            "--noise",
-            help="Sampling ends at this half-width of the median's 95% interval, a share.",
-        ),
-    ] = None
-    cap_s: Annotated[
-        float | None, typer.Option("--cap", help="Longest sampling in a round, seconds.")
-    ] = None
+    cap_s: float | None = option(None, "Longest sampling in a round, seconds.", "--cap")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """A group of options: how much work goes into each case."""
 
-    panel: ClassVar[str] = _TIME
+    panel = options.PRECISION
 
-    effort: Annotated[str | None, typer.Option(help="quick, default or thorough.")] = None
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Time for the whole run, such as 10m or 90s; rounds and samples follow from it."
-        ),
-    ] = None
-    rounds: Annotated[int | None, typer.Option(help="Rounds; each is a fresh worker process.")] = (
-        None
+    effort: str | None = option(None, "quick, default or thorough.")
+    budget: str | None = option(
+        None, "Time for the whole run, such as 10m or 90s; rounds and samples follow from it."
     )
-    untimed: Annotated[
-        bool, typer.Option("--untimed", help="Only check, count and measure memory.")
-    ] = False
+    rounds: int | None = option(None, "Rounds; each is a fresh worker process.")
+    untimed: bool = option(False, "Only check, count and measure memory.", "--untimed")
 
     def check(self, rule: Rule) -> None:
         """Raises BadInput for options that exclude each other."""
@@ -93,17 +72,12 @@ class Precision:
 class Memory:
     """A group of options: the worker's memory."""
 
-    panel: ClassVar[str] = options.MACHINE
+    panel = options.MACHINE
 
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory of a worker on a CPU: 8GiB or none; by default 90% of what is free."
-        ),
-    ] = None
-    allocator: Annotated[
-        str, typer.Option(help="steady keeps freed memory; system is the C library's.")
-    ] = "steady"
+    memory_limit: str | None = option(
+        None, "Memory of a worker on a CPU: 8GiB or none; by default 90% of what is free."
+    )
+    allocator: str = option("steady", "steady keeps freed memory; system is the C library's.")
 
 
 @options.grouped
@@ -126,16 +100,18 @@ def run(
     ] = None,
 ) -> int:
     """Measure a sweep; write its CSV files and charts."""
+    from vitbench.engine import runner
+    from vitbench.engine.planning import make_plan
+    from vitbench.results.folder import new_folder
+
     if resume is not None:
-        return _resume(resume, quiet=machine.quiet)
+        return _carry_out(runner.resume, resume, quiet=machine.quiet)
     precision.check(rule)
     settings: dict[str, Any] = {"allocator": memory.allocator}
     if memory.memory_limit is not None:
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory.memory_limit)
     if precision.budget is not None:
         settings["budget_s"] = parse.duration(precision.budget)
-    from vitbench.engine.planning import make_plan
-
     plan = make_plan(
         suite,
         axes=axes,
@@ -151,7 +127,9 @@ def run(
     if machine.dry_run:
         _print_plan(plan)
         return 0
-    return _measure(plan, machine.out, quiet=machine.quiet)
+    terminal.console().print(f"{plan.title}: {_outlook(plan)}")
+    folder = machine.out or new_folder(REPORTS, plan.suite, plan.device)
+    return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
 
 
 def _print_plan(plan: Plan) -> None:
@@ -185,42 +163,22 @@ def _outlook(plan: Plan) -> str:
     )
 
 
-def _measure(plan: Plan, out: Path | None, *, quiet: bool) -> int:
-    from vitbench.engine import runner
-    from vitbench.render.progress import ProgressBar
-    from vitbench.results.folder import new_folder
-
-    console = terminal.console()
-    folder = out or new_folder(REPORTS, plan.suite, plan.device)
-    console.print(f"{plan.title}: {_outlook(plan)}")
-    with ProgressBar(console, quiet=quiet) as bar:
-        try:
-            done = runner.measure(plan, folder, bar)
-        except KeyboardInterrupt:
-            return _interrupted(folder)
-    return _report(done, folder, console)
-
-
-def _resume(folder: Path, *, quiet: bool) -> int:
-    from vitbench.engine import runner
+def _carry_out(work: Callable[[Path, ProgressBar], Run], folder: Path, *, quiet: bool) -> int:
+    """Measures or resumes, and reports. Ctrl-C leaves what there is."""
     from vitbench.render.progress import ProgressBar
 
     console = terminal.console()
     with ProgressBar(console, quiet=quiet) as bar:
         try:
-            done = runner.resume(folder, bar)
+            done = work(folder, bar)
         except KeyboardInterrupt:
-            return _interrupted(folder)
+            typer.echo(
+                f"vitbench: interrupted; {folder} holds what there is; continue with "
+                f"`vitbench run --resume {folder}`",
+                err=True,
+            )
+            return 130
     return _report(done, folder, console)
-
-
-def _interrupted(folder: Path) -> int:
-    typer.echo(
-        f"vitbench: interrupted; {folder} holds what there is; continue with "
-        f"`vitbench run --resume {folder}`",
-        err=True,
-    )
-    return 130
 
 
 def _report(done: Run, folder: Path, console: Console) -> int:

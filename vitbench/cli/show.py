@@ -1,42 +1,40 @@
-"""`vitbench list`, `plot`, `columns`: what there is and what was measured."""
+"""`vitbench list`, `plot`, `table`, `columns`: what there is and what was measured."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import attentions
-from vitbench.cli import terminal
+from vitbench.cli import judge, terminal
+from vitbench.cli.options import AsMarkdown, Records, grouped, option
 from vitbench.errors import BadInput
 
 
-def list_(
-    suites: Annotated[bool, typer.Option("--suites", help="List the suites instead.")] = False,
-    backbones: Annotated[
-        bool, typer.Option("--backbones", help="List the whole models instead.")
-    ] = False,
-    runtimes: Annotated[
-        bool, typer.Option("--runtimes", help="List the runtimes instead.")
-    ] = False,
-    devices: Annotated[
-        bool, typer.Option("--devices", help="List the kinds of devices instead.")
-    ] = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lists:
+    """A group of options: what is listed in place of the mechanisms."""
+
+    panel = None
+
+    suites: bool = option(False, "List the suites instead.", "--suites")
+    backbones: bool = option(False, "List the whole models instead.", "--backbones")
+    runtimes: bool = option(False, "List the runtimes instead.", "--runtimes")
+    devices: bool = option(False, "List the kinds of devices instead.", "--devices")
+
+
+@grouped
+def list_(lists: Lists) -> None:
     """List the mechanisms, the suites, the whole models, the runtimes or the devices."""
-    choices = {
-        "--suites": (suites, _suites),
-        "--backbones": (backbones, _backbones),
-        "--runtimes": (runtimes, _runtimes),
-        "--devices": (devices, _devices),
-    }
-    chosen = [option for option, (is_chosen, _) in choices.items() if is_chosen]
+    chosen = [name for name, is_chosen in asdict(lists).items() if is_chosen]
     if len(chosen) > 1:
-        raise BadInput(f"{chosen[0]} and {chosen[1]} are two lists: ask for one")
-    header, rows, note = choices[chosen[0]][1]() if chosen else _mechanisms()
+        raise BadInput(f"--{chosen[0]} and --{chosen[1]} are two lists: ask for one")
+    header, rows, note = _LISTS[chosen[0]]() if chosen else _mechanisms()
     from vitbench.render import tables
 
     terminal.console().print(tables.listing(header, rows))
@@ -86,6 +84,14 @@ def _devices() -> _List:
     return ("device", "what it is"), rows, ""
 
 
+_LISTS: Mapping[str, Callable[[], _List]] = {
+    "suites": _suites,
+    "backbones": _backbones,
+    "runtimes": _runtimes,
+    "devices": _devices,
+}
+
+
 def _facts(name: str) -> tuple[str, ...]:
     """A mechanism's line, read without importing torch."""
     outline = attentions.outline(attentions.path_of(name))
@@ -109,9 +115,18 @@ def plot(
         typer.echo(path)
 
 
-def columns(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
-) -> None:
+def table(run: Records, markdown: AsMarkdown = False) -> None:
+    """Print the table of a run again."""
+    from vitbench.render import tables
+
+    records = judge.records(run)
+    if markdown:
+        typer.echo(tables.results_markdown(records))
+    else:
+        terminal.console().print(tables.results(records))
+
+
+def columns(markdown: AsMarkdown = False) -> None:
     """Explain the columns of records.csv."""
     from vitbench.render import tables
     from vitbench.results.columns import COLUMNS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,3 +17,8 @@ def console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=180, highlight=False)
+
+
+def echo_json(data: Any) -> None:
+    """Prints data as JSON, for a program."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))

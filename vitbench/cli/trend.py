@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitbench.cli import judge, terminal
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, writing
 
 if TYPE_CHECKING:
     from vitbench.analysis.trend import RunSnapshot
@@ -37,9 +36,8 @@ def trend(
     if json:
         runs_as_json = [{"name": run.name, "commit": run.commit} for run in history]
         report = {"runs": runs_as_json, "series": [asdict(case) for case in series]}
-        typer.echo(jsons.dumps(report, indent=2, ensure_ascii=False))
+        terminal.echo_json(report)
         return
-    from vitbench.errors import StorageFull
     from vitbench.render import history as charts
     from vitbench.render import tables, units
     from vitbench.results.folder import make_folder, new_folder
@@ -64,10 +62,8 @@ def trend(
     )
     console.print("", *(sentences or [few]), sep="\n", markup=False)
     folder = make_folder(out or new_folder(Path("reports"), "trend", "runs"))
-    try:
+    with writing(folder):
         path = charts.save(series, history, folder)
-    except OSError as error:
-        raise StorageFull(f"{folder} cannot be written: {error.strerror}") from error
     console.print(str(path), style="cyan")
 
 

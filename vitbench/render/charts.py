@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
-from vitbench.errors import BadInput, StorageFull
+from vitbench.errors import BadInput, writing
 from vitbench.render import labels, units
 from vitbench.results import frame
 from vitbench.results.folder import read_environment
@@ -134,10 +134,8 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{target} cannot be made: {error.strerror}") from None
-    try:
+    with writing(target):
         return save_all(rows, name, target)
-    except OSError as error:
-        raise StorageFull(f"{target} cannot be written: {error.strerror}") from error
 
 
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
