@@ -18,16 +18,15 @@ from typer.main import get_command
 
 import attentions
 import vitbench
-from vitbench import devices, runtimes
+from vitbench import devices as device_kinds
 from vitbench.analysis import trust
-from vitbench.cases import suite
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
-from vitbench.cli import app
+from vitbench.cli import app, show
 from vitbench.instruments.timing import TimingRule
 from vitbench.render import tables
 from vitbench.results import frame
 from vitbench.results.columns import COLUMNS
-from vitbench.subjects.backbones import LITV2, RIVALS
+from vitbench.subjects.backbones import RIVALS
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -54,6 +53,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], figures: int = 
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     aligned = ["---"] * (len(header) - figures) + ["---:"] * figures
     return tables.markdown(header, cells, aligned)
+
+
+def _listed(name: str) -> str:
+    """A list of `vitbench list`."""
+    header, rows, _ = show.LISTS[name]()
+    return _table(header, [(_code(name), *rest) for name, *rest in rows])
 
 
 def _code(text: str) -> str:
@@ -98,7 +103,7 @@ def picture() -> str:
 
 def knobs() -> str:
     """Every knob of the timing with its default, by effort and kind of device."""
-    settings = [(effort, kind) for effort in EFFORTS for kind in sorted(devices.names())]
+    settings = [(effort, kind) for effort in EFFORTS for kind in sorted(device_kinds.names())]
     rules = [rule_of(effort, device, {}) for effort, device in settings]
     header = ["option", "unit", "decides", *(f"{effort}, {device}" for effort, device in settings)]
     rounds = [str(rounds_of(effort, device)) for effort, device in settings]
@@ -143,32 +148,29 @@ def mechanisms() -> str:
     return _table(("mechanism", "year", "size rule", "cost", "what it is"), rows)
 
 
-def kinds() -> str:
+def devices() -> str:
     """The kinds of devices."""
     rows = []
-    for kind in devices.names():
-        rules = devices.rules(kind)
+    for kind in device_kinds.names():
+        rules = device_kinds.rules(kind)
         values = _code(kind) + (f", {_code(f'{kind}:1')}" if rules.is_indexed else "")
         rows.append((values, rules.summary, f"{rules.max_slowdown:.0%}"))
     return _table(("device", "what it is", "default of `--max-slowdown`"), rows)
 
 
-def ways() -> str:
+def runtimes() -> str:
     """The runtimes."""
-    rows = [(_code(name), runtimes.load(name).RULES.summary) for name in runtimes.names()]
-    return _table(("runtime", "what it is"), rows)
+    return _listed("runtimes")
 
 
 def suites() -> str:
     """The named sweeps."""
-    return _table(("suite", "what it sweeps"), [(_code(n), t) for n, t in suite.describe().items()])
+    return _listed("suites")
 
 
 def backbones() -> str:
     """The whole models that have a short name."""
-    rows = [(_code(name), "vitbench") for name in LITV2]
-    rows += [(_code(name), _code(f"timm:{theirs}")) for name, theirs in RIVALS.items()]
-    return _table(("backbone", "implementation"), rows)
+    return _listed("backbones")
 
 
 _AXES = "Axes"  # the start of the name of the panel that holds the axes
@@ -258,11 +260,12 @@ def gate() -> str:
         for key, value in figures("gate").items()
         if isinstance(value, int | float)
     }
+    kinds = {"same": "identical", "five": "5% slower", "ten": "10% slower"}
     rows = [
-        ("identical", counts["same_drawn_called"], counts["same_drawn_n"], ""),
-        ("5% slower", counts["five_drawn_called"], counts["five_drawn_n"], counts["five_drawn_s"]),
-        ("10% slower", counts["ten_drawn_called"], counts["ten_drawn_n"], counts["ten_drawn_s"]),
+        [kind, *(counts[f"{head}_drawn_{key}"] for key in ("called", "n", "s"))]
+        for head, kind in kinds.items()
     ]
+    rows[0][-1] = ""  # where nothing is to be found no time is of interest
     header = ("of five layers, one is", "alarms", "of comparisons", "median time, s")
     return f"""{_table(header, rows, 3)}
 
@@ -295,19 +298,13 @@ size that gains least. *At most possible* is the gain if only the MACs took time
 
 def litv2() -> str:
     """LITv2-S against itself by equations, and against its rivals."""
-    rivals = ("litv2_s_eager", *(f"{n}_fused" for n in RIVALS))
+    names = {"litv2_s_eager": "`litv2_s`, eager"} | {f"{n}_fused": _code(n) for n in RIVALS}
+    contents = [figures(f"{folder}backbones") for folder in _CPUS]
     rows = []
-    for rival in rivals:
-        contents = (figures(f"{folder}backbones") for folder in _CPUS)
-        values = [
-            content.get(f"{rival}_{dtype}")
-            for content in contents
-            for dtype in ("float32", "bfloat16")
-        ]
+    for rival, name in names.items():
+        keys = (f"{rival}_float32", f"{rival}_bfloat16")
+        values = [content.get(key) for content in contents for key in keys]
         if None not in values:
-            name = (
-                "`litv2_s`, eager" if rival == "litv2_s_eager" else _code(rival[: -len("_fused")])
-            )
             rows.append((name, *(f"{value:.2f}" for value in values)))
     header = ("throughput of LITv2-S over", "fp32", "bf16", "fp32, AVX2", "bf16, AVX2")
     return f"""{_table(header, rows, 4)}
@@ -334,24 +331,11 @@ def judged() -> str:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
-    "machine": machine,
-    "results": results,
-    "picture": picture,
-    "knobs": knobs,
-    "grades": grades,
-    "columns": columns,
-    "mechanisms": mechanisms,
-    "runtimes": ways,
-    "devices": kinds,
-    "suites": suites,
-    "backbones": backbones,
-    "axes": axes,
-    "commands": commands,
-    "api": api,
-    "gate": gate,
-    "fused": fused,
-    "litv2": litv2,
-    "judged": judged,
+    block.__name__: block
+    for block in (
+        *(machine, results, picture, knobs, grades, columns, mechanisms, runtimes, devices),
+        *(suites, backbones, axes, commands, api, gate, fused, litv2, judged),
+    )
 }
 _BLOCK = re.compile(r"<!-- (\w+) -->(\n?).*?<!-- end -->", re.DOTALL)
 

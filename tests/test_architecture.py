@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import json
 import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -44,10 +46,9 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in SOURCES}
 
 
-def check(rule: str, offenders: Iterable[str]) -> None:
-    """Fails with every offender, "module" or "module:line"."""
-    wrong = list(offenders)
-    assert not wrong, f"{rule}: {', '.join(wrong)}"
+def check(offenders: Iterable[str]) -> None:
+    """Fails with every offender, "module", "module:line" or "module: import"."""
+    assert sorted(offenders) == []
 
 
 @functools.cache
@@ -65,23 +66,23 @@ def spots(paths: Iterable[Path], is_wrong: Callable[[ast.AST], bool]) -> Iterato
 
 
 @functools.cache
-def imports(path: Path, *, top_level: bool = False) -> frozenset[str]:
-    """Dotted names that a file imports, anywhere in it, or only when it is imported itself.
+def imports(name: str, *, top_level: bool = False) -> frozenset[str]:
+    """Dotted names that a module imports, anywhere in it, or only when it is imported itself.
 
-    `from a import b` gives a.b where that is a module of ours, else a.
+    `from a import b` gives a.b where that is a module of ours or private, else a.
     """
-    tree = tree_of(path)
-    found: set[str] = set()
+    tree = tree_of(MODULES[name])
+    imported: set[str] = set()
     for node in _run_at_import(tree) if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)} imports relatively"
-            assert node.module is not None
+            assert node.level == 0, f"{name} imports relatively"
             for alias in node.names:
                 longer = f"{node.module}.{alias.name}"
-                found.add(longer if longer in MODULES else node.module)
-    return frozenset(found)
+                whole = longer in MODULES or alias.name.startswith("_")
+                imported.add(longer if whole else str(node.module))
+    return frozenset(imported)
 
 
 def _run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
@@ -95,14 +96,12 @@ def _run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
         yield from _run_at_import(node)
 
 
-def packages(path: Path, *, top_level: bool = False) -> set[str]:
-    """First parts of what a file imports."""
-    return {name.partition(".")[0] for name in imports(path, top_level=top_level)}
-
-
-def importers(package: str) -> set[str]:
-    """Our modules that import a package."""
-    return {name for name, path in MODULES.items() if package in packages(path)}
+def edges(start: str, *, top_level: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Module, import and its package, for the modules whose names start so."""
+    for name in MODULES:
+        if name.startswith(start):
+            for other in imports(name, top_level=top_level):
+                yield name, other, other.partition(".")[0]
 
 
 def in_room(name: str, *rooms: str) -> bool:
@@ -116,46 +115,35 @@ def test_attentions_know_nothing_of_vitbench() -> None:
     Triton is what a kernel is written in.
     """
     allowed = {"attentions", "torch", "jaxtyping", *sys.stdlib_module_names}
-    wrong = (
-        f"{name_of(path)}: {package}"
-        for path in ATTENTIONS
-        for package in packages(path) - allowed
-        if (package, path.parent.name) != ("triton", "kernels")
+    check(
+        f"{name}: {package}"
+        for name, _, package in edges("attentions")
+        if package not in allowed
+        if not (package == "triton" and name.startswith("attentions.kernels."))
     )
-    check("attentions", wrong)
 
 
 def test_mechanisms_never_import_each_other() -> None:
     """What two share lives in an underscore file, which imports no mechanism either."""
     mechanisms = {f"attentions.{name}" for name in attentions.names()}
-    check("mechanisms", (name_of(p) for p in ATTENTIONS[1:] if imports(p) & mechanisms))
+    check(f"{name}: {other}" for name, other, _ in edges("attentions.") if other in mechanisms)
 
 
 def test_vitbench_imports_no_private_file_of_attentions() -> None:
     """What it needs of them is public."""
-
-    def is_private(node: ast.AST) -> bool:
-        if isinstance(node, ast.ImportFrom) and node.module == "attentions":
-            return any(alias.name.startswith("_") for alias in node.names)
-        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        modules += [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        return any(module.startswith("attentions._") for module in modules)
-
-    check("private files", spots(VITBENCH, is_private))
+    private = "attentions._"
+    check(f"{name}: {other}" for name, other, _ in edges("vitbench") if other.startswith(private))
 
 
 def test_instruments_and_runtimes_know_nothing_of_case() -> None:
     """They measure and prepare a callable or a module, on a Device that they get."""
     allowed = {"vitbench.analysis.stats", "vitbench.errors"}
-    wrong = (
+    check(
         f"{name}: {other}"
-        for name, path in MODULES.items()
-        if in_room(name, "instruments", "runtimes")
-        for other in imports(path)
-        if other.partition(".")[0] in ("vitbench", "attentions")
+        for name, other, package in edges("vitbench.")
+        if in_room(name, "instruments", "runtimes") and package in ("vitbench", "attentions")
         if other not in allowed and not in_room(other, *LISTED)
     )
-    check("no case", wrong)
 
 
 def _compared(node: ast.AST) -> list[ast.expr]:
@@ -189,62 +177,44 @@ def _is_runtime_named(node: ast.AST) -> bool:
     return _names(node, RUNTIMES) or (isinstance(node, ast.Compare) and asks and texts)
 
 
-def test_a_devices_name_is_compared_in_devices_only() -> None:
-    """A device is one file: nothing else asks which one it is."""
-    elsewhere = [path for name, path in MODULES.items() if not in_room(name, "devices")]
-    check("device names", spots(elsewhere, lambda node: _names(node, DEVICES)))
-
-
-def test_a_runtimes_name_is_compared_in_runtimes_only() -> None:
-    """A runtime is one file: nothing else asks which one it is."""
-    elsewhere = [path for name, path in MODULES.items() if not in_room(name, "runtimes")]
-    check("runtime names", spots(elsewhere, _is_runtime_named))
+@pytest.mark.parametrize(
+    ("room", "is_named"),
+    [("devices", lambda node: _names(node, DEVICES)), ("runtimes", _is_runtime_named)],
+)
+def test_a_name_is_compared_in_its_room_only(
+    room: str, is_named: Callable[[ast.AST], bool]
+) -> None:
+    """A device or a runtime is one file: nothing else asks which one it is."""
+    check(spots((path for name, path in MODULES.items() if not in_room(name, room)), is_named))
 
 
 def test_who_imports_what() -> None:
     """typer: cli. rich and matplotlib: cli and render. pynvml: its one file; so each runtime's."""
     rooms = {"typer": ("cli",), "rich": ("cli", "render"), "matplotlib": ("cli", "render")}
     rooms |= {"pynvml": ("devices._nvml",), "click": ()}
-    wrong = [
-        f"{name}: {package}"
-        for package, allowed in rooms.items()
-        for name in importers(package)
-        if not in_room(name, *allowed)
-    ]
-    for package in RUNTIME_PACKAGES:
-        names = sorted(importers(package))
-        if len(names) > 1 or not all(in_room(name, "runtimes") for name in names):
-            wrong += [f"{name}: {package}" for name in names]
-    check("packages", wrong)
+    rooms |= dict.fromkeys(RUNTIME_PACKAGES, ("runtimes",))
+    users = {(package, name) for name, _, package in edges("") if package in rooms}
+    check(f"{name}: {package}" for package, name in users if not in_room(name, *rooms[package]))
+    files = Counter(package for package, _ in users if package in RUNTIME_PACKAGES)
+    check(f"{name}: {package}" for package, name in users if files[package] > 1)
 
 
 def test_torch_stays_on_its_side() -> None:
     """In vitbench: runtimes, devices, instruments, subjects, and what runs inside a worker."""
-    worker = [f"engine.{name}" for name in TORCH_SIDE]
-    torch_side = (*LISTED, "subjects", *worker)
-    users = {name for name in importers("torch") if name.startswith("vitbench.")}
-    check("torch", (name for name in users if not in_room(name, *torch_side)))
-    listed = (p for n, p in MODULES.items() if in_room(n, *LISTED) and p.stem[0] != "_")
-    check("listed", (name_of(p) for p in listed if "torch" in packages(p, top_level=True)))
+    torch_side = (*LISTED, "subjects", *(f"engine.{name}" for name in TORCH_SIDE))
+    users = {name for name, _, package in edges("vitbench.") if package == "torch"}
+    check(name for name in users if not in_room(name, *torch_side))
+    loads = {n for n, _, package in edges("vitbench.", top_level=True) if package == "torch"}
+    check(name for name in loads if in_room(name, *LISTED) and MODULES[name].stem[0] != "_")
 
 
 def test_the_way_of_the_data_has_no_way_back() -> None:
     """Modules import each other in one direction: no cycle, when they are imported."""
-    graph = {
-        name: {other for other in imports(path, top_level=True) if other in MODULES}
-        for name, path in MODULES.items()
-    }
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
-            for other in graph[name] - {name}:
-                visit(other, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
+    graph: dict[str, set[str]] = {name: set() for name in MODULES}
+    for name, other, _ in edges("", top_level=True):
+        if other in MODULES and other != name:
+            graph[name].add(other)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_no_class_is_made_or_swapped_at_run_time() -> None:
@@ -262,7 +232,7 @@ def test_no_class_is_made_or_swapped_at_run_time() -> None:
             and isinstance(node.ctx, ast.Store | ast.Del)
         )
 
-    check("classes", spots(SOURCES, is_swap))
+    check(spots(SOURCES, is_swap))
 
 
 def test_no_behaviour_hangs_on_words() -> None:
@@ -278,7 +248,7 @@ def test_no_behaviour_hangs_on_words() -> None:
         empty = any(isinstance(side, ast.Constant) and side.value in ("", None) for side in sides)
         return not empty and any(texts.search(ast.unparse(side)) for side in sides)
 
-    check("words", spots(SOURCES, reads))
+    check(spots(SOURCES, reads))
 
 
 # Runs the command line in one process, which tells after each command what was loaded and what was
@@ -288,7 +258,7 @@ import contextlib, importlib, io, json, os, sys
 started = []
 sys.addaudithook(lambda event, words: started.append(event) if event == "subprocess.Popen" else 0)
 from vitbench.__main__ import run
-asked, told = json.load(sys.stdin), []
+asked, answers = json.load(sys.stdin), []
 for words in asked["commands"]:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         try:
@@ -302,13 +272,13 @@ for words in asked["commands"]:
         except SystemExit as end:
             status = end.code
     os.environ.pop("_VITBENCH_COMPLETE", None)
-    told.append((status, bool(out.getvalue().strip()), sorted(sys.modules), list(started)))
+    answers.append((status, bool(out.getvalue().strip()), sorted(sys.modules), list(started)))
 first = {}
 for name in asked["modules"]:
     importlib.import_module(name)
     for library in {"torch", "fvcore"} & sys.modules.keys():
         first.setdefault(library, name)
-json.dump({"commands": told, "first": first}, sys.stdout)
+json.dump({"commands": answers, "first": first}, sys.stdout)
 """
 
 # With their exit statuses, in this order: what loads pandas or numpy comes after what must not.
@@ -341,33 +311,27 @@ def test_what_needs_no_torch() -> None:
     engine = [name for name in MODULES if name.startswith("vitbench.engine.")]
     pure += [name for name in engine if name.split(".")[2] not in TORCH_SIDE]
     asked = json.dumps({"commands": [*WITHOUT_TORCH], "modules": sorted(pure)})
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        input=asked,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    watched = [sys.executable, "-c", WATCHED]
+    done = subprocess.run(watched, input=asked, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    for (words, wanted), (status, answered, modules, started) in zip(
-        WITHOUT_TORCH.items(), told["commands"], strict=True
+    report = json.loads(done.stdout)
+    for words, (status, answered, modules, started) in zip(
+        WITHOUT_TORCH, report["commands"], strict=True
     ):
+        assert (words, status, answered) == (words, WITHOUT_TORCH[words], True)
         heavy = {"torch"}
         if words in WITHOUT_HEAVY_LIBRARIES:
             heavy |= {"pandas", "scipy", "numpy", "matplotlib"}
-        assert (words, status, answered) == (words, wanted, True)
         assert (words, heavy & {*modules}, started) == (words, set(), [])
-    assert told["first"] == {}
+    assert report["first"] == {}
 
 
 def test_every_file_says_what_it_is() -> None:
     """A module docstring, and a name that says more than "things"."""
     empty = {"utils", "util", "common", "helpers", "helper", "manager", "core"}
     files = [*SOURCES, *TESTS]
-    check("docstrings", (name_of(path) for path in files if not ast.get_docstring(tree_of(path))))
-    check("file names", (name_of(p) for p in files if empty & {*p.stem.strip("_").split("_")}))
+    check(name_of(path) for path in files if not ast.get_docstring(tree_of(path)))
+    check(name_of(p) for p in files if empty & {*p.stem.strip("_").split("_")})
 
 
 def _swallows(node: ast.AST) -> bool:
@@ -386,7 +350,7 @@ def _swallows(node: ast.AST) -> bool:
 
 def test_no_fault_is_swallowed() -> None:
     """No `except Exception: pass` in any dress."""
-    check("swallowed", spots([*SOURCES, *TESTS], _swallows))
+    check(spots([*SOURCES, *TESTS], _swallows))
 
 
 # What may stand in a comment that makes an exception from a rule, and how it gives its reason.
@@ -409,7 +373,7 @@ def test_every_exception_from_a_rule_has_a_reason() -> None:
                 for ignore, reason in IGNORES.items():
                     if re.search(ignore, token.string) and not re.search(reason, token.string):
                         wrong.append(f"{name_of(path)}:{token.start[0]}")
-    check("reasons", wrong)
+    check(wrong)
 
 
 def test_every_ignore_of_the_project_has_a_reason() -> None:

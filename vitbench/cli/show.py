@@ -34,7 +34,7 @@ def list_(lists: Lists) -> None:
     chosen = [name for name, is_chosen in asdict(lists).items() if is_chosen]
     if len(chosen) > 1:
         raise BadInput(f"--{chosen[0]} and --{chosen[1]} are two lists: ask for one")
-    header, rows, note = _LISTS[chosen[0]]() if chosen else _mechanisms()
+    header, rows, note = LISTS[chosen[0]]() if chosen else _mechanisms()
     from vitbench.render import tables
 
     terminal.console().print(tables.listing(header, rows))
@@ -67,7 +67,7 @@ def _backbones() -> _List:
     models = [(name, "vitbench") for name in LITV2]
     models += [(name, f"timm:{timm_name}") for name, timm_name in RIVALS.items()]
     note = "and timm:NAME, module:factory; litv2_s[attention=NAME] has that mechanism in stage 3"
-    return ("backbone", "whose"), models, note
+    return ("backbone", "implementation"), models, note
 
 
 def _runtimes() -> _List:
@@ -84,7 +84,8 @@ def _devices() -> _List:
     return ("device", "what it is"), rows, ""
 
 
-_LISTS: Mapping[str, Callable[[], _List]] = {
+# The lists besides the mechanisms', by name.
+LISTS: Mapping[str, Callable[[], _List]] = {
     "suites": _suites,
     "backbones": _backbones,
     "runtimes": _runtimes,
