@@ -26,35 +26,24 @@ _HOMES = {
     "resume": "vitbench.engine.runner.resume",
 }
 
-__all__ = [
-    "BackboneSpec",
-    "BadInput",
-    "Case",
-    "Plan",
-    "Resolution",
-    "Run",
-    "Sweep",
-    "TimingRule",
-    "__version__",
-    "draw",
-    "make_plan",
-    "measure",
-    "read_records",
-    "resume",
-]
+__all__ = ["__version__", *_HOMES]
 
-if TYPE_CHECKING:
-    from vitbench.cases.case import Case, Resolution
-    from vitbench.cases.plan import Plan
-    from vitbench.cases.sweep import Sweep
-    from vitbench.engine.planning import make_plan
-    from vitbench.engine.runner import measure, resume
-    from vitbench.errors import BadInput
-    from vitbench.instruments.timing import TimingRule
-    from vitbench.render.charts import draw
-    from vitbench.results.frame import read as read_records
-    from vitbench.results.journal import Run
-    from vitbench.subjects.backbones import BackboneSpec
+if TYPE_CHECKING:  # `as` says that the name is public
+    from vitbench.cases.case import Case as Case
+    from vitbench.cases.case import Resolution as Resolution
+    from vitbench.cases.plan import Plan as Plan
+    from vitbench.cases.sweep import Sweep as Sweep
+    from vitbench.engine.planning import make_plan as make_plan
+    from vitbench.engine.runner import measure as measure
+    from vitbench.engine.runner import resume as resume
+    from vitbench.errors import BadInput as BadInput
+    from vitbench.instruments.timing import TimingRule as TimingRule
+    from vitbench.render.charts import draw as draw
+    from vitbench.results import frame
+    from vitbench.results.journal import Run as Run
+    from vitbench.subjects.backbones import BackboneSpec as BackboneSpec
+
+    read_records = frame.read
 
 
 def __getattr__(name: str) -> Any:

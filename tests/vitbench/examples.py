@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.outcome import Ceilings, Facts, Measured
+from vitbench.results.csv import derive
+from vitbench.results.journal import Run
+from vitbench.results.outcome import Ceilings, Facts, Measured, Outcome
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,3 +145,18 @@ def environment(**changes: Any) -> dict[str, Any]:
 def ceilings() -> Ceilings:
     """100 GFLOP/s and 10 GB/s."""
     return Ceilings({"float32": 100e9}, 10e9)
+
+
+def run_folder(folder: Path, outcomes: Mapping[Case, Sequence[Outcome]], **changes: Any) -> Path:
+    """A run's folder with its CSV files: the outcomes of each case, round by round. `changes` are
+    of the environment."""
+    rounds = max(map(len, outcomes.values()))
+    run = Run(plan(*outcomes, rounds=rounds), environment(**changes), ceilings())
+    run.outcomes = {
+        (one.id, index): outcome
+        for one, own in outcomes.items()
+        for index, outcome in enumerate(own)
+    }
+    folder.mkdir(exist_ok=True)
+    derive(folder, run)
+    return folder

@@ -42,11 +42,11 @@ def lower_quartile(samples: Sequence[float]) -> float:
     return float(np.quantile(np.asarray(samples), 0.25))
 
 
-def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def median_interval(samples: Sequence[float]) -> Interval:
     """The order-statistic interval of the median: no assumption about the distribution.
 
     The k-th smallest and k-th largest sample bracket the median with probability
-    1 - 2 P(Binomial(n, 1/2) < k); k is the largest rank that keeps it at `confidence`. Under 6
+    1 - 2 P(Binomial(n, 1/2) < k); k is the largest rank that keeps it at CONFIDENCE. Under 6
     samples no rank does (at 95%), and the interval is from the smallest to the largest.
     """
     if not len(samples):
@@ -55,7 +55,7 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     count = len(ordered)
     ranks = np.arange(count // 2 + 1)
     tails = 2 * special.bdtr(ranks, count, 0.5)  # 2 P(X <= rank) = 2 P(X < rank + 1)
-    k = max(1, int(np.searchsorted(tails, 1 - confidence, side="right")))
+    k = max(1, int(np.searchsorted(tails, 1 - CONFIDENCE, side="right")))
     return Interval(float(ordered[k - 1]), float(ordered[count - k]))
 
 
@@ -227,14 +227,14 @@ def _scale(values: np.ndarray) -> float:
 _SMALL = 1e-6
 
 
-def p_slower(base: Sequence[float], candidate: Sequence[float], limit: float = 1.0) -> float:
-    """One-sided p-value for the candidate's rounds being slower than `limit` times the base's.
+def p_slower(base: Sequence[float], candidate: Sequence[float]) -> float:
+    """One-sided p-value for the candidate's rounds being slower than the base's.
 
     Mann-Whitney from RANK_ROUNDS on, else Welch's t; 1 where a side has one round.
     """
     from scipy import stats
 
-    x, y = np.log(np.asarray(base, dtype=float) * limit), np.log(np.asarray(candidate, dtype=float))
+    x, y = np.log(np.asarray(base, dtype=float)), np.log(np.asarray(candidate, dtype=float))
     if min(len(x), len(y)) < 2:
         return 1.0
     if min(len(x), len(y)) >= RANK_ROUNDS:

@@ -77,9 +77,3 @@ def table(records: Sequence[Record]) -> Table | None:
     """As a table for the terminal; None where nothing was measured twice."""
     lines = rows(records)
     return tables.listing(_HEADER, lines) if lines else None
-
-
-def markdown(records: Sequence[Record]) -> str:
-    """As GitHub's Markdown; empty where nothing was measured twice."""
-    lines = rows(records)
-    return tables.markdown(_HEADER, lines) if lines else ""

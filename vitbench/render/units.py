@@ -7,40 +7,32 @@ import math
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def si(value: float, digits: int = 3) -> str:
+def si(value: float) -> str:
     """`12.3 G`, `512`: three significant digits and a decimal prefix."""
-    for step, prefix in _STEPS:
-        if abs(value) >= step:
-            return f"{significant(value / step, digits)} {prefix}"
-    return significant(value, digits)
+    scaled, prefix = _scaled(value)
+    return f"{significant(scaled)}{prefix}"
 
 
 def tick(value: float) -> str:
     """`200`, `5 G`: for the ticks of an axis, without digits that say nothing."""
-    for step, prefix in _STEPS:
-        if abs(value) >= step:
-            return f"{value / step:g} {prefix}"
-    return f"{value:g}"
+    scaled, prefix = _scaled(value)
+    return f"{scaled:g}{prefix}"
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """Rounded to significant digits, never in exponents: `1240`, `12.4`, `0.0124`."""
+def _scaled(value: float) -> tuple[float, str]:
+    steps = ((step, f" {prefix}") for step, prefix in _STEPS if abs(value) >= step)
+    step, prefix = next(steps, (1.0, ""))
+    return value / step, prefix
+
+
+def significant(value: float) -> str:
+    """Rounded to three significant digits, never in exponents: `1240`, `12.4`, `0.0124`."""
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits}g}")
-    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
-    if whole:
-        return f"{rounded:.{max(0, digits - whole)}f}"
-    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:.{decimals}f}".rstrip("0")
-
-
-def seconds(value: float) -> str:
-    """`1.23 ms`, `45.6 µs`, `2.10 s`."""
-    for step, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= step:
-            return f"{significant(value / step)} {unit}"
-    return f"{significant(value / 1e-9)} ns"
+    rounded = float(f"{value:.3g}")
+    if abs(rounded) >= 1:
+        return f"{rounded:.{max(0, 3 - len(str(int(abs(rounded)))))}f}"
+    return f"{rounded:.{2 - math.floor(math.log10(abs(rounded)))}f}".rstrip("0")
 
 
 def duration(value: float) -> str:

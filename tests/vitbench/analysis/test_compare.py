@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -45,34 +45,34 @@ def rounds(
     return (0.01 * noise * np.where(rng.random(count) < odd, 2.7, 1.0)).tolist()
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
-@pytest.mark.parametrize("odd", [0.0, 0.05])
-def test_the_interval_holds_the_truth(count: int, odd: float) -> None:
+def ratio_of_rounds(rng: np.random.Generator, count: int, odd: float) -> stats.Ratio:
+    """1.1, from round medians."""
+    base, candidate = (np.asarray(rounds(rng, count, odd)) for _ in range(2))
+    return stats.ratio_of_medians(base.tolist(), (1.1 * candidate).tolist())
+
+
+def ratio_of_blocks(rng: np.random.Generator, count: int, odd: float) -> stats.Ratio:
+    """1.1, from blocks: an odd process on one of the sides makes a block worth nothing."""
+    far = math.log(2.7) * rng.choice([-1, 1], count)
+    noise = rng.normal(0, 0.02, count) + np.where(rng.random(count) < odd, far, 0.0)
+    return stats.ratio_of_blocks((math.log(1.1) + noise).tolist())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "count", "odd"),
+    [
+        *itertools.product([ratio_of_rounds], [2, 3, 4, 5, 8], [0.0, 0.05]),
+        *itertools.product([ratio_of_blocks], [2, 4, 6, 8, 12, 24], [0.0, 0.1]),
+    ],
+)
+def test_the_interval_holds_the_truth(
+    ratio: Callable[[np.random.Generator, int, float], stats.Ratio], count: int, odd: float
+) -> None:
     """In at least 95 of 100 comparisons, also where one process in twenty is far slower."""
     rng = np.random.default_rng(count)
-    held = 0
-    for _ in range(500):
-        ratio = stats.ratio_of_medians(
-            rounds(rng, count, odd), (1.1 * np.asarray(rounds(rng, count, odd))).tolist()
-        )
-        held += ratio.low <= 1.1 <= ratio.high
-    assert held >= 460  # 475, less three standard errors of 500 comparisons
-
-
-@pytest.mark.parametrize("count", [2, 4, 6, 8, 12, 24])
-@pytest.mark.parametrize("odd", [0.0, 0.1])
-def test_the_interval_of_blocks_holds_the_truth(count: int, odd: float) -> None:
-    """In at least 95 of 100 comparisons, also where an odd process on one of the sides makes one
-    block in ten worth nothing.
-    """
-    rng = np.random.default_rng(count)
-    held = 0
-    for _ in range(500):
-        far = math.log(2.7) * rng.choice([-1, 1], count)
-        shifts = rng.normal(0.05, 0.02, count) + np.where(rng.random(count) < odd, far, 0.0)
-        ratio = stats.ratio_of_blocks(shifts.tolist())
-        held += ratio.low <= math.exp(0.05) <= ratio.high
-    assert held >= 460  # 475, less three standard errors of 500 comparisons
+    intervals = [ratio(rng, count, odd) for _ in range(500)]
+    # 475, less three standard errors of 500 comparisons
+    assert sum(one.low <= 1.1 <= one.high for one in intervals) >= 460
 
 
 def test_an_odd_process_does_not_widen_the_interval_of_blocks() -> None:

@@ -13,13 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vitbench.examples import case as a_case
-from tests.vitbench.examples import ceilings, environment, facts, measured, plan
+from tests.vitbench.examples import environment, facts, measured, run_folder
 from vitbench.__main__ import run
 from vitbench.analysis import compare, gate
 from vitbench.analysis.gate import Policy
 from vitbench.errors import BadInput
-from vitbench.results.csv import derive
-from vitbench.results.journal import Run
 from vitbench.results.outcome import FAILURE_KINDS, Failed, FailureKind, Outcome
 from vitbench.results.record import Record, build_record
 
@@ -168,19 +166,13 @@ def test_a_policy_in_pyproject(tmp_path: Path) -> None:
         gate.read_policy(tmp_path / "no.toml")
 
 
-def written(folder: Path, factor: float = 1.0, kind: str | None = None) -> Path:
+def written(folder: Path, factor: float = 1.0, kind: FailureKind | None = None) -> Path:
     """A run folder of the two cases."""
-    done = Run(plan(*CASES, rounds=5), environment(), ceilings())
-    for case in CASES:
-        for index, median in enumerate(QUIET):
-            slow = factor if case is CASES[1] else 1.0
-            outcome: Outcome = measured(*[slow * median] * 10)
-            if kind is not None and case is CASES[1]:
-                outcome = Failed(kind, "no")  # type: ignore[arg-type] # a parameter of tests
-            done.outcomes[case.id, index] = outcome
-    folder.mkdir()
-    derive(folder, done)
-    return folder
+    good, other = ([measured(*[f * median] * 10) for median in QUIET] for f in (1.0, factor))
+    second: list[Outcome] = [*other]
+    if kind is not None:
+        second = [Failed(kind, "no")] * 5
+    return run_folder(folder, dict(zip(CASES, (good, second), strict=True)))
 
 
 @pytest.fixture

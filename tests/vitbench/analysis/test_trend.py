@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.vitbench.examples import case, environment, facts, measured, plan
+from tests.vitbench.examples import case, environment, facts, measured, run_folder
 from vitbench.__main__ import run
 from vitbench.analysis import trend
 from vitbench.analysis.trend import RunSnapshot, Step
-from vitbench.results import journal
-from vitbench.results.csv import derive
-from vitbench.results.journal import Run
 from vitbench.results.record import Record, build_record
 
 
@@ -100,14 +97,8 @@ def test_cases_are_not_mixed() -> None:
 
 def written(folder: Path, latency_s: float, commit: str) -> Path:
     """A run folder of one case."""
-    one = case()
-    chosen = plan(one, rounds=1)
-    with journal.create(folder, chosen):
-        pass
-    machine = environment(code={"commit": commit, "dirty": False})
     outcome = measured(latency_s, latency_s * 1.01, facts=facts())
-    derive(folder, Run(chosen, machine, None, {(one.id, 0): outcome}))
-    return folder
+    return run_folder(folder, {case(): [outcome]}, code={"commit": commit, "dirty": False})
 
 
 def test_the_command(

@@ -16,12 +16,10 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
 import attentions
-from tests.vitbench.examples import backbone_case, case, ceilings, environment, measured, plan
+from tests.vitbench.examples import backbone_case, case, measured, run_folder
 from vitbench.cases.case import Case
 from vitbench.render import charts as plots
 from vitbench.results import frame
-from vitbench.results.csv import derive
-from vitbench.results.journal import Run
 from vitbench.results.outcome import Failed, Outcome
 
 DEVICE = "A CPU, 2 threads"
@@ -37,24 +35,32 @@ def layer(name: str, side: int, **changes: Any) -> Case:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Three mechanisms at three resolutions; sra failed at the largest."""
-    outcomes: dict[Case, Outcome] = {}
-    for place, name in enumerate(("msa", "hilo", "sra")):
+    outcomes: dict[Case, list[Outcome]] = {}
+    for index, name in enumerate(("msa", "hilo", "sra"), start=1):
         for side in (64, 96, 128):
-            base = 0.001 * (place + 1) * side / 64
-            outcomes[layer(name, side)] = measured(*(base * (1 + 0.01 * i) for i in range(12)))
-    outcomes[layer("sra", 128)] = Failed("out_of_memory", "no room")
-    folder = tmp_path_factory.mktemp("run")
-    run = Run(plan(*outcomes, rounds=1), environment(), ceilings())
-    run.outcomes = {(one.id, 0): outcome for one, outcome in outcomes.items()}
-    derive(folder, run)
-    return frame.read(folder)
+            samples = (0.001 * index * side / 64 * (1 + 0.01 * i) for i in range(12))
+            outcomes[layer(name, side)] = [measured(*samples)]
+    outcomes[layer("sra", 128)] = [Failed("out_of_memory", "no room")]
+    return frame.read(run_folder(tmp_path_factory.mktemp("run"), outcomes))
+
+
+def drawn(rows: pd.DataFrame) -> dict[str, Figure]:
+    """Every chart by name."""
+    with mpl.rc_context(plots.RC_PARAMS):
+        return dict(plots.figures(rows, DEVICE))
 
 
 @pytest.fixture(scope="module")
 def charts(rows: pd.DataFrame) -> dict[str, Figure]:
-    """Every chart by name."""
-    with mpl.rc_context(plots.RC_PARAMS):
-        return dict(plots.figures(rows, DEVICE))
+    """The charts of that run."""
+    return drawn(rows)
+
+
+def bars_of(charts: dict[str, Figure]) -> tuple[Axes, BarContainer]:
+    """The bars of the chart at one resolution, and their axes."""
+    (axes,) = charts["throughput-bars"].axes
+    (bars,) = [one for one in axes.containers if isinstance(one, BarContainer)]
+    return axes, bars
 
 
 def lines(axes: Axes) -> dict[str, ErrorbarContainer]:
@@ -70,8 +76,7 @@ def test_the_charts_of_a_run(charts: dict[str, Figure]) -> None:
 
 def test_bars_start_at_zero(charts: dict[str, Figure]) -> None:
     """The axis too: a truncated bar lies about ratios."""
-    (axes,) = charts["throughput-bars"].axes
-    (bars,) = [one for one in axes.containers if isinstance(one, BarContainer)]
+    axes, bars = bars_of(charts)
     assert len(bars.patches) == 3
     assert {bar.get_x() for bar in bars.patches} == {0.0}
     assert axes.get_xlim()[0] == 0
@@ -82,8 +87,7 @@ def test_bars_are_throughput_with_its_interval(
     charts: dict[str, Figure], rows: pd.DataFrame
 ) -> None:
     """Length is the median, whiskers the 95% interval; the smallest resolution, fastest on top."""
-    (axes,) = charts["throughput-bars"].axes
-    (bars,) = [one for one in axes.containers if isinstance(one, BarContainer)]
+    axes, bars = bars_of(charts)
     small = rows[rows["image_height"] == 64].sort_values("throughput_img_s")
     assert [bar.get_width() for bar in bars.patches] == small["throughput_img_s"].tolist()
     assert [label.get_text() for label in axes.get_yticklabels()] == small["subject"].tolist()
@@ -141,8 +145,7 @@ def test_a_mechanism_has_one_colour(charts: dict[str, Figure]) -> None:
             for name, line in lines(axes).items():
                 if name in ("msa", "hilo", "sra"):
                     colours.setdefault(name, set()).add(to_hex(line[0].get_color()))
-    (axes,) = charts["throughput-bars"].axes
-    (bars,) = [one for one in axes.containers if isinstance(one, BarContainer)]
+    axes, bars = bars_of(charts)
     for bar, label in zip(bars.patches, axes.get_yticklabels(), strict=True):
         colours[label.get_text()].add(to_hex(bar.get_facecolor()))
     assert all(len(found) == 1 for found in colours.values())
@@ -191,11 +194,7 @@ def test_nothing_measured_is_no_chart(rows: pd.DataFrame, tmp_path: Path) -> Non
 
 def from_cases(folder: Path, *cases: Case) -> dict[str, Figure]:
     """The charts of these cases, each measured alike."""
-    run = Run(plan(*cases, rounds=1), environment(), ceilings())
-    run.outcomes = {(one.id, 0): measured() for one in cases}
-    derive(folder, run)
-    with mpl.rc_context(plots.RC_PARAMS):
-        return dict(plots.figures(frame.read(folder), DEVICE))
+    return drawn(frame.read(run_folder(folder, {one: [measured()] for one in cases})))
 
 
 def test_settings_are_not_mixed(tmp_path: Path) -> None:
@@ -219,14 +218,15 @@ def test_variants_are_lines_of_one_colour(tmp_path: Path) -> None:
 
 def test_a_variant_is_named_though_the_others_failed(tmp_path: Path) -> None:
     """Else a bar would seem to be the mechanism as it comes."""
-    half, whole = (
-        dataclasses.replace(layer("hilo", 64), params=(("alpha", alpha),)) for alpha in (0.5, 1.0)
+    outcomes: dict[float, Outcome] = {0.5: measured(), 1.0: Failed("out_of_memory", "no room")}
+    folder = run_folder(
+        tmp_path,
+        {
+            dataclasses.replace(layer("hilo", 64), params=(("alpha", alpha),)): [outcome]
+            for alpha, outcome in outcomes.items()
+        },
     )
-    run = Run(plan(half, whole, rounds=1), environment(), ceilings())
-    run.outcomes = {(half.id, 0): measured(), (whole.id, 0): Failed("out_of_memory", "no room")}
-    derive(tmp_path, run)
-    with mpl.rc_context(plots.RC_PARAMS):
-        (axes,) = dict(plots.figures(frame.read(tmp_path), DEVICE))["throughput-bars"].axes
+    axes, _ = bars_of(drawn(frame.read(folder)))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hilo alpha=0.5"]
 
 
