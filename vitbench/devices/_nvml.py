@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,6 @@ BAD_THROTTLE_REASONS = {
     0x40: "thermal slowdown (hardware)",
     0x80: "power brake",
 }
-
-
-BAD_THROTTLE_MASK = sum(BAD_THROTTLE_REASONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,11 @@ class GpuState:
     def bad_reasons(self) -> tuple[str, ...]:
         """The throttle reasons that make a sample suspect, in words."""
         mask = self.throttle or 0
-        return tuple(words for bit, words in BAD_THROTTLE_REASONS.items() if mask & bit)
+        return tuple(reason for bit, reason in BAD_THROTTLE_REASONS.items() if mask & bit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it, the reasons in words too."""
+        return dataclasses.asdict(self) | {"bad_reasons": list(self.bad_reasons)}
 
 
 class Gpu:
@@ -60,56 +62,47 @@ class Gpu:
 
     def state(self) -> GpuState:
         """The state now."""
-        handle = self._handle
-        memory = _ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-        rates = _ask(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
+        memory = self._ask("MemoryInfo")
+        rates = self._ask("UtilizationRates")
         sm = pynvml.NVML_CLOCK_SM
         return GpuState(
-            sm_clock_hz=_scaled(_ask(lambda: pynvml.nvmlDeviceGetClockInfo(handle, sm)), 1e6),
-            max_sm_clock_hz=_scaled(
-                _ask(lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, sm)), 1e6
-            ),
-            temperature_c=_ask(
-                lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
-            ),
-            power_w=_over_1000(_ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))),
-            throttle=_ask(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
-            energy_j=_over_1000(_ask(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))),
+            sm_clock_hz=_times(10**6, self._ask("ClockInfo", sm)),
+            max_sm_clock_hz=_times(10**6, self._ask("MaxClockInfo", sm)),
+            temperature_c=self._ask("Temperature", pynvml.NVML_TEMPERATURE_GPU),
+            power_w=_times(1e-3, self._ask("PowerUsage")),
+            throttle=self._ask("CurrentClocksThrottleReasons"),
+            energy_j=_times(1e-3, self._ask("TotalEnergyConsumption")),
             utilisation=None if rates is None else rates.gpu / 100,
             free_bytes=None if memory is None else int(memory.free),
         )
 
     def facts(self) -> dict[str, Any]:
         """What does not change during a run: limits and driver."""
-        handle = self._handle
+        modes = self._ask("MigMode")
         return {
             "driver": _ask(pynvml.nvmlSystemGetDriverVersion),
-            "power_limit_w": _over_1000(
-                _ask(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-            ),
-            "power_default_w": _over_1000(
-                _ask(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
-            ),
-            "persistence_mode": _ask(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle)),
-            "mig_mode": _ask(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]),
+            "power_limit_w": _times(1e-3, self._ask("EnforcedPowerLimit")),
+            "power_default_w": _times(1e-3, self._ask("PowerManagementDefaultLimit")),
+            "persistence_mode": self._ask("PersistenceMode"),
+            "mig_mode": None if modes is None else modes[0],
         }
+
+    def _ask(self, what: str, *arguments: int) -> Any:
+        return _ask(getattr(pynvml, f"nvmlDeviceGet{what}"), self._handle, *arguments)
 
 
 class GpuUnreadable(RuntimeError):
     """NVML is absent, or it does not know the GPU."""
 
 
-def _ask(question: Callable[[], Any]) -> Any:
+def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
     """The answer, or None: many boards and containers leave single counters out."""
     try:
-        return question()
+        return question(*arguments)
     except pynvml.NVMLError:
         return None
 
 
-def _scaled(value: int | None, factor: float) -> int | None:
-    return None if value is None else int(value * factor)
-
-
-def _over_1000(value: int | None) -> float | None:
-    return None if value is None else value / 1000
+def _times(factor: float, value: int | None) -> Any:
+    """The product; None where there is no value."""
+    return None if value is None else value * factor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ class Clock:
     def __init__(self, device: str, flush: Call | None = None) -> None:
         import torch
 
-        self._torch = torch
+        self._cuda: Any = torch.cuda
         self._device = torch.device(device)
         self.flush = flush
         self._cycles_per_s = self._sleep_rate()
@@ -47,49 +46,45 @@ class Clock:
 
     def _sleep_rate(self) -> float:
         """Cycles a second of the sleeping kernel."""
-        torch = self._torch
         cycles = 5_000_000
-        torch.cuda._sleep(cycles)
+        self._cuda._sleep(cycles)
         start, end = self._events()
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         start.record()
-        torch.cuda._sleep(cycles)
+        self._cuda._sleep(cycles)
         end.record()
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         return cycles / (start.elapsed_time(end) / 1e3)
 
     def _events(self) -> tuple[Any, Any]:
-        event: Any = self._torch.cuda.Event
-        return event(enable_timing=True), event(enable_timing=True)
+        return self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
 
     def read(self, call: Call, calls: int) -> Reading:
-        torch = self._torch
         start, end = self._events()
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         if self.flush is not None:
             self.flush()
         # Busy for 1.5 times as long as the host took to queue this sample the last time.
         busy_s = min(1.5 * self._queue_s * calls + 20e-6, 0.1)
-        torch.cuda._sleep(int(busy_s * self._cycles_per_s))
+        self._cuda._sleep(int(busy_s * self._cycles_per_s))
         start.record()
         queued = time.perf_counter()
         for _ in range(calls):
             call()
         self._queue_s = (time.perf_counter() - queued) / calls
         end.record()
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         return Reading(start.elapsed_time(end) / 1e3 / calls)
 
     def read_wall(self, call: Call, calls: int) -> float:
-        torch = self._torch
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         if self.flush is not None:
             self.flush()
-            torch.cuda.synchronize(self._device)
+            self._cuda.synchronize(self._device)
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        torch.cuda.synchronize(self._device)
+        self._cuda.synchronize(self._device)
         return (time.perf_counter() - start) / calls
 
     def now(self) -> float:
@@ -142,9 +137,7 @@ class Device(devices.Device):
 
         try:
             gpu = _nvml.Gpu(str(properties.uuid))
-            idle = gpu.state()
-            facts |= gpu.facts()
-            facts["idle"] = dataclasses.asdict(idle) | {"bad_reasons": list(idle.bad_reasons)}
+            facts |= gpu.facts() | {"idle": gpu.state().to_dict()}
         except _nvml.GpuUnreadable as error:
             facts["nvml"] = str(error)
         return {"gpu": facts}
@@ -239,7 +232,7 @@ class GpuWatch(Watch):
         self._device = device
         self._gpu = gpu
         self._free_before = self._free_of_others()
-        self.read = lambda: dataclasses.asdict(gpu.state())
+        self.read = lambda: gpu.state().to_dict()
 
     def _free_of_others(self) -> int | None:
         """Free memory with what this process holds given back: it moves with others only.
@@ -252,29 +245,20 @@ class GpuWatch(Watch):
         return None if free is None else free + torch.cuda.memory_reserved(self._device.target)
 
     def is_suspect(self, reading: Mapping[str, Any]) -> bool:
-        from vitbench.devices import _nvml
-
-        return bool((reading["throttle"] or 0) & _nvml.BAD_THROTTLE_MASK)
+        return bool(reading["bad_reasons"])
 
     def columns(self, readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        from vitbench.devices import _nvml
-
         if not readings:
             return {}
 
         def seen(name: str) -> list[Any]:
             return [reading[name] for reading in readings if reading[name] is not None]
 
-        masks = seen("throttle")
         return {
             "sm_clock_hz": min(seen("sm_clock_hz"), default=None),
             "temperature_c": max(seen("temperature_c"), default=None),
             "power_w": max(seen("power_w"), default=None),
-            "throttle_reasons": [
-                reason
-                for bit, reason in _nvml.BAD_THROTTLE_REASONS.items()
-                if any(mask & bit for mask in masks)
-            ],
+            "throttle_reasons": sorted({r for reasons in seen("bad_reasons") for r in reasons}),
         }
 
     def neighbours(self) -> dict[str, Any]:

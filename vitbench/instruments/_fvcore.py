@@ -7,7 +7,7 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,81 +115,32 @@ class _ConvolutionsAsOperators(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        chosen: Callable[..., object] = _CONVOLUTIONS.get(func, func)
-        return chosen(*args, **(kwargs or {}))
+        if func is torch.convolution:
+            raise NotImplementedError("a convolution through its general operator")
+        if func not in _CONVOLUTIONS:
+            return func(*args, **(kwargs or {}))
+        set_trace: Callable[..., None] = torch._C._set_tracing_state  # type: ignore[attr-defined] # not in stubs
+        trace = torch._C._get_tracing_state()
+        set_trace(None)
+        try:
+            size = list(func(*args, **(kwargs or {})).shape)
+        finally:
+            set_trace(trace)
+        named = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+        x, weight = named["input"], named["weight"]
+        if x.dim() != weight.dim():
+            raise NotImplementedError("a convolution of a map without a batch")
+        return torch.ops.vitbench.convolution(x, weight, size, _CONVOLUTIONS[func])
 
 
-Sizes = int | Sequence[int]
-
-
-def _convolution(
-    input: Tensor,  # noqa: A002 - the name that torch gives it
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sizes = 1,
-    padding: Sizes | str = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    if padding == "same":
-        return _operator(input, weight, [weight.shape[0], *input.shape[2:]], transposed=False)
-    padding = 0 if isinstance(padding, str) else padding
-    sides = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in _by_side(input, weight, stride, padding, dilation)
-    ]
-    return _operator(input, weight, [weight.shape[0], *sides], transposed=False)
-
-
-def _transposed_convolution(
-    input: Tensor,  # noqa: A002 - the name that torch gives it
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sizes = 1,
-    padding: Sizes = 0,
-    output_padding: Sizes = 0,
-    groups: int = 1,
-    dilation: Sizes = 1,
-) -> Tensor:
-    sides = [
-        (n - 1) * s - 2 * p + d * (k - 1) + more + 1
-        for n, k, s, p, more, d in _by_side(
-            input, weight, stride, padding, output_padding, dilation
-        )
-    ]
-    channels = int(weight.shape[1]) * groups
-    return _operator(input, weight, [channels, *sides], transposed=True)
-
-
-def _operator(x: Tensor, weight: Tensor, size: Sequence[int], *, transposed: bool) -> Tensor:
-    whole = [int(x.shape[0]), *(int(n) for n in size)]
-    result: Tensor = torch.ops.vitbench.convolution(x, weight, whole, transposed)
-    return result
-
-
-def _by_side(x: Tensor, weight: Tensor, *settings: Sizes) -> Iterator[tuple[int, ...]]:
-    """For each side of the map its length, the kernel's, and the settings there."""
-    if x.dim() != weight.dim():
-        raise NotImplementedError("a convolution of a map without a batch")
-    lengths = [int(n) for n in x.shape[2:]]
-    kernel = [int(n) for n in weight.shape[2:]]
-    full = [[one] * len(kernel) if isinstance(one, int) else list(one) for one in settings]
-    full = [one * len(kernel) if len(one) == 1 else one for one in full]
-    return zip(lengths, kernel, *full, strict=True)
-
-
-def _not_by_shape(*args: Any, **kwargs: Any) -> Tensor:
-    raise NotImplementedError("a convolution through its general operator")
-
-
-_CONVOLUTIONS: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    torch.conv1d: _convolution,
-    torch.conv2d: _convolution,
-    torch.conv3d: _convolution,
-    torch.conv_transpose1d: _transposed_convolution,
-    torch.conv_transpose2d: _transposed_convolution,
-    torch.conv_transpose3d: _transposed_convolution,
-    torch.convolution: _not_by_shape,
+# Whether it is transposed.
+_CONVOLUTIONS: Mapping[Callable[..., Any], bool] = {
+    torch.conv1d: False,
+    torch.conv2d: False,
+    torch.conv3d: False,
+    torch.conv_transpose1d: True,
+    torch.conv_transpose2d: True,
+    torch.conv_transpose3d: True,
 }
 
 

@@ -33,14 +33,14 @@ class WrongOutput(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """How far an output may lie from the reference, relative to the reference's rms."""
+class Errors:
+    """Distance from the reference, relative to the reference's rms: measured, or allowed."""
 
     rms: float
     worst: float
 
 
-def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Budget:
+def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Errors:
     """The error budget of a dtype; TF32 products round their inputs to 10 bits, as fp16 does.
 
     Independent rounding errors of `layers` layers in a row add up like the root of their number.
@@ -50,15 +50,7 @@ def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Budget
     if tf32 and dtype == torch.float32:
         dtype = torch.float16
     rms = _RMS_EPS[str(dtype).removeprefix("torch.")] * torch.finfo(dtype).eps * layers**0.5
-    return Budget(rms, rms * _WORST_TO_RMS)
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Distance from the reference, relative to the reference's rms."""
-
-    rms: float
-    worst: float
+    return Errors(rms, rms * _WORST_TO_RMS)
 
 
 def errors(output: Tensor, reference: Tensor) -> Errors:
@@ -115,7 +107,7 @@ def _fault_of_finiteness(output: Tensor) -> str | None:
     return None
 
 
-def fault_of_value(found: Errors, allowed: Budget) -> str | None:
+def fault_of_value(found: Errors, allowed: Errors) -> str | None:
     """Why an output differs too much from its reference."""
     if found.rms <= allowed.rms and found.worst <= allowed.worst:
         return None

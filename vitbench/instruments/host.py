@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 import resource
 import time
 from collections.abc import Sequence
@@ -74,25 +75,24 @@ def between(start: HostReading, end: HostReading, threads: int) -> dict[str, Any
 def apart(spans: Sequence[tuple[HostReading, HostReading]]) -> tuple[HostReading, HostReading]:
     """Several spans as one: what happened in them, without what happened between them."""
 
-    def total(name: str) -> Any:
+    def total(name: str) -> tuple[Any, Any]:
         ends = [(getattr(start, name), getattr(end, name)) for start, end in spans]
         if any(value is None for pair in ends for value in pair):
             return None, None
         return 0, sum(end - start for start, end in ends)
 
-    names = [one.name for one in dataclasses.fields(HostReading)]
-    first, last = zip(*(total(name) for name in names), strict=True)
+    fields = dataclasses.fields(HostReading)
+    first, last = zip(*(total(field.name) for field in fields), strict=True)
     return HostReading(*first), HostReading(*last)
 
 
 def _machine_seconds() -> tuple[float | None, float | None, float | None]:
     """(busy, steal, total) of all cores, from /proc/stat."""
-    try:
-        first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
-    except OSError:
+    text = _text("/proc/stat")
+    if text is None:
         return None, None, None
     user, nice, system, idle, iowait, irq, softirq, steal = (
-        int(word) / _TICKS_PER_S for word in first_line.split()[1:9]
+        int(word) / _TICKS_PER_S for word in text.split(maxsplit=9)[1:9]
     )
     busy = user + nice + system + irq + softirq
     return busy, steal, busy + idle + iowait + steal
@@ -100,40 +100,24 @@ def _machine_seconds() -> tuple[float | None, float | None, float | None]:
 
 def _cgroup_throttled_s() -> float | None:
     """Time that this cgroup's CPU quota held processes back (cgroup v2)."""
-    try:
-        text = Path("/sys/fs/cgroup/cpu.stat").read_text()
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith("throttled_usec"):
-            return int(line.split()[1]) / 1e6
-    return None
+    text = _text("/sys/fs/cgroup/cpu.stat") or ""
+    match = re.search(r"^throttled_usec (\d+)", text, re.MULTILINE)
+    return None if match is None else int(match[1]) / 1e6
 
 
 def cpu_quota() -> float | None:
     """Cores that the cgroup allows; None for no limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
+    match = re.fullmatch(r"(\d+) (\d+)", _text("/sys/fs/cgroup/cpu.max") or "")
+    return None if match is None else int(match[1]) / int(match[2])
 
 
 def available_memory_bytes() -> int:
     """Memory that can be had without swapping: the machine's, or what the cgroup leaves of it."""
     available = int(psutil.virtual_memory().available)
-    left = _cgroup_memory_left()
-    return available if left is None else max(0, min(available, left))
-
-
-def _cgroup_memory_left() -> int | None:
-    """Bytes under the cgroup's limit (v2); None for no limit."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-    except OSError:
-        return None
-    return None if limit == "max" else int(limit) - int(used)
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is None or used is None or limit == "max":
+        return available
+    return max(0, min(available, int(limit) - int(used)))
 
 
 def usable_cores() -> int:
@@ -144,17 +128,6 @@ def usable_cores() -> int:
         cores = os.cpu_count() or 1
     quota = cpu_quota()
     return max(1, min(cores, int(quota))) if quota is not None else cores
-
-
-def busy_cores(over_s: float) -> float | None:
-    """Cores that other processes keep busy now, watched for `over_s` seconds."""
-    start = read()
-    time.sleep(over_s)
-    end = read()
-    if start.busy_s is None or end.busy_s is None:
-        return None
-    own_s = end.own_s - start.own_s
-    return max(0.0, (end.busy_s - start.busy_s - own_s) / (end.wall_s - start.wall_s))
 
 
 def cpu_facts() -> dict[str, Any]:
@@ -176,11 +149,8 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def _cpuinfo(key: str) -> str | None:
-    for line in (_text("/proc/cpuinfo") or "").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None
+    match = re.search(rf"^{key}\s*:(.*)", _text("/proc/cpuinfo") or "", re.MULTILINE)
+    return None if match is None else match[1].strip()
 
 
 def _text(path: str) -> str | None:

@@ -19,20 +19,17 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def test_errors_by_hand() -> None:
-    """Root mean square and largest difference, over the reference's root mean square."""
+    """Root mean square and largest difference, over the reference's root mean square; zeros equal
+    zeros and nothing else."""
     reference = torch.tensor([3.0, -3.0, 3.0, -3.0])
     found = correctness.errors(reference + torch.tensor([0.0, 0.6, 0.0, 0.0]), reference)
     assert found.rms == pytest.approx(0.1)
     assert found.worst == pytest.approx(0.2)
-    assert correctness.errors(reference, reference) == Errors(0.0, 0.0)
-
-
-def test_errors_of_zeros() -> None:
-    """A reference of zeros equals zeros and nothing else."""
     zeros = torch.zeros(4)
-    assert correctness.errors(zeros, zeros) == Errors(0.0, 0.0)
+    for same in (reference, zeros):
+        assert correctness.errors(same, same) == Errors(0.0, 0.0)
     found = correctness.errors(zeros + 1e-30, zeros)
-    assert correctness.fault_of_value(found, correctness.budget(torch.float32)) is not None
+    assert correctness.fault_of_value(found, correctness.budget(torch.float32))
 
 
 @given(st.integers(0, 100), st.sampled_from([2.0**-20, 2.0**30]))
@@ -48,11 +45,10 @@ def test_errors_have_no_unit(seed: int, factor: float) -> None:
 
 def test_worst_of_several() -> None:
     """The largest of each, whichever output it comes from."""
-    one, zero = torch.ones(2), torch.zeros(2)
-    found = correctness.worst_of([one, one * 1.5], [one, one])
-    assert found == Errors(0.5, 0.5)
+    one = torch.ones(2)
+    assert correctness.worst_of([one, one * 1.5], [one, one]) == Errors(0.5, 0.5)
     with pytest.raises(ValueError, match="zip"):
-        correctness.worst_of([one, zero], [one])
+        correctness.worst_of([one, one], [one])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -79,14 +75,12 @@ def test_a_real_mistake_is_beyond_the_budget(dtype: torch.dtype) -> None:
     allowed = correctness.budget(dtype)
     for wrong in (reference * 1.1, swapped):
         fault = correctness.fault_of_value(correctness.errors(wrong.to(dtype), reference), allowed)
-        assert fault is not None
-        assert "differs from the eager implementation" in fault
+        assert "differs from the eager implementation" in str(fault)
 
 
 def test_budgets_follow_the_dtype() -> None:
     """Fewer bits, more room; TF32 is as coarse as fp16; depth adds like a root."""
-    budgets = [correctness.budget(dtype).rms for dtype in DTYPES]
-    fp64, fp32, bf16, fp16 = budgets
+    fp64, fp32, bf16, fp16 = (correctness.budget(dtype).rms for dtype in DTYPES)
     assert fp64 < fp32 < fp16 < bf16
     assert correctness.budget(torch.float32, tf32=True) == correctness.budget(torch.float16)
     assert correctness.budget(torch.float16, tf32=True) == correctness.budget(torch.float16)
@@ -96,17 +90,17 @@ def test_budgets_follow_the_dtype() -> None:
 def test_nan_is_no_small_error() -> None:
     """A comparison with NaN is false, and must not pass for equal."""
     nan = float("nan")
-    assert correctness.fault_of_value(Errors(nan, 0.0), correctness.budget(torch.float32))
-    assert correctness.fault_of_value(Errors(0.0, nan), correctness.budget(torch.float32))
+    for found in (Errors(nan, 0.0), Errors(0.0, nan)):
+        assert correctness.fault_of_value(found, correctness.budget(torch.float32))
 
 
 X = torch.zeros(2, 3, 4, 8)
 
 
 @pytest.mark.parametrize(
-    ("output", "words"),
+    ("output", "fault"),
     [
-        (X, None),
+        (X, "None"),
         ("text", "must be a tensor, got str"),
         (None, "must be a tensor, got NoneType"),
         ((X,), "must be a tensor, got tuple"),
@@ -117,21 +111,15 @@ X = torch.zeros(2, 3, 4, 8)
         (X + torch.tensor([float("inf")] + [0.0] * 7), "got 24 of 192"),
     ],
 )
-def test_form_of_a_layers_output(output: object, words: str | None) -> None:
+def test_form_of_a_layers_output(output: object, fault: str) -> None:
     """A tensor of the input's shape and dtype, finite; else what was expected and what came."""
-    fault = correctness.fault_of_form(output, X)
-    if words is None:
-        assert fault is None
-    else:
-        assert fault is not None
-        assert re.search(words, fault)
+    assert re.search(fault, str(correctness.fault_of_form(output, X)))
 
 
 @pytest.mark.parametrize(
-    ("outputs", "words"),
-    [([X, X], None), ([], "got none"), ([X, X / 0], "NaN or infinite")],
+    ("outputs", "fault"),
+    [([X, X], "None"), ([], "got none"), ([X, X / 0], "NaN or infinite")],
 )
-def test_form_of_a_models_outputs(outputs: list[Tensor], words: str | None) -> None:
+def test_form_of_a_models_outputs(outputs: list[Tensor], fault: str) -> None:
     """At least one tensor, all finite."""
-    fault = correctness.fault_of_tensors(outputs)
-    assert (fault is None) if words is None else (words in str(fault))
+    assert fault in str(correctness.fault_of_tensors(outputs))

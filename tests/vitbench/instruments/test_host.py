@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -25,9 +26,14 @@ START = HostReading(
 
 
 def after(**seconds: Any) -> HostReading:
-    """A later reading: what passed on each counter."""
-    fields = {name: getattr(START, name) for name in HostReading.__dataclass_fields__}
-    return HostReading(**{name: value + seconds.get(name, 0) for name, value in fields.items()})
+    """A later reading: what passed on each counter; None where it cannot be read."""
+    return dataclasses.replace(
+        START,
+        **{
+            name: None if passed is None else getattr(START, name) + passed
+            for name, passed in seconds.items()
+        },
+    )
 
 
 @pytest.fixture
@@ -45,48 +51,49 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     return texts
 
 
-def test_differences_by_hand() -> None:
-    """Two threads at work for 2 s on a machine whose neighbours use half a core."""
-    end = after(wall_s=2.0, own_s=4.0, involuntary=6, busy_s=5.0, steal_s=0.2, total_s=8.0)
-    assert host.between(START, end, threads=2) == pytest.approx(
-        {
-            "cpu_share": 1.0,
-            "involuntary_switches": 3.0,
-            "neighbour_cores": 0.5,
-            "steal_share": 0.025,
-            "cgroup_throttled_s": 0.0,
-        }
-    )
+QUIET = {
+    "cpu_share": 0.0,
+    "involuntary_switches": 0.0,
+    "neighbour_cores": 0.0,
+    "steal_share": 0.0,
+    "cgroup_throttled_s": 0.0,
+}
+UNKNOWN = {"neighbour_cores": None, "steal_share": None, "cgroup_throttled_s": None}
 
 
-def test_short_stretches_say_nothing_of_neighbours() -> None:
-    """The kernel ticks 100 times a second: below 0.2 s the count is noise."""
-    end = after(wall_s=0.1, own_s=0.1, busy_s=0.5, total_s=0.4)
-    assert host.between(START, end, threads=1)["neighbour_cores"] is None
-
-
-def test_neighbours_are_never_negative() -> None:
-    """Our own seconds are exact and those of the machine are ticks; their difference may dip."""
-    end = after(wall_s=1.0, own_s=1.01, busy_s=1.0, total_s=2.0)
-    assert host.between(START, end, threads=1)["neighbour_cores"] == 0.0
-
-
-def test_what_the_platform_does_not_tell_is_none() -> None:
-    """Without /proc and cgroups the row says nothing of neighbours, steal and quota."""
-    bare = HostReading(0.0, 0.0, 0, None, None, None, None)
-    later = HostReading(1.0, 0.5, 0, None, None, None, None)
-    state = host.between(bare, later, threads=1)
-    assert state["cpu_share"] == 0.5
-    assert [state[name] for name in ("neighbour_cores", "steal_share", "cgroup_throttled_s")] == [
-        None
-    ] * 3
-
-
-def test_two_readings_at_one_moment() -> None:
-    """No time between them divides by nothing."""
-    state = host.between(START, START, threads=4)
-    assert state["cpu_share"] == 0.0
-    assert state["steal_share"] is None
+@pytest.mark.parametrize(
+    ("passed", "state"),
+    [
+        # Two threads at work for 2 s on a machine whose neighbours use half a core.
+        (
+            {"wall_s": 2, "own_s": 4, "involuntary": 6, "busy_s": 5, "steal_s": 0.2, "total_s": 8},
+            {
+                "cpu_share": 1.0,
+                "involuntary_switches": 3.0,
+                "neighbour_cores": 0.5,
+                "steal_share": 0.025,
+            },
+        ),
+        # The kernel ticks 100 times a second: below 0.2 s the count is noise.
+        (
+            {"wall_s": 0.1, "own_s": 0.1, "busy_s": 0.5, "total_s": 0.4},
+            {"cpu_share": 0.5, "neighbour_cores": None},
+        ),
+        # Our own seconds are exact and those of the machine are ticks: the difference may dip.
+        ({"wall_s": 1, "own_s": 1.01, "busy_s": 1, "total_s": 2}, {"cpu_share": 0.505}),
+        # No time between two readings divides by nothing.
+        ({}, {"neighbour_cores": None, "steal_share": None}),
+        # Without /proc and cgroups nothing is known of neighbours, steal and quota.
+        (
+            {"wall_s": 1, "own_s": 1, "busy_s": None, "total_s": None, "throttled_s": None},
+            {"cpu_share": 0.5} | UNKNOWN,
+        ),
+    ],
+)
+def test_differences_by_hand(passed: dict[str, Any], state: dict[str, Any]) -> None:
+    """What happened between two readings, for two threads."""
+    found = host.between(START, after(**passed), threads=2)
+    assert found == pytest.approx(QUIET | state)
 
 
 def test_machine_seconds(files: dict[str, str]) -> None:
@@ -97,18 +104,14 @@ def test_machine_seconds(files: dict[str, str]) -> None:
     assert reading.busy_s == pytest.approx(140 / ticks)
     assert reading.steal_s == pytest.approx(40 / ticks)
     assert reading.total_s == pytest.approx((140 + 1050 + 40) / ticks)
-    assert reading.throttled_s is None
-
-
-def test_without_proc(files: dict[str, str]) -> None:
-    """A platform without /proc has the process's own counters."""
-    reading = host.read()
-    assert (reading.busy_s, reading.steal_s, reading.total_s) == (None, None, None)
-    assert reading.own_s > 0
 
 
 def test_throttling_of_the_cgroup(files: dict[str, str]) -> None:
-    """Microseconds of the whole cgroup become seconds."""
+    """Microseconds of the whole cgroup become seconds. A platform without /proc has the process's
+    own counters."""
+    bare = host.read()
+    assert (bare.busy_s, bare.steal_s, bare.total_s, bare.throttled_s) == (None, None, None, None)
+    assert bare.own_s > 0
     files["/sys/fs/cgroup/cpu.stat"] = "usage_usec 5\nnr_throttled 3\nthrottled_usec 2500000\n"
     assert host.read().throttled_s == 2.5
     files["/sys/fs/cgroup/cpu.stat"] = "usage_usec 5\n"
@@ -116,25 +119,28 @@ def test_throttling_of_the_cgroup(files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cores"),
-    [("max 100000\n", None), ("150000 100000\n", 1.5), ("50000 100000", 0.5), ("odd", None)],
-)
-def test_quota(files: dict[str, str], text: str, cores: float | None) -> None:
-    """The cgroup's quota in cores; `max` is none."""
-    files["/sys/fs/cgroup/cpu.max"] = text
-    assert host.cpu_quota() == cores
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)]
+    ("text", "quota", "usable"),
+    [
+        ("max 100000\n", None, 8),
+        ("150000 100000\n", 1.5, 1),
+        ("250000 100000", 2.5, 2),
+        ("50000 100000", 0.5, 1),
+        ("odd", None, 8),
+        ("", None, 8),
+    ],
 )
 def test_usable_cores(
-    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, text: str, cores: int
+    files: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    quota: float | None,
+    usable: int,
 ) -> None:
-    """The smaller of affinity and quota, at least one."""
+    """The smaller of affinity and the cgroup's quota, at least one; `max` is no quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     files["/sys/fs/cgroup/cpu.max"] = text
-    assert host.usable_cores() == cores
+    assert host.cpu_quota() == quota
+    assert host.usable_cores() == usable
 
 
 def test_readings_of_this_machine_grow() -> None:
@@ -145,8 +151,6 @@ def test_readings_of_this_machine_grow() -> None:
     assert second.wall_s > first.wall_s
     assert second.own_s >= first.own_s
     assert (second.busy_s or 0) >= (first.busy_s or 0)
-    busy = host.busy_cores(0.05)
-    assert busy is None or busy >= 0
 
 
 def test_memory_that_can_be_had(files: dict[str, str]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -20,16 +18,10 @@ CPU = cpu.Device()
 
 
 @given(st.lists(st.integers(-100, 100)))
+@example([10, -10, 10, 5, -15])
 def test_peak_of_events_is_the_highest_prefix(events: list[int]) -> None:
     """Of all levels that the running sum reaches, zero at the start included."""
     assert cpu.peak_of_events(events) == max(sum(events[:end]) for end in range(len(events) + 1))
-
-
-def test_peak_of_events_by_hand() -> None:
-    """What is released before the next allocation does not add to the peak."""
-    assert cpu.peak_of_events([]) == 0
-    assert cpu.peak_of_events([10, -10, 10, 5, -15]) == 15
-    assert cpu.peak_of_events([-5, 3]) == 0
 
 
 def test_allocations_of_one_tensor() -> None:
@@ -47,12 +39,6 @@ def test_held_bytes_count_storage_once() -> None:
     tied = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
     tied[1].weight = tied[0].weight
     assert memory.held_bytes(tied, ()) == 8 * 8 * 4
-
-
-def msa(batch: int, grid: Grid, dim: int, heads: int) -> tuple[nn.Module, Tensor]:
-    """Eager MSA and an input of zeros: bytes do not depend on values."""
-    module = attentions.load("msa").build(dim, heads, grid, impl="eager").eval()
-    return module, torch.zeros(batch, grid.height, grid.width, dim)
 
 
 def msa_peak_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> int:
@@ -82,7 +68,8 @@ def msa_peak_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> int:
 )
 def test_msa_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> None:
     """Equal to the byte to an account of the same call that was made on paper."""
-    module, x = msa(batch, grid, dim, heads)
+    module = attentions.load("msa").build(dim, heads, grid, impl="eager").eval()
+    x = torch.zeros(batch, grid.height, grid.width, dim)
     with torch.inference_mode():
         found = memory.measure(CPU, lambda: module(x), module, (x,))
     weights = 4 * ((3 * dim * dim + 3 * dim) + (dim * dim + dim))
@@ -99,10 +86,8 @@ def test_the_same_twice(name: str, impl: str) -> None:
     module = spec.build(32, 2, Grid(8, 8), impl=impl, **spec.settings_at(16)).eval()
     x = torch.randn(2, 8, 8, 32)
     with torch.inference_mode():
-        call: Callable[[], Tensor] = lambda: module(x)  # noqa: E731 - one call, measured three times
-        first = memory.measure(CPU, call, module, (x,))
-        second = memory.measure(CPU, call, module, (x,))
-        assert cpu.allocations(call) == cpu.allocations(call)
+        first, second = (memory.measure(CPU, lambda: module(x), module, (x,)) for _ in range(2))
+        assert cpu.allocations(lambda: module(x)) == cpu.allocations(lambda: module(x))
     assert (first.peak, first.activation) == (second.peak, second.activation)
 
 
@@ -120,14 +105,9 @@ def test_caches_are_filled_before() -> None:
 
 def test_resident_set() -> None:
     """VmHWM: more than nothing, and at least what a large tensor touches."""
-    before = cpu.peak_rss()
-    if before is None:
+    if cpu.peak_rss() is None:
         pytest.skip("this platform has no /proc/self/status")
-
-    def call() -> Tensor:
-        return torch.ones(2**25)
-
-    found = memory.measure(CPU, call, nn.Identity(), (torch.zeros(1),))
+    found = memory.measure(CPU, lambda: torch.ones(2**25), nn.Identity(), (torch.zeros(1),))
     assert found.rss is not None
     assert found.rss > found.activation == 2**27
 
