@@ -66,12 +66,12 @@ class Gpu:
         rates = self._ask("UtilizationRates")
         sm = pynvml.NVML_CLOCK_SM
         return GpuState(
-            sm_clock_hz=_times(10**6, self._ask("ClockInfo", sm)),
-            max_sm_clock_hz=_times(10**6, self._ask("MaxClockInfo", sm)),
+            sm_clock_hz=_hz(self._ask("ClockInfo", sm)),
+            max_sm_clock_hz=_hz(self._ask("MaxClockInfo", sm)),
             temperature_c=self._ask("Temperature", pynvml.NVML_TEMPERATURE_GPU),
-            power_w=_times(1e-3, self._ask("PowerUsage")),
+            power_w=_over_1000(self._ask("PowerUsage")),
             throttle=self._ask("CurrentClocksThrottleReasons"),
-            energy_j=_times(1e-3, self._ask("TotalEnergyConsumption")),
+            energy_j=_over_1000(self._ask("TotalEnergyConsumption")),
             utilisation=None if rates is None else rates.gpu / 100,
             free_bytes=None if memory is None else int(memory.free),
         )
@@ -81,8 +81,8 @@ class Gpu:
         modes = self._ask("MigMode")
         return {
             "driver": _ask(pynvml.nvmlSystemGetDriverVersion),
-            "power_limit_w": _times(1e-3, self._ask("EnforcedPowerLimit")),
-            "power_default_w": _times(1e-3, self._ask("PowerManagementDefaultLimit")),
+            "power_limit_w": _over_1000(self._ask("EnforcedPowerLimit")),
+            "power_default_w": _over_1000(self._ask("PowerManagementDefaultLimit")),
             "persistence_mode": self._ask("PersistenceMode"),
             "mig_mode": None if modes is None else modes[0],
         }
@@ -103,6 +103,9 @@ def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def _times(factor: float, value: int | None) -> Any:
-    """The product; None where there is no value."""
-    return None if value is None else value * factor
+def _hz(mhz: int | None) -> int | None:
+    return None if mhz is None else mhz * 10**6
+
+
+def _over_1000(value: int | None) -> float | None:
+    return None if value is None else value / 1000
