@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ from vitbench.instruments import Column, Type
 Value = bool | int | str | Resolution
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Axis:
     """One way in which cases differ. The values of this class are words.
 
@@ -30,6 +30,7 @@ class Axis:
     of       what has the axis: attention layers, backbones or both
     is_how   whether it says how a case is computed, and not what
     choices  the only values; none: any
+    examples values that a shell suggests where any is possible
     aliases  other spellings of values
     option   of `vitbench run` and `vitbench ab`; --NAME unless it says otherwise
     title    in tables and names; the name unless it says otherwise
@@ -44,6 +45,7 @@ class Axis:
     of: Literal["layer", "backbone", "both"] = "both"
     is_how: bool = False
     choices: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     option: str = ""
     title: str = ""
@@ -97,15 +99,10 @@ class Axis:
         """A value as part of a case's name."""
         return value if self.choices else f"{self.title} {value}"
 
-    def complete(self) -> Iterable[str]:
-        """Values that a shell suggests."""
-        return self.choices
-
     def _parse(self, text: str) -> Value:
         return self.aliases.get(text, text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Mechanisms(Axis):
     """The axis of attention mechanisms; `all` is every one of ours."""
 
@@ -119,19 +116,7 @@ class Mechanisms(Axis):
         names = [attentions.names() if item == "all" else (item,) for item in items]
         return tuple(dict.fromkeys(name for group in names for name in group))
 
-    def complete(self) -> Iterable[str]:
-        return ("all", *attentions.names())
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backbones(Axis):
-    """The axis of whole models."""
-
-    def complete(self) -> Iterable[str]:
-        return models.NAMES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes(Axis):
     """An axis of image sizes."""
 
@@ -142,7 +127,6 @@ class Sizes(Axis):
         return Resolution.parse(text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers(Axis):
     """An axis of whole numbers from 1."""
 
@@ -163,11 +147,8 @@ class Numbers(Axis):
             raise BadInput(message) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Flags(Axis):
     """An axis of true and false."""
-
-    choices: tuple[str, ...] = ("true", "false")
 
     types: ClassVar[tuple[type, ...]] = (bool,)
     column_type: ClassVar[Type] = "bool"
@@ -201,12 +182,14 @@ AXES: dict[str, Axis] = {
     for axis in (
         Mechanisms(
             name="attention",
+            examples=("all", *attentions.names()),
             help="Attention mechanisms, or `all`",
             meaning="mechanism, the name of its file; empty for a backbone",
             of="layer",
         ),
-        Backbones(
+        Axis(
             name="backbone",
+            examples=models.NAMES,
             help="Whole models: litv2_s, 'litv2_s[attention=sra]', resnet50, timm:NAME, "
             "module:factory, or a plugin's name",
             meaning="whole model; empty for an attention layer",
@@ -296,6 +279,7 @@ AXES: dict[str, Axis] = {
             help="Flush the caches before each call",
             meaning="caches flushed before each call",
             default=False,
+            choices=("true", "false"),
         ),
         Axis(
             name="mode",

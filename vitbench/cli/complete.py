@@ -13,7 +13,8 @@ def values(axis: Axis) -> Callable[[str], Iterator[str]]:
 
     def complete(incomplete: str) -> Iterator[str]:
         before, comma, last = incomplete.rpartition(",")
-        yield from (f"{before}{comma}{name}" for name in axis.complete() if name.startswith(last))
+        known = axis.choices or axis.examples
+        yield from (f"{before}{comma}{name}" for name in known if name.startswith(last))
 
     return complete
 

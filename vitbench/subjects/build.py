@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-import attentions
-from attentions import AttentionSpec
 from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.devices import Call
 from vitbench.instruments import Counts
 from vitbench.instruments.correctness import tensors_in
 from vitbench.subjects import backbones, wrappers
-from vitbench.subjects.backbones import BackboneSpec
+from vitbench.subjects.backbones import BackboneSpec, attention_of
 from vitbench.subjects.backbones.weights import load_into
 
 Plugins = Mapping[str, Path]
@@ -58,12 +55,6 @@ class Subject:
         return inference(runnable, self.x)
 
 
-def attention_of(case: Case, plugins: Plugins) -> AttentionSpec:
-    """The spec of a case's mechanism, of the registry or of a plugin."""
-    name = case.attention
-    return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
-
-
 _SPECS: dict[tuple[str, tuple[tuple[str, Path], ...]], BackboneSpec] = {}
 
 
@@ -92,12 +83,11 @@ def build_module(
             return _backbone(case, plugins, impl, checkpoint)
         except backbones.Unsuitable as reason:
             raise Unsupported(str(reason)) from None
-    params = dict(case.params)
-    mechanism = attention_of(case, plugins)
-    why_not = mechanism.reason_against(case.dim, case.num_heads, case.grid, **params)
+    why_not = reason_against(case, plugins)
     if why_not is not None:
         raise Unsupported(why_not)
-    return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **params)
+    mechanism = attention_of(case.attention, plugins)
+    return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **dict(case.params))
 
 
 def _backbone(case: Case, plugins: Plugins, impl: str, checkpoint: Path | None) -> nn.Module:
@@ -117,7 +107,7 @@ def _backbone(case: Case, plugins: Plugins, impl: str, checkpoint: Path | None) 
 
 def reference_impl(case: Case, plugins: Plugins) -> str:
     """The implementation that defines the others."""
-    spec = backbone_of(case, plugins) if case.backbone else attention_of(case, plugins)
+    spec = backbone_of(case, plugins) if case.backbone else attention_of(case.attention, plugins)
     return "eager" if "eager" in spec.impls else spec.impls[0]
 
 
@@ -139,7 +129,7 @@ def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
     if case.backbone:
         formula = backbone_of(case, plugins).macs
         return None if formula is None else formula(case.image_height, case.image_width)
-    spec = attention_of(case, plugins)
+    spec = attention_of(case.attention, plugins)
     if spec.macs is None:
         return None
     return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
@@ -168,27 +158,23 @@ def counts(case: Case, plugins: Plugins, module: nn.Module) -> Counts:
         assert isinstance(eager, dense.Detector | dense.Segmenter)
         assert isinstance(module, dense.Detector | dense.Segmenter)
         image = dense.padded(case.head, case.image_height, case.image_width)
-        found = dense.parts(eager, module.pyramid.shapes, image)
-        parts = {part.name: (part.module, part.shape) for part in found}
+        parts = dense.parts(eager, module.pyramid.shapes, image)
     return Counts(parts, closed_form_macs(case, plugins), formula_macs(case, plugins))
 
 
 def checked_with(case: Case, plugins: Plugins) -> Mapping[str, Any]:
     """Hyper-parameters under which the output is compared with the definition."""
-    if case.attention:
-        return attention_of(case, plugins).checked_with
-    found: dict[str, Any] = {}
-    inside = str(dict(case.params).get("attention", ""))
-    for name in inside.split("+") if case.backbone in backbones.LITV2 else ():
-        found |= attention_of(dataclasses.replace(case, attention=name), plugins).checked_with
-    return found
+    mechanisms = case.attention
+    if case.backbone in backbones.LITV2:
+        mechanisms = str(dict(case.params)["attention"])
+    names = mechanisms.split("+") if mechanisms else ()
+    return {k: v for name in names for k, v in attention_of(name, plugins).checked_with.items()}
 
 
-def is_supported(case: Case, plugins: Plugins) -> bool:
-    """Whether the mechanism can run the case."""
-    spec = attention_of(case, plugins)
-    reason = spec.reason_against(case.dim, case.num_heads, case.grid, **dict(case.params))
-    return reason is None
+def reason_against(case: Case, plugins: Plugins) -> str | None:
+    """Why the mechanism cannot run the case; None where it can."""
+    spec, params = attention_of(case.attention, plugins), dict[str, Any](case.params)
+    return spec.reason_against(case.dim, case.num_heads, case.grid, **params)
 
 
 def is_cast(case: Case, plugins: Plugins) -> bool:
@@ -206,22 +192,19 @@ def is_cast(case: Case, plugins: Plugins) -> bool:
 def fallback(case: Case, plugins: Plugins) -> str:
     """What the fused implementation does in place of its kernels here, and why; empty where it runs
     them."""
-    if case.impl != "fused":
-        return ""
     if is_cast(case, plugins):
         return f"computes in float32: this CPU emulates {case.dtype}"
-    if case.backbone:
+    if case.impl != "fused" or case.backbone:
         return ""
-    spec = attention_of(case, plugins)
-    if spec.fallback is None:
+    of_mechanism = attention_of(case.attention, plugins).fallback
+    if of_mechanism is None:
         return ""
-    params = dict(case.params)
-    return spec.fallback(case.dim, case.num_heads, case.grid, case.dtype, **params) or ""
+    return of_mechanism(case.dim, case.num_heads, case.grid, case.dtype, **dict(case.params)) or ""
 
 
 def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
     """Padded tokens over computed tokens."""
-    computed = None if case.backbone else attention_of(case, plugins).computed
+    computed = None if case.backbone else attention_of(case.attention, plugins).computed
     if computed is None:
         return 0.0
     tokens = computed(case.grid, **dict(case.params)).tokens
@@ -233,9 +216,8 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
     device = devices.connect(case.device)
-    module = (
-        build_module(case, plugins, case.impl, checkpoint).to(device.target, dtype).train(trained)
-    )
+    module = build_module(case, plugins, case.impl, checkpoint)
+    module = module.to(device.target, dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
     return Subject(module, runnable, device, build_input(case).to(device.target, dtype))
 

@@ -98,7 +98,7 @@ def _checkable(
             image_height=height * case.stride,
             image_width=width * case.stride,
         )
-        if subjects.is_supported(other, plugins):
+        if subjects.reason_against(other, plugins) is None:
             return other
     raise subjects.Unsupported(f"no map of at most {limit} tokens, on which it could be checked")
 

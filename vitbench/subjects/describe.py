@@ -13,6 +13,7 @@ from vitbench.cases.case import Resolution
 from vitbench.cases.scalars import Scalar
 from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
+from vitbench.subjects.backbones import attention_of
 
 
 def describe(
@@ -39,7 +40,7 @@ def describe(
         plugins=plugins,
     ).check()
     try:
-        spec = attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
+        spec = attention_of(name, plugins)
     except attentions.BrokenAttention as error:
         raise BadInput(str(error)) from None
     grid = Grid(resolution.height // stride, resolution.width // stride)

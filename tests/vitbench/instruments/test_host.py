@@ -27,13 +27,10 @@ START = HostReading(
 
 def after(**seconds: Any) -> HostReading:
     """A later reading: what passed on each counter; None where it cannot be read."""
-    return dataclasses.replace(
-        START,
-        **{
-            name: None if passed is None else getattr(START, name) + passed
-            for name, passed in seconds.items()
-        },
-    )
+    fields = dataclasses.asdict(START)
+    for name, passed in seconds.items():
+        fields[name] = None if passed is None else fields[name] + passed
+    return HostReading(**fields)
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_a_broken_layer() -> None:
 
     with pytest.raises(RuntimeError, match="channels"):
         _fvcore.count(Layer(convolve), (1, 4, 8, 8))
-    assert not torch.jit.is_tracing()
+    assert torch._C._get_tracing_state() is None
 
 
 def test_an_operator_without_a_meta_kernel_is_run() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -14,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from attentions import BrokenAttention
+import attentions
+from attentions import AttentionSpec, BrokenAttention
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,32 +82,33 @@ class BackboneSpec:
 
         Raises Unsuitable, and whatever `build` raises.
         """
-        offered: dict[str, Any] = {"impl": impl}
+        if self._takes("impl"):
+            params["impl"] = impl
         if features_only:
-            offered["features_only"] = True
-            if not self.is_dense():
+            params["features_only"] = True
+            if not self._takes("features_only"):
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")
-        accepted = {key: value for key, value in offered.items() if self._takes(key)}
-        return self.build(*self._size(image_height, image_width), **accepted, **params)
+        return self.build(*self._size(image_height, image_width), **params)
 
     def _size(self, *size: int) -> tuple[int, ...]:
         """Height and width, where `build` takes them, whatever it calls them."""
         known = inspect.signature(self.build).parameters.values()
-        places = [
+        positional = [
             word
             for word in known
             if word.kind in (word.POSITIONAL_ONLY, word.POSITIONAL_OR_KEYWORD)
             and (word.default is word.empty or word.name in ("image_height", "image_width"))
         ]
-        return size if len(places) == len(size) else ()
-
-    def is_dense(self) -> bool:
-        """Whether it can give a pyramid of maps."""
-        return self._takes("features_only")
+        return size if len(positional) == len(size) else ()
 
     def _takes(self, name: str) -> bool:
         known = inspect.signature(self.build).parameters
         return name in known or any(word.kind is word.VAR_KEYWORD for word in known.values())
+
+
+def attention_of(name: str, plugins: Mapping[str, Path]) -> AttentionSpec:
+    """The spec of a mechanism, of the registry or of a plugin."""
+    return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
 
 
 def load(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
@@ -132,13 +132,7 @@ def _factory(name: str) -> BackboneSpec:
     module_name, _, factory_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    # Whatever a module raises while it is imported, the reader needs its name first.
-    except Exception as error:
-        raise BrokenAttention(
-            f"{module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    module = _imported(module_name, lambda: importlib.import_module(module_name))
     factory = getattr(module, factory_name, None)
     if isinstance(factory, BackboneSpec):
         return factory
@@ -149,26 +143,18 @@ def _factory(name: str) -> BackboneSpec:
 
 def load_file(path: Path) -> BackboneSpec:
     """The spec in a plugin file. Raises BrokenAttention, whose message names the file."""
-    try:
-        module = _import_file(path)
-    # Whatever a file raises while it is imported, the reader needs the file's name first.
-    except Exception as error:
-        raise BrokenAttention(
-            f"{path.name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    module = _imported(path.name, lambda: attentions.import_file(path))
     spec = getattr(module, "BACKBONE", None)
     if not isinstance(spec, BackboneSpec):
         raise BrokenAttention(f"{path.name} must define BACKBONE = BackboneSpec(build=...)")
     return spec
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Imports one Python file under a name of its own."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"backbone_plugin_{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _imported(name: str, importer: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return importer()
+    # Whatever a module raises while it is imported, the reader needs its name first.
+    except Exception as error:
+        raise BrokenAttention(
+            f"{name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error

@@ -10,7 +10,7 @@ post-processing gets what it gets at most of a trained model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.ops import Conv2dNormActivation
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
     FeaturePyramidNetwork,
@@ -32,14 +33,6 @@ OBJECTS, SURFACES = 80, 150
 # Objects in each image of a training step.
 TARGETS = 8
 PROPOSALS, DETECTIONS = 1000, 100
-
-
-class Part(NamedTuple):
-    """A part of a model whose MACs are counted by themselves, and the shape of what goes in."""
-
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...]
 
 
 class Pyramid(nn.Module):
@@ -134,11 +127,8 @@ class Detector(nn.Module):
             "image_std": [1.0, 1.0, 1.0],
             "_skip_resize": True,
         }
-        self.model = (
-            _retinanet(body, channels, same)
-            if head == "retinanet"
-            else _mask_rcnn(body, channels, same)
-        )
+        build_model = _retinanet if head == "retinanet" else _mask_rcnn
+        self.model = build_model(body, channels, same)
 
     @property
     def pyramid(self) -> Pyramid:
@@ -170,13 +160,8 @@ class Detector(nn.Module):
             masks = torch.zeros(TARGETS, self.image_height, self.image_width, dtype=torch.uint8)
             for mask, (left, top, right, bottom) in zip(masks, boxes.tolist(), strict=True):
                 mask[int(top) : int(bottom), int(left) : int(right)] = 1
-            targets.append(
-                {
-                    "boxes": boxes,
-                    "labels": labels.to(images.device),
-                    "masks": masks.to(images.device),
-                }
-            )
+            labels, masks = labels.to(images.device), masks.to(images.device)
+            targets.append({"boxes": boxes, "labels": labels, "masks": masks})
         return targets
 
 
@@ -215,7 +200,7 @@ def _mask_rcnn(body: nn.Module, channels: Sequence[int], same: dict[str, Any]) -
     return model
 
 
-class Above(nn.Module):
+class ModelTail(nn.Module):
     """What lies above the body, on maps that it makes itself: one trace, without choices.
 
     Mask R-CNN's second stage gets as many boxes as it can get.
@@ -252,13 +237,7 @@ class SemanticHead(nn.Module):
         super().__init__()
         self.ways = nn.ModuleList(
             nn.ModuleList(
-                nn.Sequential(
-                    nn.Conv2d(
-                        CHANNELS if step == 0 else self.WIDTH, self.WIDTH, 3, padding=1, bias=False
-                    ),
-                    nn.BatchNorm2d(self.WIDTH),
-                    nn.ReLU(),
-                )
+                Conv2dNormActivation(self.WIDTH if step else CHANNELS, self.WIDTH, inplace=False)
                 for step in range(max(1, level))
             )
             for level in range(len(STRIDES))
@@ -309,21 +288,21 @@ class Segmenter(nn.Module):
 
 def parts(
     whole: Detector | Segmenter, shapes: Sequence[tuple[int, ...]], image: tuple[int, int]
-) -> list[Part]:
-    """The body, on an image of this height and width; what lies above, on maps of these shapes."""
-    return [
-        Part("body", whole.pyramid.body, (1, 3, *image)),
-        Part("head", Above(whole, shapes), (1,)),
-    ]
+) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """The parts whose MACs are counted by themselves, and the shape of what goes into each: the
+    body, on an image of this height and width; the head, on maps of these shapes."""
+    return {
+        "body": (whole.pyramid.body, (1, 3, *image)),
+        "head": (ModelTail(whole, shapes), (1,)),
+    }
 
 
 def padded(head: str, image_height: int, image_width: int) -> tuple[int, int]:
     """The image that the body gets: detectors pad to whole tokens of the last map."""
     if head == "semantic_fpn":
         return image_height, image_width
-    return -(-image_height // STRIDES[-1]) * STRIDES[-1], -(-image_width // STRIDES[-1]) * STRIDES[
-        -1
-    ]
+    stride = STRIDES[-1]
+    return -(-image_height // stride) * stride, -(-image_width // stride) * stride
 
 
 def build(body: nn.Module, head: str, image_height: int, image_width: int) -> Detector | Segmenter:
@@ -347,8 +326,7 @@ def _check(body: nn.Module, image_height: int, image_width: int) -> list[int]:
     with torch.no_grad():
         maps = body(torch.zeros(1, 3, image_height, image_width))
     body.train(was_training)
-    maps = _listed(maps)
-    shapes = [tuple(map_.shape) for map_ in maps if isinstance(map_, Tensor)]
+    shapes = [tuple(map_.shape) for map_ in _listed(maps) if isinstance(map_, Tensor)]
     # Sizes that do not divide are rounded, up or down as the backbone has it.
     wanted = [image_height / stride for stride in STRIDES]
     alike = len(shapes) == len(STRIDES) and all(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth, deform_conv2d
 
 import attentions
-from attentions import AttentionSpec, Grid
-from vitbench.subjects.backbones import BackboneSpec, Unsuitable
+from attentions import Grid
+from vitbench.subjects.backbones import BackboneSpec, Unsuitable, attention_of
 
 Impl = Literal["eager", "fused"]
 
@@ -77,27 +76,23 @@ CONFIGS = {
 
 def spec(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
     """The spec of LITv2-S, -M or -B; a plugin's mechanism can stand in stage 3."""
-    return BackboneSpec(
-        build=partial(_build, name, plugins),
-        impls=("eager", "fused"),
-        formula=partial(_formula, name, plugins),
-    )
 
+    def build(
+        image_height: int,
+        image_width: int,
+        *,
+        impl: Impl = "fused",
+        features_only: bool = False,
+        **params: Any,
+    ) -> LITv2:
+        config, size = configured(CONFIGS[name], params, plugins), (image_height, image_width)
+        return LITv2(config, *size, features_only=features_only, impl=impl, plugins=plugins)
 
-def _build(
-    name: str,
-    plugins: Mapping[str, Path],
-    image_height: int,
-    image_width: int,
-    *,
-    impl: Impl = "fused",
-    features_only: bool = False,
-    **params: Any,
-) -> LITv2:
-    config = configured(CONFIGS[name], params, plugins)
-    return LITv2(
-        config, image_height, image_width, features_only=features_only, impl=impl, plugins=plugins
-    )
+    def formula(image_height: int, image_width: int, **params: Any) -> int | None:
+        config = configured(CONFIGS[name], params, plugins)
+        return formula_macs(config, image_height, image_width, plugins)
+
+    return BackboneSpec(build=build, impls=("eager", "fused"), formula=formula)
 
 
 def configured(
@@ -299,17 +294,9 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Stage(nn.Module):
-    """Blocks, then the merging of tokens, save in the last. Names: blocks, downsample."""
-
-    def __init__(self, blocks: list[Block], merging: TokenMerging | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = merging
-
-
 class LITv2(nn.Module):
-    """Images to class scores; with `features_only`, to the maps of all four stages.
+    """Images to class scores; with `features_only`, to the maps of all four stages. Names:
+    patch_embed, layers (each of blocks, and downsample save in the last), norm, head.
 
     image_height, image_width  of what it is built for. Other sizes run too, unless the attention of
                                stage 3 is fixed to its map
@@ -342,8 +329,10 @@ class LITv2(nn.Module):
             for block in range(config.depths[stage]):
                 attention = _attention(config, (stage, block), grid, impl, plugins)
                 blocks.append(Block(attention, dim, config.mlp_ratio * dim, drops.pop(0), impl))
-            merging = TokenMerging(dim, impl) if stage < STAGES - 1 else None
-            self.layers.append(Stage(blocks, merging))
+            layer = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+            if stage < STAGES - 1:
+                layer["downsample"] = TokenMerging(dim, impl)
+            self.layers.append(layer)
         self.channels = [config.dim << stage for stage in range(STAGES)]
         if features_only:
             for stage, dim in enumerate(self.channels):
@@ -357,13 +346,13 @@ class LITv2(nn.Module):
         x = self.patch_embed(images)
         maps = []
         for stage, layer in enumerate(self.layers):
-            assert isinstance(layer, Stage)
-            for block in layer.blocks:
+            assert isinstance(layer, nn.ModuleDict)
+            for block in layer["blocks"].children():
                 x = block(x)
             if self.features_only:
                 maps.append(self.get_submodule(f"norm{stage}")(x).permute(0, 3, 1, 2))
-            if layer.downsample is not None:
-                x = layer.downsample(x)
+            if "downsample" in layer:
+                x = layer["downsample"](x)
         return maps if self.features_only else self.head(self.norm(x).mean(dim=(1, 2)))
 
 
@@ -379,7 +368,7 @@ def _attention(
     if chosen is None:
         return None
     name, params = chosen
-    mechanism = _mechanism(name, plugins)
+    mechanism = attention_of(name, plugins)
     dim, heads = config.dim << index[0], config.heads[index[0]]
     reason = mechanism.reason_against(dim, heads, grid, **params)
     if reason is not None:
@@ -402,28 +391,14 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(conv.bias)
 
 
-def _formula(
-    name: str, plugins: Mapping[str, Path], image_height: int, image_width: int, **params: Any
-) -> int | None:
-    """None where the mechanism of stage 3 has no closed form."""
-    config = configured(CONFIGS[name], params, plugins)
-    mechanisms = [_mechanism(key, plugins) for key in config.attention.split("+")]
-    if any(mechanism.macs is None for mechanism in mechanisms):
-        return None
-    return formula_macs(config, image_height, image_width, plugins)
-
-
-def _mechanism(name: str, plugins: Mapping[str, Path]) -> AttentionSpec:
-    return attentions.load_file(plugins[name]) if name in plugins else attentions.load(name)
-
-
 def formula_macs(
     config: LITv2Config,
     image_height: int,
     image_width: int,
     plugins: Mapping[str, Path] = MappingProxyType({}),
-) -> int:
-    """What the authors' `flops()` gives for LITv2; the closed form of what stands in stage 3.
+) -> int | None:
+    """What the authors' `flops()` gives for LITv2; the closed form of what stands in stage 3. None
+    where that has none.
 
     It counts what is not counted here, one operation for each element: biases of convolutions and
     the normalisations. It takes the offsets of a token merging for 12 channels where there are 8,
@@ -439,8 +414,9 @@ def formula_macs(
         for index in range(config.depths[stage]):
             chosen = config.mechanism(stage, index)
             if chosen is not None:
-                macs = _mechanism(chosen[0], plugins).macs
-                assert macs is not None
+                macs = attention_of(chosen[0], plugins).macs
+                if macs is None:
+                    return None
                 total += macs(dim, config.heads[stage], grid, **chosen[1]) + grid.tokens * dim
         if stage < STAGES - 1:
             merged = (grid.height // 2) * (grid.width // 2)

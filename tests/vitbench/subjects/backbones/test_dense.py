@@ -99,10 +99,8 @@ def counted(head: str, height: int, width: int) -> dict[str, int]:
     with torch.no_grad():
         model(torch.randn(1, 3, height, width))
     image = dense.padded(head, height, width)
-    return {
-        part.name: _fvcore.count(part.module, part.shape).total
-        for part in dense.parts(model, model.pyramid.shapes, image)
-    }
+    parts = dense.parts(model, model.pyramid.shapes, image)
+    return {name: _fvcore.count(*part).total for name, part in parts.items()}
 
 
 def test_macs_of_retinanet() -> None:
@@ -199,11 +197,9 @@ def test_published_macs_are_ours_without_deformable_convolutions(
         model = dense.build(body, settings["head"], *size)
     grids = grids_on(*size)
     channels = [config.dim << stage for stage in range(len(grids))]
-    shapes = [(dim, grid.height, grid.width) for dim, grid in zip(channels, grids, strict=True)][
-        model.pyramid.first :
-    ]
-    parts = dense.parts(model, shapes, size)
-    total = sum(_fvcore.count(part.module, part.shape).total for part in parts)
+    shapes = [(dim, grid.height, grid.width) for dim, grid in zip(channels, grids, strict=True)]
+    parts = dense.parts(model, shapes[model.pyramid.first :], size)
+    total = sum(_fvcore.count(*part).total for part in parts.values())
     merging = sum(
         grid.tokens * 4 * dim * 2 * dim for grid, dim in zip(grids[1:], channels[:-1], strict=True)
     )
