@@ -41,6 +41,12 @@ def test_held_bytes_count_storage_once() -> None:
     assert memory.held_bytes(tied, ()) == 8 * 8 * 4
 
 
+def msa(batch: int, grid: Grid, dim: int, heads: int) -> tuple[nn.Module, Tensor]:
+    """Eager MSA and an input of zeros: bytes do not depend on values."""
+    module = attentions.load("msa").build(dim, heads, grid, impl="eager").eval()
+    return module, torch.zeros(batch, grid.height, grid.width, dim)
+
+
 def msa_peak_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> int:
     """Bytes above weights and input at the worst moment of eager MSA, from its equations.
 
@@ -68,8 +74,7 @@ def msa_peak_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> int:
 )
 def test_msa_by_hand(batch: int, grid: Grid, dim: int, heads: int) -> None:
     """Equal to the byte to an account of the same call that was made on paper."""
-    module = attentions.load("msa").build(dim, heads, grid, impl="eager").eval()
-    x = torch.zeros(batch, grid.height, grid.width, dim)
+    module, x = msa(batch, grid, dim, heads)
     with torch.inference_mode():
         found = memory.measure(CPU, lambda: module(x), module, (x,))
     weights = 4 * ((3 * dim * dim + 3 * dim) + (dim * dim + dim))

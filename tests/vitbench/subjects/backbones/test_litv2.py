@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth, deform_conv2d
 
+import attentions
 from vitbench.instruments import _fvcore, macs
 from vitbench.subjects.backbones import Unsuitable
 from vitbench.subjects.backbones.litv2 import (
