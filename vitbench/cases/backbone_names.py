@@ -42,15 +42,15 @@ def parse(text: str) -> tuple[str, dict[str, Scalar]]:
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text.strip())
     if match is None:
         raise BadInput(f"a backbone is a name, or NAME[key=value,...], got {text!r}")
-    given: dict[str, Scalar] = {}
+    params: dict[str, Scalar] = {}
     for item in match[2].split(",") if match[2] else ():
-        key, equals, value = item.partition("=")
-        if not (equals and key.strip().isidentifier() and value.strip()):
+        key, _, value = map(str.strip, item.partition("="))
+        if not (key.isidentifier() and value):
             raise BadInput(f"{match[1]} takes [key=value,...], got {item!r}")
-        if key.strip() in given:
-            raise BadInput(f"{match[1]} is given {key.strip()} twice")
-        given[key.strip()] = parse_scalar(value)
-    return match[1].strip(), given
+        if key in params:
+            raise BadInput(f"{match[1]} is given {key} twice")
+        params[key] = parse_scalar(value)
+    return match[1].strip(), params
 
 
 def check_name(name: str, plugins: Mapping[str, Path]) -> None:
@@ -114,7 +114,7 @@ def timm_names(folder: Path) -> frozenset[str]:
 
 def check_head(head: str) -> str:
     """The head. Raises BadInput where there is none of that name."""
-    heads = [name for of_task in HEADS.values() for name in of_task if name]
+    heads = [name for name in heads_of(TASKS) if name]
     if head not in heads:
         raise BadInput(f"no head is called {head!r}; {nearest(head, heads)}")
     return head

@@ -154,7 +154,7 @@ def call_s(case: Case) -> float:
     """A rough guess of one call's time: the cost of MSA, or of a small backbone and its head, at a
     rate that such machines reach.
     """
-    return _macs(case) / _rate(case, case.dtype)
+    return _macs(case) / devices.rules(case.device).macs_per_s[case.dtype]
 
 
 def _macs(case: Case) -> float:
@@ -167,10 +167,6 @@ def _macs(case: Case) -> float:
     if case.mode == "forward_backward":
         macs *= 3
     return macs
-
-
-def _rate(case: Case, dtype: str) -> float:
-    return devices.rules(case.device).macs_per_s[dtype]
 
 
 def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
@@ -190,7 +186,7 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
     if first_round and case.backbone:
         # The check in fp64, of two images at most, at half the rate of large products.
         images = min(2, case.batch_size) / case.batch_size
-        passes += 2 * images * _macs(case) / _rate(case, "float64")
+        passes += 2 * images * call_s(dataclasses.replace(case, dtype="float64"))
     return passes + runtimes.load(case.runtime).RULES.conversion_s
 
 
@@ -206,11 +202,8 @@ def estimate_s(plan: Plan) -> tuple[float, float]:
     if not plan.timed:
         once = fixed_s(plan.cases, 1)
         return once, 2 * once
-    bounds = [case_s(case, plan.rule) for case in plan.cases]
-    least, most = (
-        fixed_s(plan.cases, plan.rounds) + plan.rounds * sum(side)
-        for side in zip(*bounds, strict=True)
-    )
+    fixed, bounds = fixed_s(plan.cases, plan.rounds), [case_s(c, plan.rule) for c in plan.cases]
+    least, most = (fixed + plan.rounds * sum(side) for side in zip(*bounds, strict=True))
     if plan.budget_s is not None:
         return min(least, plan.budget_s), plan.budget_s
     return least, most

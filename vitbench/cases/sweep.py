@@ -183,16 +183,19 @@ class Sweep:
         attention: str = "",
         **subject: str,
     ) -> Case:
-        size, stride = point["resolution"], point.get("stride", 0)
-        values = {name: value for name, value in point.items() if name != "resolution"}
+        values = dict(point)
+        size, stride = values.pop("resolution"), values.get("stride", 0)
         if attention:
             impls = attentions.outline(self._source(attention)).impls
             if impls and values["impl"] not in impls:
                 values["impl"] = impls[0]
-        fields = Case.__dataclass_fields__
         own: dict[str, Any] = {"stride": 0, "dim": 0, "num_heads": 0, "backbone": "", **subject}
-        own |= {name: value for name, value in values.items() if name in fields}
-        more = [pair for pair in values.items() if pair[0] not in fields]
+        more = []
+        for name, value in values.items():
+            if name in Case.__dataclass_fields__:
+                own[name] = value
+            elif value != AXES[name].default:
+                more.append((name, value))
         return Case(
             **own,
             attention=attention,
@@ -202,5 +205,5 @@ class Sweep:
             image_width=size.width,
             grid_height=size.height // stride if stride else 0,
             grid_width=size.width // stride if stride else 0,
-            more=tuple((name, value) for name, value in more if value != AXES[name].default),
+            more=tuple(more),
         )

@@ -90,16 +90,12 @@ def measure(
     every call must be cold).
     """
     timing = warmed(call, clock, rule, max_calls=max_calls)
-    calls = timing.calls_per_sample
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
         chunk_start = len(timing.samples)
         for _ in range(chunk_size):
-            reading = clock.read(call, calls)
-            timing.samples.append(reading.device_s)
-            wall_s = reading.wall_s if reading.wall_s is not None else clock.read_wall(call, calls)
-            timing.wall_samples.append(wall_s)
+            _take_sample(call, clock, timing)
             spent = clock.now() - start
             if spent >= rule.cap_s and len(timing.samples) >= rule.cap_samples:
                 break
@@ -133,17 +129,21 @@ def turn(call: Call, clock: Clock, timing: Timing, seconds: float) -> list[float
 
     A first sample is thrown away: another process ran meanwhile, and threads and caches are cold.
     """
-    calls = timing.calls_per_sample
-    clock.read(call, calls)
+    clock.read(call, timing.calls_per_sample)
     begun, start = len(timing.samples), clock.now()
     while True:
-        reading = clock.read(call, calls)
-        timing.samples.append(reading.device_s)
-        wall_s = reading.wall_s if reading.wall_s is not None else clock.read_wall(call, calls)
-        timing.wall_samples.append(wall_s)
+        _take_sample(call, clock, timing)
         if clock.now() - start >= seconds:
-            break
-    return timing.samples[begun:]
+            return timing.samples[begun:]
+
+
+def _take_sample(call: Call, clock: Clock, timing: Timing) -> None:
+    reading = clock.read(call, timing.calls_per_sample)
+    timing.samples.append(reading.device_s)
+    wall_s = reading.wall_s
+    if wall_s is None:
+        wall_s = clock.read_wall(call, timing.calls_per_sample)
+    timing.wall_samples.append(wall_s)
 
 
 def _warm_up(call: Call, clock: Clock, rule: TimingRule) -> tuple[float, int, float]:

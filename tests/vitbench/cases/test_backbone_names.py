@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import timm
 
-import attentions
 from tests.vitbench.examples import plugin
 from vitbench.cases import backbone_names as models
 from vitbench.cases.axes import split
@@ -34,17 +33,13 @@ def complaint(*texts: str, **changes: Any) -> str:
 
 
 def test_a_comma_inside_brackets_is_no_separator() -> None:
-    """Names and their hyper-parameters in one list."""
+    """Names and their hyper-parameters in one list, in which no item is empty."""
     assert split("a,b[c=1,d=2], e") == ["a", "b[c=1,d=2]", "e"]
     assert models.parse("b[c=1,d=x]") == ("b", {"c": 1, "d": "x"})
     assert models.parse("timm:resnet50") == ("timm:resnet50", {})
-
-
-@pytest.mark.parametrize("text", ["a,,b", "", "a[b=1],"])
-def test_an_empty_item_is_a_slip(text: str) -> None:
-    """Of the keyboard."""
-    with pytest.raises(BadInput, match="commas between"):
-        split(text)
+    for text in ("a,,b", "", "a[b=1],"):
+        with pytest.raises(BadInput, match="commas between"):
+            split(text)
 
 
 @pytest.mark.parametrize("text", ["a[b", "a[b]", "a[=1]", "a[b=]", "a[b=1,b=2]", "a[b=1]c"])
@@ -54,24 +49,23 @@ def test_brackets_that_do_not_close(text: str) -> None:
         models.parse(text)
 
 
-def test_nothing_is_implied() -> None:
-    """The defaults stand in the case: the authors' at stride 16."""
+def test_nothing_is_implied(tmp_path: Path) -> None:
+    """The defaults stand in the case: the authors' at stride 16, a plugin's own."""
     (own,) = expand("litv2_s")
     assert own.items() >= {"attention": "hilo", "alpha": 0.9, "window_size": 2}.items()
     (swapped,) = expand("litv2_s[attention=sra]")
     assert swapped["sr_ratio"] == 2
     assert "alpha" not in swapped
+    plugins = {"mine": plugin(tmp_path, "mine")}
+    (mine,) = expand("litv2_s[attention=mine,strength=2.0]", plugins=plugins)
+    assert mine.items() >= {"attention": "mine", "strength": 2.0}.items()
 
 
 def test_values_can_be_swept() -> None:
     """By --param, as for a mechanism."""
     found = expand("litv2_s", params={"litv2_s": {"alpha": (0, 0.5), "window_size": (2, 4)}})
-    assert [(one["alpha"], one["window_size"]) for one in found] == [
-        (0, 2),
-        (0, 4),
-        (0.5, 2),
-        (0.5, 4),
-    ]
+    pairs = [(params["alpha"], params["window_size"]) for params in found]
+    assert pairs == [(0, 2), (0, 4), (0.5, 2), (0.5, 4)]
 
 
 def test_a_task_has_its_heads_and_images() -> None:
@@ -87,13 +81,7 @@ def test_a_task_has_its_heads_and_images() -> None:
         backbone=("resnet50[head=mask_rcnn]",), resolution=(Resolution(64, 96),)
     ).expand()
     assert (one.head, one.resolution) == ("mask_rcnn", Resolution(64, 96))
-
-
-def test_a_mechanism_of_the_users_own_inside(tmp_path: Path) -> None:
-    """By the name of its file."""
-    mine = plugin(tmp_path, "mine")
-    (one,) = expand("litv2_s[attention=mine,strength=2.0]", plugins={"mine": mine})
-    assert one.items() >= {"attention": "mine", "strength": 2.0}.items()
+    assert "'detection'; nearest: detect" in complaint("litv2_s", task=("detection",))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +105,6 @@ def test_bad_input(text: str, words: list[str]) -> None:
     assert all(word in sentence for word in words), sentence
 
 
-def test_no_such_task() -> None:
-    """The nearest is named."""
-    assert "'detection'; nearest: detect" in complaint("litv2_s", task=("detection",))
-
-
 @pytest.mark.parametrize("name", ["resnet50", "timm:vit_small_patch16_224", "litv2_s"])
 def test_what_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Says what to install."""
@@ -139,10 +122,3 @@ def test_timms_names_are_read_from_its_files() -> None:
     found = models.timm_names(Path(timm.__file__).parent)
     assert set(timm.list_models()) <= found
     assert set(RIVALS.values()) <= set(timm.list_models())
-
-
-def test_tasks_and_heads_are_each_others() -> None:
-    """Every head has one task."""
-    for task in models.TASKS:
-        assert {models.task_of(head) for head in models.heads_of([task])} == {task}
-    assert "hilo" in attentions.names()

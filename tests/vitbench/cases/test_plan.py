@@ -59,22 +59,17 @@ def test_a_round_is_every_case_once(seed: int, round_index: int) -> None:
 
 def test_rounds_are_shuffled_apart() -> None:
     """Neither the plan's order nor that of the round before: neighbours change."""
-    one = plan(*CASES)
-    orders = [tuple(one.order(index)) for index in range(6)]
-    assert len(set(orders)) == 6
-    assert tuple(CASES) not in orders
-    assert orders != [tuple(plan(*CASES, seed=1).order(index)) for index in range(6)]
+    orders = {tuple(plan(*CASES, seed=seed).order(i)) for seed in (0, 1) for i in range(6)}
+    assert len(orders | {CASES}) == 13
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"cases": ()}, "empty"),
-        ({"rounds": 0}, "rounds must be positive.*, got 0"),
         ({"rounds": -1}, "rounds must be positive.*, got -1"),
         ({"timeout_s": 0.0}, "timeout_s must be positive"),
         ({"threads": 0}, "threads must be positive"),
-        ({"memory_limit_bytes": -1}, "memory_limit_bytes must be positive"),
         ({"memory_limit_bytes": 0}, "memory_limit_bytes must be positive"),
         ({"timeout_s": float("nan")}, "timeout_s"),
         ({"timeout_s": float("inf")}, "timeout_s"),
@@ -87,7 +82,7 @@ def test_a_plan_that_measures_nothing_is_refused(changes: dict[str, Any], words:
 
 
 def test_efforts_differ_in_precision() -> None:
-    """More effort never takes fewer rounds, nor accepts more noise."""
+    """More effort never takes fewer rounds, nor accepts more noise; a GPU warms up for longer."""
     names = ("quick", "default", "thorough")
     rounds = [plans.rounds_of(name, "cpu") for name in names]
     noises = [plans.rule_of(name, "cpu", {}).target_noise for name in names]
@@ -95,13 +90,9 @@ def test_efforts_differ_in_precision() -> None:
     assert noises == sorted(noises, reverse=True)
     assert plans.rounds_of("default", "cpu") == 3
     assert plans.rounds_of("default", "cuda:1") == 2
-
-
-def test_a_gpu_warms_up_for_longer() -> None:
-    """MEASURING.md: 10 calls and 0.5 s, and samples of 1 ms."""
+    assert plans.rule_of("default", "cpu", {}) == TimingRule()
     rule = plans.rule_of("default", "cuda", {})
     assert (rule.warmup_calls, rule.warmup_s, rule.sample_s) == (10, 0.5, 0.001)
-    assert plans.rule_of("default", "cpu", {}) == TimingRule()
 
 
 def test_what_the_user_sets_wins() -> None:
@@ -111,15 +102,11 @@ def test_what_the_user_sets_wins() -> None:
     assert (rule.cap_s, rule.min_s, rule.warmup_s) == (0.25, quick.min_s, 0.0)
 
 
-@pytest.mark.parametrize("name", ["cap_s", "min_s", "target_noise", "min_samples"])
-def test_a_rule_that_cannot_be_is_refused(name: str) -> None:
-    """In the words of the knob."""
-    with pytest.raises(BadInput, match=name):
-        plans.rule_of("quick", "cpu", {name: -1})
-
-
-def test_an_unknown_effort_hears_the_nearest() -> None:
-    """A typing error is answered with the name that was meant."""
+def test_what_cannot_be_is_one_sentence() -> None:
+    """A rule in the words of its field; an effort with the name that was meant."""
+    for name in ("cap_s", "min_s", "target_noise", "min_samples"):
+        with pytest.raises(BadInput, match=name):
+            plans.rule_of("quick", "cpu", {name: -1})
     with pytest.raises(BadInput, match="'quik'; nearest: quick"):
         plans.rounds_of("quik", "cpu")
 

@@ -59,18 +59,14 @@ def test_our_suites_expand(name: str, device: str) -> None:
 
 
 def test_the_promised_suites_are_there() -> None:
-    """quick, peer-table, resolution and catalogue, each with a title."""
+    """quick, peer-table, resolution and catalogue, which sweeps every mechanism that there is."""
     assert {"quick", "peer-table", "resolution", "catalogue"} <= set(suite.names())
     assert suite.describe().keys() == set(suite.names())
-
-
-def test_the_catalogue_is_whole() -> None:
-    """Its suite sweeps every mechanism that there is."""
     assert suite.load("catalogue").axes["attention"] == attentions.names()
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:
-    """One value or a list, short names of dtypes, axes of the device on top."""
+    """One value or a list, short names of dtypes, `all` mechanisms, axes of the device on top."""
     one = suite.load(str(written(tmp_path, GOOD)))
     assert one.axes_on("cpu") == {
         "attention": ("msa", "hilo"),
@@ -81,20 +77,15 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     assert one.axes_on("cuda:1")["batch_size"] == (32,)
     assert one.params == {"hilo": {"alpha": (0.5, 0.9)}}
     assert (one.title, one.effort) == ("Mine", "quick")
+    every = GOOD.replace('["msa", "hilo"]', '"all"')
+    assert suite.read(written(tmp_path, every)).axes["attention"] == attentions.names()
 
 
 @pytest.mark.parametrize("key", ["reference", "anchor"])
 def test_what_throughputs_are_divided_by(tmp_path: Path, key: str) -> None:
     """Suites of older releases say `anchor`."""
-    path = tmp_path / "mine.toml"
-    path.write_text(f'title = "T"\n{key} = "resnet50"\n[axes]\nattention = "msa"\n')
+    path = written(tmp_path, f'{key} = "resnet50"\n{GOOD}')
     assert suite.load(str(path)).reference == "resnet50"
-
-
-def test_an_unknown_suite_hears_the_nearest() -> None:
-    """A typing error is answered with the name that was meant."""
-    with pytest.raises(BadInput, match="'quik'; nearest: quick"):
-        suite.load("quik")
 
 
 @pytest.mark.parametrize(
@@ -140,33 +131,26 @@ def test_a_misspelt_key_hears_the_nearest(tmp_path: Path) -> None:
     assert complaint(tmp_path, old).endswith('axes.compiled: is now runtime = "compile"')
 
 
-def test_all_is_every_mechanism(tmp_path: Path) -> None:
-    """In a suite as on the command line."""
-    text = GOOD.replace('["msa", "hilo"]', '"all"')
-    assert suite.read(written(tmp_path, text)).axes["attention"] == attentions.names()
-
-
 @pytest.mark.parametrize(
-    ("text", "line"), [("title = \n", 1), ("a = 1\n[axes\n", 2), ("a = 1\na = 2\n", 2)]
+    ("text", "where"),
+    [
+        ("title = \n", "line 1"),
+        ("a = 1\n[axes\n", "line 2"),
+        ("a = 1\na = 2\n", "line 2"),
+        # A list over several lines, and a key without a table.
+        (GOOD.replace('["msa", "hilo"]', '[\n  "msa",\n  3,\n]'), "line 5, axes.attention"),
+        ('title = "t"\naxes.dim = "x"\n', "line 2, axes.dim"),
+    ],
 )
-def test_what_is_no_toml_names_the_line(tmp_path: Path, text: str, line: int) -> None:
-    """The parser's own sentence, with the line, on one line."""
-    assert f"line {line}" in complaint(tmp_path, text)
-
-
-def test_a_key_is_found_over_several_lines(tmp_path: Path) -> None:
-    """A list that is written over lines is reported by the line of its key."""
-    text = GOOD.replace('["msa", "hilo"]', '[\n  "msa",\n  3,\n]')
-    assert "line 5, axes.attention" in complaint(tmp_path, text)
-
-
-def test_dotted_keys_are_found(tmp_path: Path) -> None:
-    """`axes.dim = "x"` is the same key without a table."""
-    assert "line 2, axes.dim" in complaint(tmp_path, 'title = "t"\naxes.dim = "x"\n')
+def test_the_line_is_named(tmp_path: Path, text: str, where: str) -> None:
+    """Of what is no TOML by the parser's own sentence, on one line; of a key wherever it stands."""
+    assert where in complaint(tmp_path, text)
 
 
 def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a folder and another encoding are sentences."""
+    """A missing file, a folder, another encoding and an unknown name are sentences."""
+    with pytest.raises(BadInput, match="'quik'; nearest: quick"):
+        suite.load("quik")
     for path in (tmp_path / "no.toml", tmp_path):
         with pytest.raises(BadInput, match="cannot be read: "):
             suite.read(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import attentions
+from tests.vitbench import examples
 from vitbench.cases.case import Case
 from vitbench.subjects import build, wrappers
 from vitbench.subjects.wrappers import CastedModule, is_emulated
@@ -28,26 +28,10 @@ def case(name: str, **changes: Any) -> Case:
     """A mechanism at stride 16 of a small backbone, fused, in bf16 on the CPU."""
     spec = attentions.load(name)
     params = {**spec.settings_at(16), **spec.checked_with}
-    usual = Case(
-        attention=name,
-        params=tuple(sorted(params.items())),
-        grid_height=8,
-        grid_width=8,
-        image_height=128,
-        image_width=128,
-        stride=16,
-        dim=48,
-        num_heads=6,
-        batch_size=2,
-        dtype="bfloat16",
-        impl="fused",
-        device="cpu",
-        backbone="",
-        runtime="eager",
-        cold=False,
-        mode="forward",
-    )
-    return dataclasses.replace(usual, **changes)
+    usual: dict[str, Any] = {"attention": name, "params": tuple(sorted(params.items()))}
+    usual |= {"grid_height": 8, "grid_width": 8, "image_height": 128, "image_width": 128}
+    usual |= {"dim": 48, "num_heads": 6, "dtype": "bfloat16"}
+    return examples.case(**usual | changes)
 
 
 @pytest.mark.usefixtures("emulating")
@@ -116,16 +100,10 @@ def test_the_row_says_so(changes: dict[str, Any], reason: str) -> None:
     assert {parameter.dtype for parameter in parameters} <= {expected}
 
 
-def test_nothing_else_is_emulated() -> None:
-    assert not is_emulated(torch.float32)
-    assert not is_emulated(torch.float64)
+def test_a_cpu_without_onednn_emulates_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing there multiplies halves but the loops that are written for every type. Other dtypes
+    are never emulated."""
     assert all(isinstance(is_emulated(dtype), bool) for dtype in HALVES)
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=["bf16", "fp16"])
-def test_a_cpu_without_onednn_emulates_them(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing there multiplies them but the loops that are written for every type."""
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert is_emulated.__wrapped__(dtype)
+    dtypes = (*HALVES, torch.float32, torch.float64)
+    assert [is_emulated.__wrapped__(dtype) for dtype in dtypes] == [True, True, False, False]

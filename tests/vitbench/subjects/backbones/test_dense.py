@@ -87,12 +87,6 @@ def test_mask_rcnn_makes_masks() -> None:
     assert found["masks"].shape[2:] == (256, 256)
 
 
-def test_segmentation_gives_every_pixel_its_classes() -> None:
-    """At the image's own size."""
-    model = built("semantic_fpn", 65, 99).eval()
-    assert model(torch.randn(1, 3, 65, 99)).shape == (1, dense.SURFACES, 65, 99)
-
-
 def counted(head: str, height: int, width: int) -> dict[str, int]:
     """MACs of the parts."""
     model = built(head, height, width).eval()
@@ -134,33 +128,28 @@ def test_images_are_padded_for_detectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("strides", "height", "words"),
     [
-        (Body((16, 16, 16, 16)), "four maps at strides 4, 8, 16 and 32"),
-        (Body((4, 8, 16)), "four maps"),
+        ((16, 16, 16, 16), 64, "four maps at strides 4, 8, 16 and 32"),
+        ((4, 8, 16), 64, "four maps"),
+        (STRIDES, 16, "no map at stride 32"),
     ],
 )
-def test_a_body_without_a_pyramid(body: nn.Module, words: str) -> None:
-    """Says what is needed and what there is."""
+def test_a_body_without_a_pyramid(strides: tuple[int, ...], height: int, words: str) -> None:
+    """Says what is needed and what there is, for too small an image too."""
     with pytest.raises(Unsuitable, match=words):
-        dense.build(body, "retinanet", 64, 64)
+        dense.build(Body(strides), "semantic_fpn", height, 64)
 
 
 def test_maps_may_come_in_a_dict() -> None:
-    """As torchvision's bodies give them."""
+    """As torchvision's bodies give them. Segmentation gives every pixel its classes."""
 
     class Named(Body):
         def forward(self, images: Tensor) -> Any:
             return {str(i): one for i, one in enumerate(super().forward(images))}
 
-    model = dense.build(Named(), "semantic_fpn", 64, 64).eval()
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, dense.SURFACES, 64, 64)
-
-
-def test_an_image_too_small() -> None:
-    """For the last map."""
-    with pytest.raises(Unsuitable, match="stride 32"):
-        dense.build(Body(), "semantic_fpn", 16, 64)
+    model = dense.build(Named(), "semantic_fpn", 65, 99).eval()
+    assert model(torch.randn(1, 3, 65, 99)).shape == (1, dense.SURFACES, 65, 99)
 
 
 PUBLISHED = [
