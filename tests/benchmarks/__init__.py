@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,29 +42,39 @@ class Options:
 class Section:
     """The result of a benchmark.
 
-    text     Markdown: what was done, the figures, the goal, and whether it is met
+    parts    paragraphs of Markdown: what was done, the figures, the goal, and whether it is met
     rows     every figure, for the CSV file
     figures  the few that others quote, by name
     draw     saves its chart as PNG; None where it has none
     """
 
     title: str
-    text: str
+    parts: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     figures: Mapping[str, float] = field(default_factory=dict)
     draw: Callable[[Path], None] | None = None
 
+    @property
+    def text(self) -> str:
+        """The paragraphs."""
+        return "\n\n".join(self.parts)
+
 
 def vitbench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command, in a process of its own; its tables are not folded."""
+    command, environment = [sys.executable, "-m", "vitbench"], os.environ | {"COLUMNS": "160"}
     return subprocess.run(
-        [sys.executable, "-m", "vitbench", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+
+
+def measured(*arguments: str) -> float:
+    """Seconds of the real command. Raises RuntimeError where it fails."""
+    start = time.monotonic()
+    done = vitbench(*arguments)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return time.monotonic() - start
 
 
 def verdict(met: bool) -> str:

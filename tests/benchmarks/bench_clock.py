@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -77,24 +78,24 @@ def run(options: Options) -> Section:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     pairs = 4 if options.quick else 80
     rows = [row for device in devices for row in in_new_process(rows_of, device, pairs)]
-    text: list[str] = []
+    parts: list[str] = []
     figures: dict[str, float] = {}
     for device, clock in dict.fromkeys((row["device"], row["clock"]) for row in rows):
-        table, found = _table([r for r in rows if (r["device"], r["clock"]) == (device, clock)])
-        text += [f"On {device}, {pairs} pairs of readings of each mechanism, in turns:", table]
-        figures = figures or found
+        own, ratios = _compared([r for r in rows if (r["device"], r["clock"]) == (device, clock)])
+        parts += [f"On {device}, {pairs} pairs of readings of each mechanism, in turns:", *own]
+        figures = figures or ratios
     if len(devices) == 1:
-        text.append("There is no CUDA device here: do_bench and the profiler were not compared.")
-    return Section("Our clock and others", "\n\n".join(text), rows, figures)
+        parts.append("There is no CUDA device here: do_bench and the profiler were not compared.")
+    return Section("Our clock and others", parts, rows, figures)
 
 
-def _table(rows: Sequence[Row]) -> tuple[str, dict[str, float]]:
+def _compared(rows: Sequence[Row]) -> tuple[list[str], dict[str, float]]:
     """The ratios of our clock to another one, with whether the goal is met."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
         ratios.setdefault(row["attention"], []).append(row["ours_s"] / row["theirs_s"])
     medians = {name: stats.median(values) for name, values in ratios.items()}
-    overall = stats.median([value for values in ratios.values() for value in values])
+    overall = stats.median([*itertools.chain(*ratios.values())])
     farthest = max(abs(median - 1) for median in medians.values())
     lines = []
     for name, values in ratios.items():
@@ -102,9 +103,8 @@ def _table(rows: Sequence[Row]) -> tuple[str, dict[str, float]]:
         lines.append((name, f"{medians[name]:.4f}", f"{interval.low:.4f} to {interval.high:.4f}"))
     lines.append(("all", f"{overall:.4f}", ""))
     header = ("mechanism", f"ours / {rows[0]['clock']}", "95% interval")
-    text = (
-        tables.markdown(header, lines)
-        + f"\n\nGoal: median ratio within {GOAL:.0%}: {verdict(abs(overall - 1) <= GOAL)} over all "
+    goal = (
+        f"Goal: median ratio within {GOAL:.0%}: {verdict(abs(overall - 1) <= GOAL)} over all "
         f"({overall - 1:+.2%}); the mechanism that differs most differs by {farthest:.2%}."
     )
-    return text, {"ratio": overall, "farthest": farthest}
+    return [tables.markdown(header, lines), goal], {"ratio": overall, "farthest": farthest}

@@ -164,6 +164,10 @@ def section(rows: Sequence[Row], growth: Sequence[Row], roofline: Sequence[Row])
         rate = f"{found['gemm'] / 1e9:.0f} G"
         bound = [f"{found['bound']:.2f}", f"{found['reached']:.2f}", f"{found['roofline']:.0%}"]
         bounds.append([row["dtype"], rate, *bound])
+    names = {"hilo": "Hi-Fi"}
+    grown = ", ".join(
+        f"{names.get(row['attention'], row['attention'])} {row['growth']:.2f}" for row in growth
+    )
     text = [
         "Dim 384, 12 heads, the authors' settings at stride 16. Both implementations are timed in "
         "turns in one process. Images in a call:",
@@ -186,17 +190,10 @@ def section(rows: Sequence[Row], growth: Sequence[Row], roofline: Sequence[Row])
         "MACs). Last, the share of that rate which HiLo reaches at dim 768, 12 heads, 14 x 14 "
         "tokens, 64 images:",
         tables.markdown(("dtype", "MACs/s", "at most", "reached", "HiLo"), bounds),
-        "Time for each token at 56 x 56 over that at 14 x 14 (fp32, 16 images): "
-        + ", ".join(
-            f"{'Hi-Fi' if row['attention'] == 'hilo' else row['attention']} {row['growth']:.2f}"
-            for row in growth
-        )
-        + ".",
+        f"Time for each token at 56 x 56 over that at 14 x 14 (fp32, 16 images): {grown}.",
     ]
     figures |= {f"growth_{row['attention']}": row["growth"] for row in growth}
-    return Section(
-        "Fused over eager", "\n\n".join(text), rows, figures, draw=lambda path: draw(rows, path)
-    )
+    return Section("Fused over eager", text, rows, figures, draw=lambda path: draw(rows, path))
 
 
 def _mean(rows: Sequence[Row], column: str) -> tuple[list[str], dict[str, float]]:
@@ -210,12 +207,9 @@ def _mean(rows: Sequence[Row], column: str) -> tuple[list[str], dict[str, float]
         MEMORY: ("memory", "most", max),
     }[column]
     mean = stats.geometric_mean([row[column] for row in own])
-    worst = worst_of(own, key=lambda row: row[column])
-    where = f"{worst['attention']}, {worst['grid']}"
-    return (
-        [f"{mean:.2f}", f"{worst[column]:.2f} ({where})"],
-        {key: mean, worst_key: worst[column]},
-    )
+    row = worst_of(own, key=lambda row: row[column])
+    cells = [f"{mean:.2f}", f"{row[column]:.2f} ({row['attention']}, {row['grid']})"]
+    return cells, {key: mean, worst_key: row[column]}
 
 
 def _table(rows: Sequence[Row], column: str) -> str:
@@ -255,15 +249,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         for row in (one for one in rows if one[column] is not None):
             filled, colour = row["dtype"] == rows[0]["dtype"], colours[row["grid"]]
-            axes.plot(
-                row[column],
-                names.index(row["attention"]) + (0.15 if filled else -0.15),
-                "o",
-                markersize=5,
-                color=colour,
-                markerfacecolor=colour if filled else "white",
-                label=f"{row['grid']}, {row['dtype']}",
-            )
+            fill = {"markersize": 5, "markerfacecolor": colour if filled else "white"}
+            y = names.index(row["attention"]) + (0.15 if filled else -0.15)
+            label = f"{row['grid']}, {row['dtype']}"
+            axes.plot(row[column], y, "o", color=colour, label=label, **fill)
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -48,16 +48,13 @@ def run(options: Options) -> Section:
         trees = {head: tree(folder / head, factor) for head, factor in HEADS.items()}
 
         def record() -> list[Block]:
-            limits = ["--max-slowdown", "0%", "--max-blocks", "1000"]
-            command(
-                base, trees["same"], folder / "record", *limits, f"--budget={options.minutes:g}m"
-            )
+            limits = ["--max-slowdown=0%", "--max-blocks=1000", f"--budget={options.minutes:g}m"]
+            command(base, trees["same"], folder / "record", *limits)
             return read_blocks(folder / "record" / ab.READINGS)
 
         def real(number: int, head: str) -> dict[str, Any]:
-            limit = ["--max-slowdown", f"{LIMIT:.0%}"]
-            done = command(base, trees[head], folder / f"{number}-{head}", *limit)
-            return dataclasses.asdict(done)
+            out, limit = folder / f"{number}-{head}", f"--max-slowdown={LIMIT:.0%}"
+            return dataclasses.asdict(command(base, trees[head], out, limit))
 
         stage = partial(stored, options.keep)
         blocks = stage("record", record)
@@ -94,11 +91,7 @@ def section(
     block_s = 60 * minutes / len(blocks)
     max_blocks = max(8, int(MOST_S / block_s))
     whole = stats.ratio_of_blocks(_shifts(blocks, 1.0))
-    figures: dict[str, float] = {
-        "blocks": float(len(blocks)),
-        "block_s": block_s,
-        "ratio_same": whole.value,
-    }
+    figures = {"blocks": float(len(blocks)), "block_s": block_s, "ratio_same": whole.value}
     rows: list[dict[str, Any]] = []
     rates = []
     for head, factor in HEADS.items():
@@ -155,7 +148,7 @@ def section(
         text += _rivals(rivals)
         for name, tally in rivals.items():
             figures |= {f"{name}_{key}": float(value) for key, value in tally.items()}
-    return Section("The gate", "\n\n".join(text), rows, figures)
+    return Section("The gate", text, rows, figures)
 
 
 def _shifts(blocks: Sequence[Block], factor: float) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import ROOT, Options, Section, verdict, vitbench
+from tests.benchmarks import ROOT, Options, Section, measured, verdict, vitbench
 from vitbench.render import tables
 from vitbench.results.folder import JOURNAL
 
@@ -32,12 +32,9 @@ def keys(folder: Path) -> list[tuple[str, int]]:
 
 def disturbed(out: Path, after_s: float, target: str) -> bool:
     """A run whose runner or worker is killed after a while; whether one was still at work."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vitbench", *ARGUMENTS, "--out", str(out)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "vitbench", *ARGUMENTS, "--out", str(out)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
     time.sleep(after_s)
     hit = process.poll() is None
     if target == "runner":
@@ -66,9 +63,7 @@ def run(options: Options) -> Section:
     rows: list[dict[str, Any]] = []
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        start = time.monotonic()
-        vitbench(*ARGUMENTS, "--out", str(Path(folder) / "undisturbed"))
-        whole_s = time.monotonic() - start
+        whole_s = measured(*ARGUMENTS, "--out", str(Path(folder) / "undisturbed"))
         wanted = keys(Path(folder) / "undisturbed")
         for target in ("runner", "worker"):
             for number in range(count):
@@ -80,13 +75,12 @@ def run(options: Options) -> Section:
             hits, same = (sum(row[key] for row in rows[-count:]) for key in ("hit", "same"))
             lines.append((target, str(count), str(hits), str(same)))
     good = all(row["same"] for row in rows)
-    return Section(
-        "kill -9 of real runs",
+    parts = [
         f"`vitbench {' '.join(ARGUMENTS)}` took {whole_s:.0f} s undisturbed. It was killed at "
         "random moments and resumed. (The tests kill 40 + 40 runs of a worker that answers at "
-        "once.)\n\n"
-        + tables.markdown(("killed", "runs", "hit at work", "same rows as undisturbed"), lines)
-        + f"\n\nGoal: all the same: {verdict(good)}.",
-        rows,
-        {"kills": float(len(rows)), "same": float(good)},
-    )
+        "once.)",
+        tables.markdown(("killed", "runs", "hit at work", "same rows as undisturbed"), lines),
+        f"Goal: all the same: {verdict(good)}.",
+    ]
+    figures = {"kills": float(len(rows)), "same": float(good)}
+    return Section("kill -9 of real runs", parts, rows, figures)

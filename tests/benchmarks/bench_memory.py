@@ -39,9 +39,9 @@ def run(options: Options) -> Section:
     rows = in_new_process(rows_of, 2 if options.quick else len(SIZES))
     equal = all(r["by_hand_bytes"] == r["first_bytes"] == r["second_bytes"] for r in rows)
     lines = [[f"{value:,}" for value in row.values()] for row in rows]
-    text = (
-        "Bytes above weights and input of one call of MSA, op by op, on the CPU.\n\n"
-        + tables.markdown([name.replace("_", " ") for name in rows[0]], lines)
-        + f"\n\nGoal: equal to the byte, and the same in both runs: {verdict(equal)}."
-    )
-    return Section("Peak memory", text, rows, {"equal": float(equal)})
+    parts = [
+        "Bytes above weights and input of one call of MSA, op by op, on the CPU.",
+        tables.markdown([name.replace("_", " ") for name in rows[0]], lines),
+        f"Goal: equal to the byte, and the same in both runs: {verdict(equal)}.",
+    ]
+    return Section("Peak memory", parts, rows, {"equal": float(equal)})

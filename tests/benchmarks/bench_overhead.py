@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
-from tests.benchmarks import Options, Section, verdict, vitbench
+from tests.benchmarks import Options, Section, measured, verdict
 from vitbench.render import tables
 from vitbench.results.folder import JOURNAL
 
@@ -38,11 +37,7 @@ def run(options: Options) -> Section:
     arguments += ["--effort", "quick" if options.quick else "default"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        start = time.perf_counter()
-        done = vitbench(*arguments, "--out", str(out))
-        wall_s = time.perf_counter() - start
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+        wall_s = measured(*arguments, "--out", str(out))
         passes = spent(out)
     share = share_not_measuring(wall_s, passes["timing"])
     parts = {**passes, "processes, imports, ceilings, charts": wall_s - sum(passes.values())}
@@ -50,12 +45,11 @@ def run(options: Options) -> Section:
         (name, f"{seconds:.1f}", f"{seconds / wall_s:.1%}")
         for name, seconds in sorted(parts.items(), key=lambda part: -part[1])
     ]
-    return Section(
-        "Time not spent measuring",
+    text = [
         f"`vitbench {' '.join(arguments)}` took {wall_s:.0f} s. Measuring is warm-up and sampling "
-        "(`timing`).\n\n"
-        + tables.markdown(("pass", "s", "share"), lines)
-        + f"\n\nGoal: at most {GOAL:.0%} not measuring: {verdict(share <= GOAL)} ({share:.1%}).",
-        [{"pass": name, "seconds": seconds} for name, seconds in parts.items()],
-        {"share": share},
-    )
+        "(`timing`).",
+        tables.markdown(("pass", "s", "share"), lines),
+        f"Goal: at most {GOAL:.0%} not measuring: {verdict(share <= GOAL)} ({share:.1%}).",
+    ]
+    rows = [{"pass": name, "seconds": seconds} for name, seconds in parts.items()]
+    return Section("Time not spent measuring", text, rows, {"share": share})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -94,13 +95,8 @@ def rows_of(name: str, dtypes: Sequence[str]) -> Iterator[Row]:
 
 def run(options: Options) -> Section:
     """Each mechanism in a process of its own."""
-    return section(
-        [
-            row
-            for name in options.attentions
-            for row in in_new_process(rows_of, name, options.dtypes)
-        ]
-    )
+    rows = (in_new_process(rows_of, name, options.dtypes) for name in options.attentions)
+    return section([*itertools.chain(*rows)])
 
 
 def whole(row: Row) -> float:
@@ -135,13 +131,8 @@ def section(rows: Sequence[Row]) -> Section:
         tables.markdown(header, lines, ["---", "---"] + ["---:"] * (len(header) - 2)),
         *means,
     ]
-    return Section(
-        "Where a layer's time goes",
-        "\n\n".join(text),
-        rows,
-        figures,
-        draw=lambda path: draw(rows, path),
-    )
+    title = "Where a layer's time goes"
+    return Section(title, text, rows, figures, draw=lambda path: draw(rows, path))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -150,14 +141,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     names = list(dict.fromkeys(row["attention"] for row in rows))[::-1]
-    figure, panels = plt.subplots(
-        1,
-        len(dtypes),
-        figsize=(8.5 * len(dtypes), 0.42 * len(names) + 1.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (8.5 * len(dtypes), 0.42 * len(names) + 1.6)
+    figure = plt.figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(dtypes), sharey=True, squeeze=False)
     for axes, dtype in zip(panels[0], dtypes, strict=True):
         own = [row for row in rows if row["dtype"] == dtype]
         for slow, fast in zip(own[::2], own[1::2], strict=True):

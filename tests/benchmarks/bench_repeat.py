@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.benchmarks import Options, Section, vitbench
+from tests.benchmarks import Options, Section, measured
 from vitbench.analysis import stats
 from vitbench.render import tables
 from vitbench.results import frame
@@ -18,14 +18,10 @@ from vitbench.results.columns import EXACT_COLUMNS
 def runs(count: int, effort: str, folder: Path) -> list[pd.DataFrame]:
     """The rows of so many runs of five mechanisms, one after the other."""
     arguments = ["run", "quick", "--resolution", "224", "--device", "cpu", "--effort", effort]
-    tables_of_runs = []
-    for number in range(count):
-        out = folder / str(number)
-        done = vitbench(*arguments, "--quiet", "--out", str(out))
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        tables_of_runs.append(frame.read(out))
-    return tables_of_runs
+    folders = [folder / str(number) for number in range(count)]
+    for out in folders:
+        measured(*arguments, "--quiet", "--out", str(out))
+    return [frame.read(out) for out in folders]
 
 
 def run(options: Options) -> Section:
@@ -52,16 +48,14 @@ def run(options: Options) -> Section:
         ]
     spreads = sorted({float(row["spread"]) for row in rows})
     typical = stats.median(spreads)
-    return Section(
-        "Repeated runs",
-        f"{count} runs of one plan, each of several fresh processes.\n\n"
-        + tables.markdown(
-            ("mechanism", "largest median over smallest", "intervals that hold the middle"), lines
-        )
-        + "\n\nParameters, MACs, peak memory and every other exact column: "
-        + ("the same bytes in every run." if same else "NOT the same in every run.")
-        + f" Spread of the medians: {typical:.1%} for the middle mechanism, {spreads[-1]:.1%} at "
-        "most. Smaller differences cannot be judged between runs: measure both sides in one run.",
-        rows,
-        {"spread": typical, "worst": spreads[-1], "exact": float(same)},
-    )
+    header = ("mechanism", "largest median over smallest", "intervals that hold the middle")
+    equal = "the same bytes in every run." if same else "NOT the same in every run."
+    parts = [
+        f"{count} runs of one plan, each of several fresh processes.",
+        tables.markdown(header, lines),
+        f"Parameters, MACs, peak memory and every other exact column: {equal} Spread of the "
+        f"medians: {typical:.1%} for the middle mechanism, {spreads[-1]:.1%} at most. Smaller "
+        "differences cannot be judged between runs: measure both sides in one run.",
+    ]
+    figures = {"spread": typical, "worst": spreads[-1], "exact": float(same)}
+    return Section("Repeated runs", parts, rows, figures)

@@ -123,7 +123,7 @@ def test_the_page(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("As before.\n")
     (tmp_path / "pieces.csv").write_text("piece,share\nbatches,1.02\n")
     for name in ("b", "a"):
-        section = Section(f"Title {name}", f"Text {name}.", [{"x": 1.5}], {"share": 0.25})
+        section = Section(f"Title {name}", [f"Text {name}."], [{"x": 1.5}], {"share": 0.25})
         page.write(tmp_path, name, section, page.Machine("a machine", "a CPU", "avx2"))
     text = (tmp_path / "README.md").read_text()
     parts = ("As before.", "## Title a", "On a machine.", "[a.csv](a.csv)", "## Title b")

@@ -100,11 +100,9 @@ def run(
     ] = None,
 ) -> int:
     """Measure a sweep; write its CSV files and charts."""
-    from vitbench.engine import runner
-    from vitbench.engine.planning import make_plan
-    from vitbench.results.folder import new_folder
-
     if resume is not None:
+        from vitbench.engine import runner
+
         return _carry_out(runner.resume, resume, quiet=machine.quiet)
     precision.check(rule)
     settings: dict[str, Any] = {"allocator": memory.allocator}
@@ -112,6 +110,8 @@ def run(
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory.memory_limit)
     if precision.budget is not None:
         settings["budget_s"] = parse.duration(precision.budget)
+    from vitbench.engine.planning import make_plan
+
     plan = make_plan(
         suite,
         axes=axes,
@@ -127,6 +127,9 @@ def run(
     if machine.dry_run:
         _print_plan(plan)
         return 0
+    from vitbench.engine import runner
+    from vitbench.results.folder import new_folder
+
     terminal.console().print(f"{plan.title}: {_outlook(plan)}")
     folder = machine.out or new_folder(REPORTS, plan.suite, plan.device)
     return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
