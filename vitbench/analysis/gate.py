@@ -72,10 +72,8 @@ class Policy(Limits):
 
     def limit(self, subject: str, name: str, otherwise: float) -> float:
         """What holds for a mechanism."""
-        own = self.attention.get(subject)
-        for limits in (own, self):
-            value = None if limits is None else getattr(limits, name)
-            if value is not None:
+        for limits in (self.attention.get(subject, self), self):
+            if (value := getattr(limits, name)) is not None:
                 return float(value)
         return otherwise
 
@@ -127,12 +125,11 @@ class Result:
 
 def limits(records: Sequence[Record], policy: Policy) -> dict[str, float]:
     """The slowdown that is a regression, by case."""
-    by_case = {}
-    for record in records:
-        usual = devices.rules(str(record["device"])).max_slowdown
-        limit = policy.limit(subject_of(record), "max_slowdown", usual)
-        by_case[name_of(record)] = limit
-    return by_case
+    usual = {r["device"]: devices.rules(str(r["device"])).max_slowdown for r in records}
+    return {
+        name_of(record): policy.limit(subject_of(record), "max_slowdown", usual[record["device"]])
+        for record in records
+    }
 
 
 def counted(records: Sequence[Record]) -> list[Record]:

@@ -22,16 +22,8 @@ from vitbench.results.record import Record, subject_of
 _REPOSITORY = Path(__file__).parents[2] / "reports" / "published"
 _INSTALLED = Path(__file__).parents[1] / "figures"  # where the wheel puts them
 
-Quantity = Literal[
-    "params",
-    "macs",
-    "macs_formula",
-    "throughput",
-    "frames",
-    "top1",
-    "training_memory",
-    "test_memory",
-]
+_Count = Literal["params", "macs", "macs_formula"]
+Quantity = Literal[_Count, "throughput", "frames", "top1", "training_memory", "test_memory"]
 _SCALES = {"1": 1.0, "M": 1e6, "G": 1e9, "images/s": 1.0}
 # The column of records.csv that a quantity is compared with.
 _COLUMNS: Mapping[str, str] = {
@@ -216,13 +208,9 @@ def write(run: Run, folder: Path) -> list[Figure]:
         return []
     figures = read(run.plan.published)
     rows = [
-        {
-            **pair.figure.model_dump(),
-            "case": pair.case,
-            "published": pair.figure.value,
-            "ours": pair.ours,
-            "equal": pair.equal,
-        }
+        pair.figure.model_dump()
+        | {"case": pair.case, "ours": pair.ours, "published": pair.figure.value}
+        | {"equal": pair.equal}
         for pair in comparisons(run.records(), figures)
     ]
     columns = ("case", "name", "key", "settings", "quantity", "unit", "ours", "published", "equal")

@@ -43,24 +43,15 @@ def trend(
     from vitbench.results.folder import make_folder, new_folder
 
     console = terminal.console()
-    rows = [
-        [
-            case.describe,
-            str(len(case.runs)),
-            units.significant(case.values[0]),
-            units.significant(case.values[-1]),
-            str(len(case.steps) or ""),
-        ]
-        for case in series
-    ]
+    rows = []
+    for case in series:
+        ends = [units.significant(value) for value in (case.values[0], case.values[-1])]
+        rows.append([case.describe, str(len(case.runs)), *ends, str(len(case.steps) or "")])
     console.print(tables.listing(("case", "runs", "first images/s", "last", "steps"), rows))
     sentences = [trends.sentence(case, step, history) for case in series for step in case.steps]
-    few = (
-        "fewer than 4 runs show no step"
-        if max(len(case.runs) for case in series) < 4
-        else "no step"
-    )
-    console.print("", *(sentences or [few]), sep="\n", markup=False)
+    is_short = max(len(case.runs) for case in series) < 4
+    none = "fewer than 4 runs show no step" if is_short else "no step"
+    console.print("", *(sentences or [none]), sep="\n", markup=False)
     folder = make_folder(out or new_folder(Path("reports"), "trend", "runs"))
     with writing(folder):
         path = charts.save(series, history, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,18 +103,12 @@ class Quantity:
     title: str
     column: str
     label: str
-    low: str | None = None
-    high: str | None = None
+    interval: tuple[str, str] | None = None
     scale: float = 1.0
 
 
-THROUGHPUT = Quantity(
-    "Throughput",
-    "throughput_img_s",
-    "throughput, images/s",
-    "throughput_low_img_s",
-    "throughput_high_img_s",
-)
+_ENDS = ("throughput_low_img_s", "throughput_high_img_s")
+THROUGHPUT = Quantity("Throughput", "throughput_img_s", "throughput, images/s", _ENDS)
 MACS = Quantity("MACs", "macs", "MACs of one image")
 MEMORY = Quantity("Peak memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
 QUANTITIES = (THROUGHPUT, MACS, MEMORY)
@@ -202,20 +196,13 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     tall = max(0.36, 0.19 * lines) * len(rows)
     figure = Figure(figsize=(7.2, 1.7 + tall), layout="constrained")
     axes = figure.subplots()
-    values = rows["throughput_img_s"].to_numpy(float)
-    spread = [
-        values - rows["throughput_low_img_s"].to_numpy(float),
-        rows["throughput_high_img_s"].to_numpy(float) - values,
-    ]
-    axes.barh(
-        names,
-        values,
-        color=[style_of(name).colour for name in rows["subject"]],
-        xerr=spread,
-        error_kw={"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5},
-    )
-    widest = float(rows["throughput_high_img_s"].max())
-    for index, (value, high) in enumerate(zip(values, rows["throughput_high_img_s"], strict=True)):
+    values, low, high_ends = (rows[name].to_numpy(float) for name in ("throughput_img_s", *_ENDS))
+    spread = [values - low, high_ends - values]
+    colours = [style_of(name).colour for name in rows["subject"]]
+    whiskers = {"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5}
+    axes.barh(names, values, color=colours, xerr=spread, error_kw=whiskers)
+    widest = float(high_ends.max())
+    for index, (value, high) in enumerate(zip(values, high_ends, strict=True)):
         axes.text(high + 0.012 * widest, index, units.significant(value), va="center", fontsize=9)
     axes.set_xlim(0, widest * 1.12)
     axes.grid(visible=False, axis="y")
@@ -229,25 +216,28 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
 
 def curves(rows: pd.DataFrame, quantity: Quantity, caption: str) -> Figure:
     """One quantity against resolution, one line a mechanism, both axes logarithmic."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.subplots()
-    _draw(axes, rows, quantity)
+    figure, (axes,) = _panels(rows, [quantity], 7.2, caption)
     axes.set_title(f"{quantity.title} against resolution")
-    figure.legend(*_legend(axes), loc="outside right upper", fontsize=9)
-    _caption_below(figure, caption)
     return figure
 
 
 def overview(rows: pd.DataFrame, caption: str) -> Figure:
     """Throughput, MACs and peak memory side by side."""
-    figure = Figure(figsize=(14.5, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(QUANTITIES))
-    for axes, quantity in zip(panels, QUANTITIES, strict=True):
+    return _panels(rows, QUANTITIES, 14.5, caption)[0]
+
+
+def _panels(
+    rows: pd.DataFrame, quantities: Sequence[Quantity], width: float, caption: str
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each quantity, with one legend."""
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    panels = list(figure.subplots(1, len(quantities), squeeze=False)[0])
+    for axes, quantity in zip(panels, quantities, strict=True):
         _draw(axes, rows, quantity)
         axes.set_title(quantity.title)
     figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9)
     _caption_below(figure, caption)
-    return figure
+    return figure, panels
 
 
 def _caption_below(figure: Figure, caption: str) -> None:
@@ -287,9 +277,8 @@ def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, n
     style = style_of(line["subject"].iloc[0])
     values = line[quantity.column].to_numpy(float) * quantity.scale
     spread = None
-    if quantity.low is not None and quantity.high is not None:
-        low = line[quantity.low].to_numpy(float) * quantity.scale
-        high = line[quantity.high].to_numpy(float) * quantity.scale
+    if quantity.interval is not None:
+        low, high = (line[name].to_numpy(float) * quantity.scale for name in quantity.interval)
         spread = [values - low, high - values]
     axes.errorbar(
         line["side"].to_numpy(float),

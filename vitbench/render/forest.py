@@ -45,15 +45,8 @@ def forest(result: Result, caption: str) -> Figure | None:
         marker, fill = _MARKERS[verdict.word], "white" if verdict.word == "undecided" else colour
         axes.plot(ratio.value, row, marker=marker, color=colour, markerfacecolor=fill)
         axes.plot(1 + verdict.threshold, row, marker="|", color="#D55E00", markersize=9)
-        axes.text(
-            1.01,
-            row,
-            f"{verdict.word} {ratio.value:.3f}",
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=9,
-            color=colour,
-        )
+        text, beside = f"{verdict.word} {ratio.value:.3f}", axes.get_yaxis_transform()
+        axes.text(1.01, row, text, transform=beside, va="center", fontsize=9, color=colour)
     axes.axvline(1.0, color="#222222", linewidth=0.9)
     axes.set_xscale("log")
     reach = _reach([ratio for _, ratio, _ in drawn], max(v.threshold for v, _, _ in drawn))

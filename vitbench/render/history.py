@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -48,34 +49,18 @@ def _panel(axes: Axes, case: Series, title: str, history: Sequence[RunSnapshot])
     bounds = [0, *(step.after for step in case.steps), len(values)]
     for start, end in itertools.pairwise(bounds):
         level = float(np.median(values[start:end]))
-        axes.plot(
-            [case.runs[start], case.runs[end - 1]],
-            [level] * 2,
-            color=style.colour,
-            linewidth=3,
-            alpha=0.35,
-        )
+        ends = [case.runs[start], case.runs[end - 1]]
+        axes.plot(ends, [level] * 2, color=style.colour, linewidth=3, alpha=0.35)
     for step in case.steps:
         middle = (case.runs[step.before] + case.runs[step.after]) / 2
         axes.axvline(middle, color="#D55E00", linestyle=":")
-        axes.text(
-            middle,
-            0.04,
-            f" {step.ratio - 1:+.1%}",
-            transform=axes.get_xaxis_transform(),
-            color="#D55E00",
-            fontsize=9,
-        )
+        text, across = f" {step.ratio - 1:+.1%}", axes.get_xaxis_transform()
+        axes.text(middle, 0.04, text, transform=across, color="#D55E00", fontsize=9)
     axes.set_ylim(0, float(values.max()) * 1.15)
     axes.set_xlim(-0.5, len(history) - 0.5)
     every = max(1, math.ceil(len(history) / _MANY_RUNS))
     ticks = range(0, len(history), every)
-    axes.set_xticks(
-        list(ticks),
-        [history[k].label[:12] for k in ticks],
-        rotation=60,
-        fontsize=7.5,
-        ha="right",
-        rotation_mode="anchor",
-    )
+    names = [history[k].label[:12] for k in ticks]
+    slanted: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(list(ticks), names, fontsize=7.5, **slanted)
     axes.set_title(title, fontsize=8.5)

@@ -6,14 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from vitbench.analysis.published import (
-    RATES,
-    Figure,
-    PublishedComparison,
-    comparisons,
-    relative_ours,
-    relative_published,
-)
+from vitbench.analysis import published
+from vitbench.analysis.published import RATES, Figure, PublishedComparison
 from vitbench.render import tables, units
 from vitbench.results.record import Record, subject_of
 
@@ -28,12 +22,13 @@ def table(
     Throughput stands as it is and over the reference's: figures of other machines compare in that
     only.
     """
-    compared = comparisons(records, figures)
+    compared = published.comparisons(records, figures)
     quantities = {pair.figure.quantity for pair in compared}
     counted = [quantity for quantity in _COUNTED if quantity in quantities]
     rates = [pair.figure for pair in compared if pair.figure.quantity in RATES]
     devices = list(dict.fromkeys(figure.device for figure in rates))
-    ours, theirs = relative_ours(records, reference), relative_published(figures, reference)
+    ours = published.relative_ours(records, reference)
+    theirs = published.relative_published(figures, reference)
     titles = list(_titles(counted, devices, figures, reference))
     notes: dict[str, list[str]] = {}
     rows = []
@@ -52,10 +47,8 @@ def table(
             here = [figure for figure in here if figure.quantity in RATES]
             cells += [str(here[0].value), _ratio(theirs.get(here[0]))] if here else ["", ""]
         rows.append(cells)
-    lines = [
-        f"[{number}] {'; '.join(names)}: {note}"
-        for number, (note, names) in enumerate(notes.items(), start=1)
-    ]
+    texts = (f"{'; '.join(names)}: {note}" for note, names in notes.items())
+    lines = [f"[{number}] {text}" for number, text in enumerate(texts, start=1)]
     return tables.listing(["subject", *titles], rows, right=titles), "\n".join(lines)
 
 
