@@ -31,7 +31,10 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "device": device.name,
         "device_name": device.label,
         "code": git_state(Path(__file__)),
-        "plugins": {name: _plugin_facts(path) for name, path in (plugins or {}).items()},
+        "plugins": {
+            name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "git": git_state(path)}
+            for name, path in (plugins or {}).items()
+        },
         **device.facts(),
     }
 
@@ -51,22 +54,9 @@ def torch_facts() -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "sdpa_backends": [
             name
-            for name, enabled in (
-                ("flash", sdp.flash_sdp_enabled()),
-                ("mem_efficient", sdp.mem_efficient_sdp_enabled()),
-                ("cudnn", sdp.cudnn_sdp_enabled()),
-                ("math", sdp.math_sdp_enabled()),
-            )
-            if enabled
+            for name in ("flash", "mem_efficient", "cudnn", "math")
+            if getattr(sdp, f"{name}_sdp_enabled")()
         ],
-    }
-
-
-def _plugin_facts(path: Path) -> dict[str, Any]:
-    """What a plugin's file holds, and the commit of the repository that it is in."""
-    return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "git": git_state(path),
     }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,7 +75,8 @@ class Device(devices.Device):
 
     def memory(self, call: Call, held_bytes: int) -> Memory:
         gc.collect()
-        _reset_peak_rss()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
         activation = peak_of_events(allocations(call))
         return Memory(held_bytes + activation, activation, None, peak_rss())
 
@@ -90,18 +94,7 @@ def allocations(call: Call) -> list[int]:
 
 def peak_of_events(events: Iterable[int]) -> int:
     """The highest level of a running sum that starts at zero."""
-    level = peak = 0
-    for nbytes in events:
-        level += nbytes
-        peak = max(peak, level)
-    return peak
-
-
-def _reset_peak_rss() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
-    except OSError:
-        return
+    return max(itertools.accumulate(events, initial=0))
 
 
 def peak_rss() -> int | None:
@@ -110,7 +103,5 @@ def peak_rss() -> int | None:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+    match = re.search(r"^VmHWM:\s*(\d+)", status, re.MULTILINE)
+    return None if match is None else int(match[1]) * 1024

@@ -49,10 +49,10 @@ class Subject:
         return self.calling(self.runnable)
 
     def calling(self, runnable: Callable[[Tensor], Any]) -> Call:
-        """The same of what runs the module."""
+        """The same of what runs the module; an inference is called under inference_mode."""
         if self.module.training:
             return training_step(self.module, runnable, self.x)
-        return inference(runnable, self.x)
+        return lambda: runnable(self.x)
 
 
 _SPECS: dict[tuple[str, tuple[tuple[str, Path], ...]], BackboneSpec] = {}
@@ -220,11 +220,6 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
     module = module.to(device.target, dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
     return Subject(module, runnable, device, build_input(case).to(device.target, dtype))
-
-
-def inference(runnable: Callable[[Tensor], Any], x: Tensor) -> Call:
-    """One forward pass; it is run under inference_mode."""
-    return lambda: runnable(x)
 
 
 def training_step(module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor) -> Call:

@@ -15,6 +15,8 @@ from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
 from vitbench.subjects.backbones import attention_of
 
+_PAPER = ("title", "venue", "year", "link", "code")
+
 
 def describe(
     name: str,
@@ -56,7 +58,7 @@ def describe(
     return {
         "name": name,
         "summary": outline.summary,
-        "paper": None if spec.paper is None else _paper(spec.paper),
+        "paper": spec.paper and {name: getattr(spec.paper, name) for name in _PAPER},
         "equation": spec.equation,
         "cost": spec.cost,
         "size_rule": spec.size_rule,
@@ -75,16 +77,6 @@ def describe(
         },
         "unsupported": reason,
         "counts": counts,
-    }
-
-
-def _paper(paper: attentions.Paper) -> dict[str, Any]:
-    return {
-        "title": paper.title,
-        "venue": paper.venue,
-        "year": paper.year,
-        "link": paper.link,
-        "code": paper.code,
     }
 
 

@@ -117,8 +117,7 @@ def test_form_of_a_layers_output(output: object, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "fault"),
-    [([X, X], "None"), ([], "got none"), ([X, X / 0], "NaN or infinite")],
+    ("outputs", "fault"), [([X, X], "None"), ([], "got none"), ([X, X / 0], "NaN or infinite")]
 )
 def test_form_of_a_models_outputs(outputs: list[Tensor], fault: str) -> None:
     """At least one tensor, all finite."""

@@ -28,9 +28,6 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
 
-    def __deepcopy__(self, memo: object) -> Layer:
-        return Layer(self.function)
-
 
 def total(function: Callable[[Tensor], Tensor] | nn.Module, *shape: int) -> int:
     """MACs of a function or module on one input."""
@@ -125,10 +122,7 @@ def test_normalisation_and_sampling_follow_fvcore() -> None:
     ("function", "uncounted"),
     [
         (lambda x: (x.exp() * x).softmax(-1).view(1, -1), {"exp": 1, "mul": 1, "softmax": 1}),
-        (
-            lambda x: F.scaled_dot_product_attention(x, x, x),
-            {"scaled_dot_product_attention": 1},
-        ),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), {"scaled_dot_product_attention": 1}),
     ],
 )
 def test_what_does_not_count_is_listed(

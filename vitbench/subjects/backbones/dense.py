@@ -291,10 +291,7 @@ def parts(
 ) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """The parts whose MACs are counted by themselves, and the shape of what goes into each: the
     body, on an image of this height and width; the head, on maps of these shapes."""
-    return {
-        "body": (whole.pyramid.body, (1, 3, *image)),
-        "head": (ModelTail(whole, shapes), (1,)),
-    }
+    return {"body": (whole.pyramid.body, (1, 3, *image)), "head": (ModelTail(whole, shapes), (1,))}
 
 
 def padded(head: str, image_height: int, image_width: int) -> tuple[int, int]:

@@ -357,11 +357,7 @@ class LITv2(nn.Module):
 
 
 def _attention(
-    config: LITv2Config,
-    index: tuple[int, int],
-    grid: Grid,
-    impl: Impl,
-    plugins: Mapping[str, Path],
+    config: LITv2Config, index: tuple[int, int], grid: Grid, impl: Impl, plugins: Mapping[str, Path]
 ) -> nn.Module | None:
     """The attention of a (stage, block). Raises Unsuitable where it cannot run on the map."""
     chosen = config.mechanism(*index)

@@ -171,9 +171,7 @@ PUBLISHED = [
         for index, figure in enumerate(PUBLISHED)
     ],
 )
-def test_published_macs_are_ours_without_deformable_convolutions(
-    figure: published.Figure,
-) -> None:
+def test_published_macs_are_ours_without_deformable_convolutions(figure: published.Figure) -> None:
     """As the notes beside them say, to the digits printed: at stride 8, 16 and 32 four taps of each
     channel, to twice as many."""
     settings = dict(word.split("=") for word in figure.settings.split())
