@@ -20,13 +20,8 @@ BASELINE = ROOT / "reports" / "baseline" / "counts.csv"
 
 
 def check(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vitbench", "check", *words, "--untimed"],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "vitbench", "check", *words, "--untimed"]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +33,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
 
 
 def test_the_counts_are_those_committed(measured: tuple[Path, int, str]) -> None:
-    _, status, told = measured
-    assert status == 0, told
-    assert f"{len(attentions.names())} same" in told
+    _, status, printed = measured
+    assert status == 0, printed
+    assert f"{len(attentions.names())} same" in printed
 
 
 def test_every_mechanism_is_in_the_baseline() -> None:

@@ -86,31 +86,23 @@ def test_a_good_machine_has_no_finding() -> None:
         ("gpu.power_limit_w", 350.0, "", ["350 W", "700 W"]),
         ("gpu.mig_mode", 1, "", ["MIG"]),
         ("gpu", {"nvml": "NVML cannot read GPU x"}, "", ["NVML cannot read GPU x"]),
+        ("neighbour_cores", 1.25, "C", ["other processes kept busy 1.25 cores"]),
+        ("steal_share", 0.02, "B", ["2%"]),
+        ("available_memory_bytes", 2**30, "C", ["1.0 GiB"]),
+        ("swap_used_bytes", 2**30, "", ["1.0 GiB are swapped out"]),
+        ("disk_free_bytes", 2**20, "", ["1 MiB are free"]),
     ],
 )
-def test_flaws_of_the_environment(place: str, value: object, grade: str, words: list[str]) -> None:
-    """Each by itself gives one finding that says what, what would be good, and the remedy."""
-    (found,) = doctor.findings(changed(place, value), QUIET)
+def test_flaws(place: str, value: Any, grade: str, words: list[str]) -> None:
+    """Each flaw of the environment or of the moment gives by itself one finding that says what,
+    what would be good, and the remedy."""
+    if place in HostSnapshot.__dataclass_fields__:
+        (found,) = doctor.findings(GOOD, dataclasses.replace(QUIET, **{place: value}))
+    else:
+        (found,) = doctor.findings(changed(place, value), QUIET)
     assert found.grade == grade
     for word in words:
         assert word in f"{found.what} | {found.limit} | {found.remedy}"
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "grade", "words"),
-    [
-        ("neighbour_cores", 1.25, "C", "other processes kept busy 1.25 cores"),
-        ("steal_share", 0.02, "B", "2%"),
-        ("available_memory_bytes", 2**30, "C", "1.0 GiB"),
-        ("swap_used_bytes", 2**30, "", "1.0 GiB are swapped out"),
-        ("disk_free_bytes", 2**20, "", "1 MiB are free"),
-    ],
-)
-def test_flaws_of_the_moment(field: str, value: Any, grade: str, words: str) -> None:
-    """What others do now."""
-    (found,) = doctor.findings(GOOD, dataclasses.replace(QUIET, **{field: value}))
-    assert found.grade == grade
-    assert words in found.what
 
 
 def test_the_worst_comes_first_and_decides() -> None:

@@ -28,15 +28,11 @@ CASES = (a_case(), a_case(attention="hilo", params=(("alpha", 0.9),)))
 def rows(*factors: float, macs: int = 81920, peak: int = 40000) -> list[Record]:
     """Rows of the two cases, whose latencies are so many times the usual."""
     counts = facts(macs=macs, macs_fvcore=macs, peak_memory_bytes=peak)
-    return [
-        build_record(
-            case,
-            [measured(*[factor * median] * 10, facts=counts) for median in QUIET],
-            None,
-            environment(),
-        )
-        for case, factor in zip(CASES, factors or (1.0, 1.0), strict=True)
-    ]
+    records = []
+    for case, factor in zip(CASES, factors or (1.0, 1.0), strict=True):
+        outcomes = [measured(*[factor * median] * 10, facts=counts) for median in QUIET]
+        records.append(build_record(case, outcomes, None, environment()))
+    return records
 
 
 def failed(kind: str) -> list[Record]:
@@ -89,11 +85,9 @@ def test_exact_columns_need_no_statistics(name: str, changes: dict[str, int]) ->
 @pytest.mark.parametrize("kind", ["crashed", "out_of_memory", "timeout", "unsupported"])
 def test_what_was_not_measured_never_passes(kind: str) -> None:
     """A case that failed, one that is gone, and a run of nothing: status 5."""
-    assert gate.check(rows(), failed(kind), Policy()).status == gate.NOTHING
-    assert gate.check(rows(), rows()[:1], Policy()).status == gate.NOTHING
-    assert gate.check(rows(), [], Policy()).status == gate.NOTHING
-    assert gate.check([], rows(), Policy()).status == gate.NOTHING
-    assert gate.check([], [], Policy()).status == gate.NOTHING
+    every = rows()
+    pairs = [(every, failed(kind)), (every, every[:1]), (every, []), ([], every), ([], [])]
+    assert {gate.check(*pair, Policy()).status for pair in pairs} == {gate.NOTHING}
 
 
 USUAL = gate.counted(rows())

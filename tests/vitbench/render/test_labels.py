@@ -24,13 +24,8 @@ def test_variants() -> None:
         for impl in ("eager", "fused")
     ]
     rows = frame(*hilo, case())
-    assert labels.variants(rows).tolist() == [
-        "eager alpha=0.5",
-        "fused alpha=0.5",
-        "eager alpha=0.9",
-        "fused alpha=0.9",
-        "",
-    ]
+    named = [f"{impl} alpha={alpha}" for alpha in (0.5, 0.9) for impl in ("eager", "fused")]
+    assert labels.variants(rows).tolist() == [*named, ""]
 
 
 def test_settings_that_follow_the_stride_are_no_variant() -> None:

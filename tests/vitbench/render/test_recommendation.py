@@ -12,15 +12,9 @@ from vitbench.results.record import Record, build_record
 def row(latency_s: float, *, peak: int = 1000, **changes: Any) -> Record:
     """A measured case with a narrow interval."""
     samples = [latency_s * (1 + 0.001 * (k % 3)) for k in range(30)]
-    return build_record(
-        case(**changes),
-        [
-            measured(*samples, facts=facts(peak_memory_bytes=peak)),
-            measured(*(1.002 * sample for sample in samples)),
-        ],
-        None,
-        environment(),
-    )
+    first = measured(*samples, facts=facts(peak_memory_bytes=peak))
+    second = measured(*(1.002 * sample for sample in samples))
+    return build_record(case(**changes), [first, second], None, environment())
 
 
 def test_the_fastest_is_named_with_what_it_gains() -> None:
