@@ -1,8 +1,10 @@
-"""Random cases for the contract: dim, heads, grid and hyper-parameters of one mechanism.
+"""Cases of one mechanism: dim, heads, grid and hyper-parameters, at random and by hand.
 
 A mechanism's own test file names the values to draw from:
 
     PARAMS: dict[str, list[Any]] = {"window_size": [2, 3, 7], "qkv_bias": [True, False]}
+
+What else it states is listed in test_definition.py.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import importlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -47,25 +50,41 @@ class Draw:
         shape = (batch, self.grid.height, self.grid.width, self.dim)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
+    def exact(self, impl: str = "eager") -> Any:
+        """In fp64, with every parameter moved off its special starting value."""
+        return shake(self.build(impl)).double()
+
     @property
     def reason(self) -> str | None:
         spec = attentions.load(self.name)
         return spec.reason_against(self.dim, self.num_heads, self.grid, **self.params)
 
+    @property
+    def macs(self) -> int:
+        """By the closed form."""
+        closed_form = attentions.load(self.name).macs
+        assert closed_form is not None, f"{self.name} has no closed form"
+        return closed_form(self.dim, self.num_heads, self.grid, **self.params)
 
-def params_of(name: str) -> dict[str, list[Any]]:
-    """PARAMS of tests/attentions/test_<name>.py. Raises LookupError where there are none."""
-    path = f"tests/attentions/test_{name}.py"
+
+def case(name: str, dim: int, num_heads: int, height: int, width: int, **params: Any) -> Draw:
+    """A case written by hand, supported or not."""
+    return Draw(name, dim, num_heads, Grid(height, width), params)
+
+
+def file_of(name: str) -> ModuleType:
+    """tests/attentions/test_<name>.py. Raises LookupError where it is missing."""
     try:
-        module = importlib.import_module(f"tests.attentions.test_{name}")
+        return importlib.import_module(f"tests.attentions.test_{name}")
     except ModuleNotFoundError as error:
         if error.name != f"tests.attentions.test_{name}":
             raise
-        raise LookupError(f"{name} has no tests: write {path}") from error
-    params = getattr(module, "PARAMS", None)
-    if not isinstance(params, dict):
-        raise LookupError(f"{path} must define PARAMS, hyper-parameter -> values to draw from")
-    return params
+        raise LookupError(f"{name} has no tests: write test_{name}.py") from error
+
+
+def params_of(name: str) -> dict[str, list[Any]]:
+    """PARAMS of the mechanism's test file: hyper-parameter -> values to draw from."""
+    return file_of(name).PARAMS
 
 
 def draws(name: str, count: int) -> Iterator[Draw]:
@@ -129,3 +148,43 @@ def shake(module: nn.Module, seed: int = 0) -> nn.Module:
             elif name.endswith("running_var"):
                 buffer.mul_(1 + torch.rand(buffer.shape, generator=generator))
     return module
+
+
+def parameters(draw: Draw) -> int:
+    """How many the mechanism has there."""
+    return sum(parameter.numel() for parameter in draw.build().parameters())
+
+
+def layers(weights: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of layers with these weights, and a bias for each of their outputs."""
+    named = {f"{name}.weight": shape for name, shape in weights.items()}
+    return named | {f"{name}.bias": shape[:1] for name, shape in weights.items()}
+
+
+def moved_by(module: nn.Module, x: Tensor, row: int, column: int) -> Tensor:
+    """Which tokens (height, width) of the output change with one token of the input."""
+    changed = x.clone()
+    changed[:, row, column] += 10  # enough to be the largest of all, whatever a layer picks by
+    with torch.inference_mode():
+        return ((module(changed) - module(x)).abs() > 1e-12).any(-1).any(0)
+
+
+def block(length: int, index: int, size: int, shift: int = 0) -> Tensor:
+    """Which positions of a side share a block of `size` with `index`; blocks begin at `shift`."""
+    return (torch.arange(length) - shift) // size == (index - shift) // size
+
+
+def as_msa(module: nn.Module, draw: Draw, projections: tuple[str, ...], out: str) -> nn.Module:
+    """MSA with the weights of a module that projects queries, keys and values apart."""
+    state = module.state_dict()
+    weights = [state[f"{name}.weight"].flatten(1) for name in projections]
+    msa = Draw("msa", draw.dim, draw.num_heads, draw.grid, {}).exact()
+    msa.load_state_dict(
+        {
+            "qkv.weight": torch.cat(weights),
+            "qkv.bias": torch.cat([state[f"{name}.bias"] for name in projections]),
+            "proj.weight": state[f"{out}.weight"],
+            "proj.bias": state[f"{out}.bias"],
+        }
+    )
+    return msa

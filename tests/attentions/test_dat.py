@@ -14,8 +14,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
-from tests.attentions.draws import shake
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, case, layers, shake
 
 PARAMS: dict[str, list[Any]] = {
     "groups": [1, 2, 3],
@@ -24,64 +23,48 @@ PARAMS: dict[str, list[Any]] = {
     "offset_range": [-1, 0, 0.5, 2],
     "position_bias": ["table", "conv", "none"],
 }
+_ROW = {"groups": 3, "stride": 1, "offset_range": 2, "kernel_size": 5}
+PUBLISHED = _ROW | {"position_bias": "table"}, "2.38", "528.69"
+COUNTS = [(case("dat", 768, 12, 14, 14), None, 528_691_968)]
+_COMMON = layers({f"proj_{name}": (12, 12, 1, 1) for name in ("q", "k", "v", "out")})
+_COMMON |= layers({"conv_offset.0": (4, 1, 7, 7), "conv_offset.1.norm": (4,)})
+_COMMON |= {"conv_offset.3.weight": (2, 4, 1, 1)}
+STATES = [  # the authors' DAttentionBaseline, for each position bias
+    (case("dat", 12, 6, 4, 5, kernel_size=7, position_bias=position_bias), _COMMON | table)
+    for position_bias, table in (
+        ("none", {}),
+        ("table", {"rpe_table": (6, 7, 9)}),
+        ("conv", layers({"rpe_table": (12, 1, 3, 3)})),
+    )
+]
+_LOOP = {"groups": 2, "kernel_size": 3}
+LOOPS = [
+    case("dat", 8, 4, 3, 4, **_LOOP, stride=stride, offset_range=reach, position_bias=position_bias)
+    for stride, reach in ((1, 2.0), (2, 0.0), (2, -1.0))
+    for position_bias in ("table", "conv", "none")
+]
+REFUSED = [
+    (case("dat", 64, 8, 14, 14), "num_heads must be divisible by groups, got 8 and 3"),
+    (case("dat", 96, 6, 14, 14, stride=0), "stride must be at least 1, got 0"),
+    (
+        case("dat", 96, 6, 14, 14, kernel_size=4),
+        "kernel_size must be an odd number from 1 on, got 4",
+    ),
+    (
+        case("dat", 96, 6, 14, 14, position_bias="fixed"),
+        "position_bias is one of table, conv, none, got 'fixed'",
+    ),
+]
 
 DAT = attentions.load("dat")
 
 
-def test_published_row() -> None:
-    """2.38 M parameters and 528.69 M MACs with 3 groups, stride 1, range 2, 5 x 5 and a table."""
-    params = {"groups": 3, "stride": 1, "offset_range": 2, "kernel_size": 5}
-    assert row("dat", **params, position_bias="table") == ("2.38", "528.69")
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
+    """Point by point and query by query, with the offsets, both samplings and the bias by hand.
 
-
-def test_exact_counts() -> None:
-    """MACs by part at that row: convolutions, attention, sampling, normalisation."""
-    assert DAT.macs is not None
-    convolutions = 4 * 196 * 768**2 + 196 * 768 * (25 + 2)
-    sampling = 4 * (196 * 768 + 12 * 196**2)
-    total = convolutions + 2 * 196**2 * 768 + sampling + 5 * 196 * 768
-    assert DAT.macs(768, 12, Grid(14, 14)) == total == 528_691_968
-
-
-def test_parameters() -> None:
-    """The names and shapes of the authors' DAttentionBaseline, for each position bias."""
-
-    def shapes(position_bias: str) -> dict[str, tuple[int, ...]]:
-        module = DAT.build(
-            12, 6, Grid(4, 5), impl="fused", kernel_size=7, position_bias=position_bias
-        )
-        return {key: tuple(value.shape) for key, value in module.state_dict().items()}
-
-    expected: dict[str, tuple[int, ...]] = {
-        "conv_offset.0.weight": (4, 1, 7, 7),
-        "conv_offset.0.bias": (4,),
-        "conv_offset.1.norm.weight": (4,),
-        "conv_offset.1.norm.bias": (4,),
-        "conv_offset.3.weight": (2, 4, 1, 1),
-    }
-    for name in ("proj_q", "proj_k", "proj_v", "proj_out"):
-        expected |= {f"{name}.weight": (12, 12, 1, 1), f"{name}.bias": (12,)}
-    assert shapes("none") == expected
-    assert shapes("table") == expected | {"rpe_table": (6, 7, 9)}
-    conv = {"rpe_table.weight": (12, 1, 3, 3), "rpe_table.bias": (12,)}
-    assert shapes("conv") == expected | conv
-
-
-@pytest.mark.parametrize("position_bias", ["table", "conv", "none"])
-@pytest.mark.parametrize(("stride", "offset_range"), [(1, 2.0), (2, 0.0), (2, -1.0)])
-def test_slow_loop(stride: int, offset_range: float, position_bias: str) -> None:
-    """Point by point and query by query, with the offsets, both samplings and the bias by hand."""
-    torch.manual_seed(0)
-    params: dict[str, Any] = {"stride": stride, "offset_range": offset_range}
-    params |= {"groups": 2, "kernel_size": 3, "position_bias": position_bias}
-    module = shake(DAT.build(8, 4, Grid(3, 4), impl="eager", **params)).double()
-    x = torch.randn(1, 3, 4, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x, stride), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor, stride: int) -> Tensor:
-    """Two groups of two heads of two channels."""
+    Two groups of two heads of two channels.
+    """
+    stride = draw.params["stride"]
     height, width = x.shape[1:3]
     q = pointwise(module.proj_q, x[0])
     points: list[list[tuple[float, float]]] = []
@@ -231,16 +214,3 @@ def test_a_table_is_for_its_grid() -> None:
     for position_bias in ("conv", "none"):
         other = DAT.build(6, 3, Grid(5, 4), impl="fused", position_bias=position_bias)
         assert other(x).shape == x.shape
-
-
-def test_unsupported() -> None:
-    """Heads that groups cannot share, and settings outside their range, are answered in words."""
-    grid = Grid(14, 14)
-    reason = DAT.reason_against(64, 8, grid, groups=3)
-    assert reason == "num_heads must be divisible by groups, got 8 and 3"
-    reason = DAT.reason_against(96, 6, grid, stride=0)
-    assert reason == "stride must be at least 1, got 0"
-    reason = DAT.reason_against(96, 6, grid, kernel_size=4)
-    assert reason == "kernel_size must be an odd number from 1 on, got 4"
-    reason = DAT.reason_against(96, 6, grid, position_bias="fixed")
-    assert reason == "position_bias is one of table, conv, none, got 'fixed'"

@@ -11,51 +11,39 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
     "key_channels": [None, 12, 24],
     "value_channels": [None, 12, 36],
 }
+# As many MACs as XCA: the same d x d product, taken elsewhere.
+COUNTS = [(case("efficient", 768, 12, 14, 14), 4 * (768**2 + 768), 481_689_600)]
+STATES = [  # the authors' EfficientAttention
+    (
+        case("efficient", 8, 2, 3, 3, key_channels=4, value_channels=6),
+        layers({"keys": (4, 8, 1, 1), "queries": (4, 8, 1, 1)})
+        | layers({"values": (6, 8, 1, 1), "reprojection": (8, 6, 1, 1)}),
+    )
+]
+LOOPS = [case("efficient", 9, 3, 3, 4, key_channels=6, value_channels=12)]
+REFUSED = [
+    (case("efficient", 8, 4, 3, 3, key_channels=4, value_channels=12), None),
+    (
+        case("efficient", 8, 4, 3, 3, key_channels=6),
+        "key_channels must be a multiple of num_heads, got 6 and 4",
+    ),
+    (
+        case("efficient", 8, 4, 3, 3, value_channels=0),
+        "value_channels must be a multiple of num_heads, got 0 and 4",
+    ),
+]
 
 EFFICIENT = attentions.load("efficient")
 
 
-def test_exact_counts() -> None:
-    """At the benchmark's size as many MACs as XCA: the same d x d product, taken elsewhere."""
-    assert EFFICIENT.macs is not None
-    assert EFFICIENT.macs(768, 12, Grid(14, 14)) == 481_689_600
-    module = EFFICIENT.build(768, 12, Grid(14, 14), impl="eager")
-    assert sum(parameter.numel() for parameter in module.parameters()) == 4 * (768**2 + 768)
-
-
-def test_parameters() -> None:
-    """The names and shapes of the authors' EfficientAttention."""
-    module = EFFICIENT.build(
-        8, 2, Grid(3, 3), impl="eager", key_channels=4, value_channels=6
-    ).state_dict()
-    assert {key: tuple(value.shape) for key, value in module.items()} == {
-        "keys.weight": (4, 8, 1, 1),
-        "keys.bias": (4,),
-        "queries.weight": (4, 8, 1, 1),
-        "queries.bias": (4,),
-        "values.weight": (6, 8, 1, 1),
-        "values.bias": (6,),
-        "reprojection.weight": (8, 6, 1, 1),
-        "reprojection.bias": (8,),
-    }
-
-
-def test_slow_loop() -> None:
-    """Query by query and head by head, through the token by token weights that it never forms."""
-    torch.manual_seed(0)
-    params = {"key_channels": 6, "value_channels": 12}
-    module = EFFICIENT.build(9, 3, Grid(3, 4), impl="eager", **params).double()
-    x = torch.randn(1, 3, 4, 9, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor) -> Tensor:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
+    """Query by query, head by head, through the token by token weights that it never forms."""
     tokens = x.flatten(0, 2)
     q, k, v = (
         tokens @ conv.weight[:, :, 0, 0].T + conv.bias
@@ -101,15 +89,3 @@ def test_weights_of_a_query_sum_to_one() -> None:
         module.values.weight.zero_()
         constant = module.reprojection(module.values.bias[None, :, None, None]).view(1, 1, 1, 8)
         torch.testing.assert_close(module(x), x + constant, rtol=0, atol=1e-12)
-
-
-def test_unsupported() -> None:
-    """Heads share the widths equally."""
-
-    def reason(**params: int) -> str | None:
-        return EFFICIENT.reason_against(8, 4, Grid(3, 3), **params)
-
-    assert reason(key_channels=4, value_channels=12) is None
-    multiple = "must be a multiple of num_heads, got"
-    assert reason(key_channels=6) == f"key_channels {multiple} 6 and 4"
-    assert reason(value_channels=0) == f"value_channels {multiple} 0 and 4"

@@ -12,8 +12,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
-from tests.attentions.draws import shake
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, case, layers, moved_by
 
 PARAMS: dict[str, list[Any]] = {
     "window_size": [2, 4, 5, 7],
@@ -23,95 +22,76 @@ PARAMS: dict[str, list[Any]] = {
     "pool_method": ["fc", "conv", "mean", "max", "none"],
     "qkv_bias": [True, False],
 }
+_ROW = {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 3}
+PUBLISHED = _ROW | {"pool_method": "fc"}, "2.44", "526.85"
+COUNTS = [(case("focal", 768, 12, 14, 14), None, 526_851_072)]
+_OWN = layers({"qkv": (24, 8), "proj": (8, 8)}) | {
+    "relative_position_bias_table": (49, 2),
+    "relative_position_index": (16, 16),
+}
+STATES = [  # the authors' WindowAttention and pool_layers, buffers included
+    (
+        case("focal", 8, 2, 8, 12, window_size=4, expand_size=1, focal_level=3, focal_window=3),
+        _OWN
+        | layers({"pool_layers.0": (1, 16), "pool_layers.1": (1, 4)})
+        | {
+            "relative_position_bias_table_to_neighbors": (1, 2, 16, 28),
+            "valid_ind_rolled": (28,),
+            "relative_position_bias_table_to_windows.0": (2, 36),
+            "relative_position_index_0": (16, 9),
+            "relative_position_bias_table_to_windows.1": (2, 49),
+            "relative_position_index_1": (16, 16),
+            "valid_ind_unfold_1": (16,),
+        },
+    ),
+    # No expansion, no pooling: a window attention. On a short map the window is cut to it.
+    (case("focal", 8, 2, 9, 9, window_size=4, expand_size=0, focal_level=1), _OWN),
+    (case("focal", 8, 2, 9, 9, window_size=4, expand_size=0, pool_method="none"), _OWN),
+    (case("focal", 8, 2, 4, 9, focal_level=1), _OWN),
+    (
+        case("focal", 8, 2, 4, 9, focal_window=1, pool_method="conv"),
+        _OWN
+        | layers({"pool_layers.0": (8, 1, 4, 4)})
+        | {
+            "relative_position_bias_table_to_windows.0": (2, 16),
+            "relative_position_index_0": (16, 1),
+        },
+    ),
+]
+# On a padded map and on one that the window is cut to; then quarters of windows, which cover a
+# window of 4, and leave out edges of the map at 5.
+LOOPS = [
+    case("focal", 8, 2, *grid, window_size=3, expand_size=1, focal_window=3, pool_method=method)
+    for grid in ((6, 5), (2, 7))
+    for method in ("fc", "conv", "mean", "max")
+] + [
+    case("focal", 8, 2, 6, 9, window_size=size, expand_size=2, focal_level=3, focal_window=1)
+    for size in (4, 5)
+]
+REFUSED = [
+    (case("focal", 8, 2, 14, 14, window_size=0), "window_size must be at least 1, got 0"),
+    (case("focal", 8, 2, 14, 14, expand_size=8), "expand_size must be between 0 and 7, got 8"),
+    (case("focal", 8, 2, 14, 14, focal_level=0), "focal_level must be at least 1, got 0"),
+    (
+        case("focal", 8, 2, 14, 14, focal_window=2),
+        "focal_window must be an odd number from 1 on, got 2",
+    ),
+    (
+        case("focal", 8, 2, 14, 14, pool_method="avg"),
+        "pool_method is one of fc, conv, mean, max, none, got 'avg'",
+    ),
+    (
+        case("focal", 8, 2, 1, 9, focal_level=3),
+        "3 levels cut a window into 2 x 2 parts, it is 1 wide",
+    ),
+    (case("focal", 8, 2, 1, 9, focal_level=3, pool_method="none"), None),
+    (case("focal", 8, 2, 1, 1), None),
+]
 
 FOCAL = attentions.load("focal")
 
 
-def test_published_row() -> None:
-    """2.44 M parameters and 526.85 M MACs: window 7, expansion 3, 2 levels, focal window 3, fc."""
-    params = {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 3}
-    assert row("focal", **params, pool_method="fc") == ("2.44", "526.85")
-
-
-def test_exact_counts() -> None:
-    """MACs by part at that row: 4 pooled windows, and 49 + 132 + 9 keys for every token."""
-    assert FOCAL.macs is not None
-    linear = 4 * 196 * 768**2 + 4 * 3 * 768**2 + 4 * 768 * 49
-    assert FOCAL.macs(768, 12, Grid(14, 14)) == linear + 2 * 196 * 190 * 768 == 526_851_072
-
-
-def test_parameters() -> None:
-    """The names and shapes of the authors' WindowAttention and pool_layers, buffers included."""
-    params = {"window_size": 4, "expand_size": 1, "focal_level": 3, "focal_window": 3}
-    module = FOCAL.build(8, 2, Grid(8, 12), impl="fused", **params)
-    assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
-        "qkv.weight": (24, 8),
-        "qkv.bias": (24,),
-        "proj.weight": (8, 8),
-        "proj.bias": (8,),
-        "pool_layers.0.weight": (1, 16),
-        "pool_layers.0.bias": (1,),
-        "pool_layers.1.weight": (1, 4),
-        "pool_layers.1.bias": (1,),
-        "relative_position_bias_table": (49, 2),
-        "relative_position_index": (16, 16),
-        "relative_position_bias_table_to_neighbors": (1, 2, 16, 28),
-        "valid_ind_rolled": (28,),
-        "relative_position_bias_table_to_windows.0": (2, 36),
-        "relative_position_index_0": (16, 9),
-        "relative_position_bias_table_to_windows.1": (2, 49),
-        "relative_position_index_1": (16, 16),
-        "valid_ind_unfold_1": (16,),
-    }
-
-
-def test_parameters_without_surroundings() -> None:
-    """No expansion, no pooling: a window attention. On a short map the window is cut to it."""
-
-    def shapes(grid: Grid, **params: Any) -> dict[str, tuple[int, ...]]:
-        state = FOCAL.build(8, 2, grid, impl="fused", **params).state_dict()
-        return {
-            key: tuple(value.shape) for key, value in state.items() if key[:3] not in ("qkv", "pro")
-        }
-
-    own = {"relative_position_bias_table": (49, 2), "relative_position_index": (16, 16)}
-    assert shapes(Grid(9, 9), window_size=4, expand_size=0, focal_level=1) == own
-    assert shapes(Grid(9, 9), window_size=4, expand_size=0, pool_method="none") == own
-    assert shapes(Grid(4, 9), focal_level=1) == own
-    conv = shapes(Grid(4, 9), focal_window=1, pool_method="conv")
-    assert conv.items() - own.items() == {
-        ("pool_layers.0.weight", (8, 1, 4, 4)),
-        ("pool_layers.0.bias", (8,)),
-        ("relative_position_bias_table_to_windows.0", (2, 16)),
-        ("relative_position_index_0", (16, 1)),
-    }
-
-
-@pytest.mark.parametrize("pool_method", ["fc", "conv", "mean", "max"])
-@pytest.mark.parametrize("grid", [Grid(6, 5), Grid(2, 7)], ids=str)
-def test_slow_loop(grid: Grid, pool_method: str) -> None:
-    """Key by key and query by query, on a padded map and on one that the window is cut to."""
-    torch.manual_seed(0)
-    params: dict[str, Any] = {"window_size": 3, "expand_size": 1, "focal_window": 3}
-    params |= {"focal_level": 2, "pool_method": pool_method}
-    module = shake(FOCAL.build(8, 2, grid, impl="eager", **params)).double()
-    x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("window_size", [4, 5])
-def test_slow_loop_of_three_levels(window_size: int) -> None:
-    """Quarters of windows, which cover a window of 4, and leave out edges of the map at 5."""
-    torch.manual_seed(0)
-    params = {"window_size": window_size, "expand_size": 2, "focal_level": 3, "focal_window": 1}
-    module = shake(FOCAL.build(8, 2, Grid(6, 9), impl="eager", **params)).double()
-    x = torch.randn(1, 6, 9, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor) -> Tensor:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Two heads of four channels; keys in the order window, four moved windows, pooled levels."""
     w = module.window
     height, width = (-(-size // w) * w for size in x.shape[1:3])
@@ -222,13 +202,9 @@ def test_receptive_field(
     """
     grid, w = Grid(3 * rows, 3 * columns), 3
     params = {"window_size": w, "expand_size": expand, "focal_window": focal_window}
-    module = FOCAL.build(8, 2, grid, impl="fused", **params).double()
+    module = Draw("focal", 8, 2, grid, params).exact("fused")
     i, j = data.draw(st.integers(0, grid.height - 1)), data.draw(st.integers(0, grid.width - 1))
     x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
-    moved = x.clone()
-    moved[0, i, j] += 1
-    with torch.inference_mode():
-        change = (module(moved) - module(x))[0].abs().amax(-1) > 1e-12
     expected = torch.zeros(grid.height, grid.width, dtype=torch.bool)
     for r in range(rows):
         for c in range(columns):
@@ -237,7 +213,7 @@ def test_receptive_field(
             )
             far = max(abs(i // w - r), abs(j // w - c)) <= focal_window // 2
             expected[r * w : r * w + w, c * w : c * w + w] = fine or far
-    assert torch.equal(change, expected)
+    assert torch.equal(moved_by(module, x, i, j), expected)
 
 
 def within(place: int, start: int, window: int, expand: int, size: int) -> bool:
@@ -256,23 +232,6 @@ def test_tokens_between_two_corners_are_keys_twice() -> None:
         assert len(inner.unique()) - window**2 == tokens
 
 
-def test_alone_it_is_window_attention() -> None:
-    """focal(no expansion, one level) = window, with its relative bias."""
-    torch.manual_seed(0)
-    grid = Grid(7, 10)
-    params = {"window_size": 4, "expand_size": 0, "focal_level": 1}
-    focal = shake(FOCAL.build(12, 3, grid, impl="eager", **params)).double()
-    window = attentions.load("window").build(12, 3, grid, impl="eager", window_size=4).double()
-    window.load_state_dict(focal.state_dict())
-    x = torch.randn(2, 7, 10, 12, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(focal(x), window(x), rtol=0, atol=1e-12)
-    assert FOCAL.macs is not None
-    window_macs = attentions.load("window").macs
-    assert window_macs is not None
-    assert FOCAL.macs(12, 3, grid, **params) == window_macs(12, 3, grid, window_size=4)
-
-
 @pytest.mark.parametrize("impl", ["eager", "fused"])
 def test_a_call_leaves_no_trace(impl: str) -> None:
     """Maps of other sizes between two calls change nothing: no state is written in forward."""
@@ -288,24 +247,3 @@ def test_a_call_leaves_no_trace(impl: str) -> None:
     built.load_state_dict(module.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(built(torch.cat((x, x), dim=1)), other, rtol=0, atol=1e-12)
-
-
-def test_unsupported() -> None:
-    """Settings outside their range, and windows that cannot be cut into parts."""
-    grid = Grid(14, 14)
-
-    def reason(grid: Grid = grid, **params: Any) -> str | None:
-        return FOCAL.reason_against(8, 2, grid, **params)
-
-    assert reason(window_size=0) == "window_size must be at least 1, got 0"
-    assert reason(expand_size=8) == "expand_size must be between 0 and 7, got 8"
-    assert reason(focal_level=0) == "focal_level must be at least 1, got 0"
-    assert reason(focal_window=2) == "focal_window must be an odd number from 1 on, got 2"
-    assert reason(pool_method="avg") == (
-        "pool_method is one of fc, conv, mean, max, none, got 'avg'"
-    )
-    assert reason(Grid(1, 9), focal_level=3) == (
-        "3 levels cut a window into 2 x 2 parts, it is 1 wide"
-    )
-    assert reason(Grid(1, 9), focal_level=3, pool_method="none") is None
-    assert reason(Grid(1, 1)) is None

@@ -5,47 +5,35 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"pool_size": [1, 2, 3, 7], "qkv_bias": [True, False]}
+STATES = [  # the authors' Attention with linear=True
+    (
+        case("linear_sra", 8, 2, 9, 9),
+        layers({"q": (8, 8), "kv": (16, 8), "proj": (8, 8), "sr": (8, 8, 1, 1), "norm": (8,)}),
+    )
+]
+LOOPS = [
+    case("linear_sra", 8, 2, height, width, pool_size=3)
+    for height, width in ((6, 8), (5, 7), (2, 1))
+]
+REFUSED = [(case("linear_sra", 8, 2, 4, 4, pool_size=0), "pool_size must be at least 1, got 0")]
 
 LINEAR = attentions.load("linear_sra")
 
 
-def test_parameters() -> None:
-    """The names and shapes of the authors' Attention with linear=True."""
-    module = LINEAR.build(8, 2, Grid(9, 9), impl="fused")
-    assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
-        "q.weight": (8, 8),
-        "q.bias": (8,),
-        "kv.weight": (16, 8),
-        "kv.bias": (16,),
-        "proj.weight": (8, 8),
-        "proj.bias": (8,),
-        "sr.weight": (8, 8, 1, 1),
-        "sr.bias": (8,),
-        "norm.weight": (8,),
-        "norm.bias": (8,),
-    }
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
+    """Pooled cell by cell, convolved, normalised, through GELU; attended to query by query.
 
-
-@pytest.mark.parametrize("grid", [Grid(6, 8), Grid(5, 7), Grid(2, 1)], ids=str)
-def test_slow_loop(grid: Grid) -> None:
-    """Pooled cell by cell, then convolved, normalised and bent; attended to query by query."""
-    torch.manual_seed(0)
-    module = LINEAR.build(8, 2, grid, impl="eager", pool_size=3).double()
-    x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x, 3, 2), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor, size: int, num_heads: int) -> Tensor:
-    """Cell i of a side of n is rows floor(i n / P) to ceil((i + 1) n / P)."""
+    Cell i of a side of n is rows floor(i n / P) to ceil((i + 1) n / P).
+    """
+    size, num_heads = draw.params["pool_size"], draw.num_heads
     height, width, dim = x.shape[1:]
     keys = []
     for i in range(size):
@@ -86,9 +74,3 @@ def test_change_that_pooling_does_not_see_stays_where_it_is() -> None:
     with torch.inference_mode():
         change = (module(moved) - module(x))[0].abs().amax(-1) > 1e-9
     assert change.nonzero().tolist() == [[0, 0], [2, 1]]
-
-
-def test_unsupported() -> None:
-    """The pooled map has at least one cell."""
-    reason = LINEAR.reason_against(8, 2, Grid(4, 4), pool_size=0)
-    assert reason == "pool_size must be at least 1, got 0"

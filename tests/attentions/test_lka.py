@@ -4,63 +4,64 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 import attentions
 from attentions import Grid
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
     "local_kernel": [1, 3, 5],
     "dilated_kernel": [3, 7],
     "dilation": [1, 2, 3],
 }
+PUBLISHED: tuple[dict[str, Any], str, str] = {}, "1.83", "357.96"
+COUNTS = [(case("lka", 768, 12, 14, 14), 1_830_144, 357_955_584)]
+STATES = [  # the authors' Attention
+    (
+        case("lka", 8, 2, 3, 3),
+        layers({"proj_1": (8, 8, 1, 1), "proj_2": (8, 8, 1, 1)})
+        | layers({"spatial_gating_unit.conv0": (8, 1, 5, 5)})
+        | layers({"spatial_gating_unit.conv_spatial": (8, 1, 7, 7)})
+        | layers({"spatial_gating_unit.conv1": (8, 8, 1, 1)}),
+    )
+]
+LOOPS = [case("lka", 6, 1, 6, 5)]
+REFUSED = [
+    (case("lka", 8, 2, 3, 3), None),
+    (
+        case("lka", 8, 2, 3, 3, local_kernel=4),
+        "local_kernel must be odd, so that a token is at its centre, got 4",
+    ),
+    (
+        case("lka", 8, 2, 3, 3, dilated_kernel=-1),
+        "dilated_kernel must be odd, so that a token is at its centre, got -1",
+    ),
+    (case("lka", 8, 2, 3, 3, dilation=0), "dilation must be at least 1, got 0"),
+]
 
 LKA = attentions.load("lka")
 
 
-def test_published_row() -> None:
-    """1.83 M parameters and 357.96 M MACs."""
-    assert row("lka") == ("1.83", "357.96")
+def sees(draw: Draw, row: int, column: int) -> Tensor:
+    """What two convolutions in a row reach; between them, what lies outside the map is zero."""
+    masks = []
+    for side, index in ((draw.grid.height, row), (draw.grid.width, column)):
+        mask = taps(side, draw.params["local_kernel"], 1)[index].double()
+        mask = mask @ taps(side, draw.params["dilated_kernel"], draw.params["dilation"]).double()
+        masks.append(mask > 0)
+    return masks[0][:, None] & masks[1]
 
 
-def test_exact_counts() -> None:
-    """The two counts behind the published row."""
-    assert LKA.macs is not None
-    assert LKA.macs(768, 12, Grid(14, 14)) == 357_955_584
-    module = LKA.build(768, 12, Grid(14, 14), impl="eager")
-    assert sum(parameter.numel() for parameter in module.parameters()) == 1_830_144
+def taps(side: int, kernel: int, distance: int) -> Tensor:
+    """Which pairs of positions a kernel with taps at this distance joins."""
+    apart = torch.arange(side)[:, None] - torch.arange(side)
+    return (apart % distance == 0) & (apart.abs() <= kernel // 2 * distance)
 
 
-def test_parameters() -> None:
-    """The names and shapes of the authors' Attention."""
-    state = LKA.build(8, 2, Grid(3, 3), impl="eager").state_dict()
-    assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "proj_1.weight": (8, 8, 1, 1),
-        "proj_1.bias": (8,),
-        "spatial_gating_unit.conv0.weight": (8, 1, 5, 5),
-        "spatial_gating_unit.conv0.bias": (8,),
-        "spatial_gating_unit.conv_spatial.weight": (8, 1, 7, 7),
-        "spatial_gating_unit.conv_spatial.bias": (8,),
-        "spatial_gating_unit.conv1.weight": (8, 8, 1, 1),
-        "spatial_gating_unit.conv1.bias": (8,),
-        "proj_2.weight": (8, 8, 1, 1),
-        "proj_2.bias": (8,),
-    }
-
-
-def test_slow_loop() -> None:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Tap by tap: 5 x 5, then 7 x 7 at distance 3, mixed, multiplied, mixed, added to x."""
-    torch.manual_seed(0)
-    module: Any = LKA.build(6, 1, Grid(6, 5), impl="eager").double()
-    x = torch.randn(1, 6, 5, 6, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor) -> Tensor:
     gate = module.spatial_gating_unit
     projected = pointwise(module.proj_1, x[0])
     u = projected * 0.5 * (1 + torch.erf(projected / 2**0.5))
@@ -89,32 +90,6 @@ def depthwise(conv: Any, image: Tensor, *, distance: int) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize(
-    ("kernels", "reach"), [((5, 7, 3), 11), ((3, 3, 2), 3), ((1, 3, 1), 1)], ids=str
-)
-def test_receptive_field(kernels: tuple[int, int, int], reach: int) -> None:
-    """A token moves the square around it and nothing else: 23 x 23 at the authors' setting."""
-    torch.manual_seed(0)
-    local_kernel, dilated_kernel, dilation = kernels
-    module = LKA.build(
-        8,
-        1,
-        Grid(25, 26),
-        impl="eager",
-        local_kernel=local_kernel,
-        dilated_kernel=dilated_kernel,
-        dilation=dilation,
-    ).double()
-    x = torch.randn(1, 25, 26, 8, dtype=torch.float64)
-    moved = x.clone()
-    moved[0, 12, 13] += 1
-    with torch.inference_mode():
-        change = (module(moved) - module(x))[0].abs().amax(-1) > 1e-12
-    expected = torch.zeros(25, 26, dtype=torch.bool)
-    expected[12 - reach : 13 + reach, 13 - reach : 14 + reach] = True
-    assert torch.equal(change, expected)
-
-
 def test_residual_is_inside() -> None:
     """With a gate of zero the output is the input."""
     module: Any = LKA.build(8, 1, Grid(4, 4), impl="eager")
@@ -124,16 +99,3 @@ def test_residual_is_inside() -> None:
         module.proj_2.bias.zero_()
     x = torch.randn(1, 4, 4, 8)
     assert torch.equal(module(x), x)
-
-
-def test_unsupported() -> None:
-    """An even side has no centre; a distance of 0 is none."""
-
-    def reason(**params: int) -> str | None:
-        return LKA.reason_against(8, 2, Grid(3, 3), **params)
-
-    assert reason() is None
-    odd = "must be odd, so that a token is at its centre, got"
-    assert reason(local_kernel=4) == f"local_kernel {odd} 4"
-    assert reason(dilated_kernel=-1) == f"dilated_kernel {odd} -1"
-    assert reason(dilation=0) == "dilation must be at least 1, got 0"

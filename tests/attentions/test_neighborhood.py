@@ -4,54 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
     "kernel_size": [3, 5, 7],
     "relative_position_bias": [True, False],
     "qkv_bias": [True, False],
 }
+_QKV = layers({"qkv": (24, 8), "proj": (8, 8)})
+STATES = [  # the authors' NeighborhoodAttention2D
+    (case("neighborhood", 8, 2, 6, 6, kernel_size=5), _QKV | {"rpb": (2, 9, 9)}),
+    (case("neighborhood", 8, 2, 6, 6, kernel_size=5, relative_position_bias=False), _QKV),
+]
+LOOPS = [
+    case("neighborhood", 8, 2, height, width, kernel_size=3)
+    for height, width in ((3, 4), (7, 5), (10, 9))
+]
+REFUSED = [
+    (
+        case("neighborhood", 8, 2, 9, 9, kernel_size=4),
+        "kernel_size must be odd and at least 3, got 4",
+    ),
+    (
+        case("neighborhood", 8, 2, 9, 6, kernel_size=7),
+        "a 9 x 6 map is smaller than the neighborhood of 7 x 7",
+    ),
+]
 
 NEIGHBORHOOD = attentions.load("neighborhood")
 
 
-def test_parameters() -> None:
-    """The names and shapes of the authors' NeighborhoodAttention2D."""
-    shapes = {
-        "qkv.weight": (24, 8),
-        "qkv.bias": (24,),
-        "rpb": (2, 9, 9),
-        "proj.weight": (8, 8),
-        "proj.bias": (8,),
-    }
-    module = NEIGHBORHOOD.build(8, 2, Grid(6, 6), impl="fused", kernel_size=5)
-    assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == shapes
-    module = NEIGHBORHOOD.build(
-        8, 2, Grid(6, 6), impl="fused", kernel_size=5, relative_position_bias=False
-    )
-    assert module.state_dict().keys() == shapes.keys() - {"rpb"}
+def sees(draw: Draw, row: int, column: int) -> Tensor:
+    """The queries among whose K x K nearest keys the token is."""
+    masks = []
+    for side, index in ((draw.grid.height, row), (draw.grid.width, column)):
+        near = [index in nearest(query, side, draw.params["kernel_size"]) for query in range(side)]
+        masks.append(torch.tensor(near))
+    return masks[0][:, None] & masks[1]
 
 
-@pytest.mark.parametrize("grid", [Grid(3, 4), Grid(7, 5), Grid(10, 9)], ids=str)
-@pytest.mark.parametrize("impl", ["eager", "fused"])
-def test_slow_loop(grid: Grid, impl: str) -> None:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Query by query over the K x K keys nearest to it, with the bias of key less query."""
-    torch.manual_seed(0)
-    module: Any = NEIGHBORHOOD.build(8, 2, grid, impl=impl, kernel_size=3).double()
-    torch.nn.init.normal_(module.rpb)
-    x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x, 3, 2), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor, size: int, num_heads: int) -> Tensor:
+    size, num_heads = draw.params["kernel_size"], draw.num_heads
     height, width, dim = x.shape[1:]
     out = torch.empty_like(x)
     for i in range(height):
@@ -74,47 +73,6 @@ def nearest(position: int, length: int, size: int) -> list[int]:
     return sorted(sorted(range(length), key=lambda other: abs(other - position))[:size])
 
 
-@settings(deadline=None, max_examples=20)
-@given(
-    height=st.integers(5, 19),
-    width=st.integers(5, 19),
-    kernel_size=st.sampled_from([3, 5]),
-    data=st.data(),
-)
-def test_receptive_field(height: int, width: int, kernel_size: int, data: st.DataObject) -> None:
-    """A query sees K x K tokens, itself in the middle, fewer steps from the middle at an edge."""
-    grid = Grid(height, width)
-    module = NEIGHBORHOOD.build(4, 1, grid, impl="fused", kernel_size=kernel_size).double()
-    row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    x = torch.randn(1, height, width, 4, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(module(x)[0, row, column].sum(), x)
-    seen = torch.zeros(height, width, dtype=torch.bool)
-    rows = nearest(row, height, kernel_size)
-    columns = nearest(column, width, kernel_size)
-    seen[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    assert seen.sum() == kernel_size**2
-    assert torch.equal(gradient[0].abs().amax(-1) > 0, seen)
-
-
-@pytest.mark.parametrize("impl", ["eager", "fused"])
-@pytest.mark.parametrize("size", [3, 7, 11])
-def test_kernel_as_large_as_the_map_is_msa(impl: str, size: int) -> None:
-    """kernel = map: neighborhood = msa, with the same weights and the same MACs."""
-    torch.manual_seed(0)
-    grid = Grid(size, size)
-    params = {"kernel_size": size, "relative_position_bias": False}
-    here = NEIGHBORHOOD.build(8, 2, grid, impl=impl, **params).double()
-    spec = attentions.load("msa")
-    msa = spec.build(8, 2, grid, impl="eager").double()
-    msa.load_state_dict(here.state_dict())
-    x = torch.randn(2, size, size, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(here(x), msa(x), rtol=0, atol=1e-12)
-    assert NEIGHBORHOOD.macs is not None
-    assert spec.macs is not None
-    assert NEIGHBORHOOD.macs(8, 2, grid, **params) == spec.macs(8, 2, grid)
-
-
 def test_commutes_with_translation_inside() -> None:
     """Away from the edges, moving the map moves the output: a window that slides."""
     torch.manual_seed(0)
@@ -124,11 +82,3 @@ def test_commutes_with_translation_inside() -> None:
         out, moved = module(x), module(torch.roll(x, (2, 1), dims=(1, 2)))
     inside = out[:, 1:9, 1:11]
     torch.testing.assert_close(moved[:, 3:11, 2:12], inside, rtol=0, atol=1e-12)
-
-
-def test_unsupported() -> None:
-    """An even kernel, and a kernel larger than the map."""
-    reason = NEIGHBORHOOD.reason_against(8, 2, Grid(9, 9), kernel_size=4)
-    assert reason == "kernel_size must be odd and at least 3, got 4"
-    reason = NEIGHBORHOOD.reason_against(8, 2, Grid(9, 6), kernel_size=7)
-    assert reason == "a 9 x 6 map is smaller than the neighborhood of 7 x 7"

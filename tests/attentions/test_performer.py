@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import attentions
 from attentions import Grid
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, as_msa, case, layers, parameters
 
 # key_max "batch" mixes images by definition: its tests are here, not among the contract's.
 PARAMS: dict[str, list[Any]] = {
@@ -18,40 +18,39 @@ PARAMS: dict[str, list[Any]] = {
     "key_max": ["head"],
     "qkv_bias": [True, False],
 }
+STATES = [  # lucidrains' SelfAttention; the random directions are a buffer
+    (
+        case("performer", 8, 2, 3, 3, nb_features=6),
+        layers({f"to_{part}": (8, 8) for part in ("q", "k", "v", "out")})
+        | {"fast_attention.projection_matrix": (6, 4)},
+    )
+]
+LOOPS = [case("performer", 12, 3, 2, 3, nb_features=7)]
+REFUSED = [
+    (case("performer", 8, 2, 3, 3), None),
+    (case("performer", 8, 2, 3, 3, nb_features=0), "nb_features must be at least 1, got 0"),
+    (case("performer", 8, 2, 3, 3, key_max="image"), "key_max is head or batch, got 'image'"),
+    (
+        case("performer", 2, 2, 3, 3),
+        "d ln d gives no feature for a head_dim of 1: set nb_features",
+    ),
+    (case("performer", 2, 2, 3, 3, nb_features=4), None),
+]
 
 PERFORMER = attentions.load("performer")
 
 
 def test_published_row() -> None:
-    """2.36 M parameters; 617.24 M MACs as published are 617.16 M and N C / 2.
+    """617.24 M MACs as published are 617.16 M and N C / 2.
 
     The published code divides by the normaliser inside an einsum of three tensors. fvcore halves
     NumPy's operations for it, so each of the N C divisions counts half a MAC; a division counts
     nothing elsewhere, and here. The normaliser itself, a product of matrices, counts in both.
     """
-    assert row("performer", nb_features=256) == ("2.36", "617.16")
-    assert PERFORMER.macs is not None
-    macs = PERFORMER.macs(768, 12, Grid(14, 14), nb_features=256)
-    product, normaliser, divided = 196 * 256 * 768, 196 * 256 * 12, 196 * 768
-    assert macs == 4 * 196 * 768**2 + 4 * product + normaliser == 617_164_800
-    assert f"{(macs + divided / 2) / 1e6:.2f}" == "617.24"
-
-
-def test_parameters() -> None:
-    """The names and shapes of lucidrains' SelfAttention; the random directions are a buffer."""
-    module = PERFORMER.build(8, 2, Grid(3, 3), impl="eager", nb_features=6)
-    assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == {
-        "fast_attention.projection_matrix": (6, 4),
-        "to_q.weight": (8, 8),
-        "to_q.bias": (8,),
-        "to_k.weight": (8, 8),
-        "to_k.bias": (8,),
-        "to_v.weight": (8, 8),
-        "to_v.bias": (8,),
-        "to_out.weight": (8, 8),
-        "to_out.bias": (8,),
-    }
-    assert [name for name, _ in module.named_buffers()] == ["fast_attention.projection_matrix"]
+    draw = case("performer", 768, 12, 14, 14, nb_features=256)
+    assert f"{parameters(draw) / 1e6:.2f}" == "2.36"
+    assert draw.macs == 617_164_800
+    assert f"{(draw.macs + 196 * 768 / 2) / 1e6:.2f}" == "617.24"
 
 
 @pytest.mark.parametrize(("head_dim", "features"), [(64, 266), (32, 110), (4, 5)])
@@ -74,29 +73,29 @@ def test_directions_are_orthogonal_in_blocks() -> None:
 
 
 @pytest.mark.parametrize("key_max", ["head", "batch"])
-def test_slow_loop(key_max: str) -> None:
-    """Feature by feature and pair by pair, the weights written out."""
-    torch.manual_seed(0)
-    params = {"nb_features": 7, "key_max": key_max}
-    module = PERFORMER.build(12, 3, Grid(2, 3), impl="eager", **params).double()
-    x = 2 * torch.randn(2, 2, 3, 12, dtype=torch.float64)
+def test_slow_loop_of_two_images(key_max: str) -> None:
+    """The loop with the maximum of each head, and of all heads and images."""
+    draw = case("performer", 12, 3, 2, 3, nb_features=7, key_max=key_max)
+    module, x = draw.exact(), 2 * draw.input(batch=2).double()
     with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x, key_max), rtol=0, atol=1e-10)
+        torch.testing.assert_close(module(x), slowly(module, x, draw), rtol=0, atol=1e-10)
 
 
-def slowly(module: Any, x: Tensor, key_max: str) -> Tensor:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
+    """Feature by feature and pair by pair, the weights written out."""
     directions = module.fast_attention.projection_matrix
     tokens = x.flatten(1, 2)
     q, k, v = (
         layer(tokens).unflatten(-1, (3, 4)) for layer in (module.to_q, module.to_k, module.to_v)
     )
     q, k = q / 4**0.25, k / 4**0.25
+    of_batch = draw.params.get("key_max") == "batch"
     over_all = (k @ directions.T).max()
     mixed = torch.empty_like(v)
-    for image in range(2):
+    for image in range(len(x)):
         for head in range(3):
             keys = k[image, :, head]
-            largest = over_all if key_max == "batch" else (keys @ directions.T).max()
+            largest = over_all if of_batch else (keys @ directions.T).max()
             phi_k = torch.stack([phi(key, directions, largest) for key in keys])
             for i in range(6):
                 query = q[image, i, head]
@@ -111,21 +110,6 @@ def phi(token: Tensor, directions: Tensor, largest: Tensor) -> Tensor:
     return (torch.stack(exponents).exp() + 1e-4) / len(directions) ** 0.5
 
 
-def msa_of(performer: nn.Module, grid: Grid) -> nn.Module:
-    """Softmax attention with the same weights."""
-    state = performer.state_dict()
-    msa = attentions.load("msa").build(8, 2, grid, impl="eager").double()
-    msa.load_state_dict(
-        {
-            "qkv.weight": torch.cat([state[f"to_{part}.weight"] for part in "qkv"]),
-            "qkv.bias": torch.cat([state[f"to_{part}.bias"] for part in "qkv"]),
-            "proj.weight": state["to_out.weight"],
-            "proj.bias": state["to_out.bias"],
-        }
-    )
-    return msa
-
-
 def test_estimates_softmax_attention() -> None:
     """The error against msa with the same weights falls as 1 / sqrt(features).
 
@@ -137,8 +121,9 @@ def test_estimates_softmax_attention() -> None:
 
     def error(features: int) -> float:
         performer = PERFORMER.build(8, 2, grid, impl="eager", nb_features=features).double()
+        msa = as_msa(performer, case("msa", 8, 2, 4, 4), ("to_q", "to_k", "to_v"), "to_out")
         with torch.inference_mode():
-            return (performer(x) - msa_of(performer, grid)(x)).square().mean().sqrt().item()
+            return (performer(x) - msa(x)).square().mean().sqrt().item()
 
     few, many = (sum(error(features) for _ in range(20)) / 20 for features in (16, 16 * 256))
     assert many < 0.001
@@ -171,16 +156,3 @@ def test_one_image_of_one_head_has_one_maximum() -> None:
     ]
     modules[1].load_state_dict(modules[0].state_dict())
     assert torch.equal(modules[0](x), modules[1](x))
-
-
-def test_unsupported() -> None:
-    """Settings outside their range are answered in words."""
-
-    def reason(dim: int = 8, **params: Any) -> str | None:
-        return PERFORMER.reason_against(dim, 2, Grid(3, 3), **params)
-
-    assert reason() is None
-    assert reason(nb_features=0) == "nb_features must be at least 1, got 0"
-    assert reason(key_max="image") == "key_max is head or batch, got 'image'"
-    assert reason(dim=2) == "d ln d gives no feature for a head_dim of 1: set nb_features"
-    assert reason(dim=2, nb_features=4) is None

@@ -11,40 +11,39 @@ from torch import Tensor
 import attentions
 from attentions import Grid
 from attentions.relu_linear import linear_form, quadratic_form
-from tests.attentions.draws import shake
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"scale": [1, 3, 5, 7]}
+STATES = [  # the authors' LiteMLA with one scale and a batch norm
+    (
+        case("relu_linear", 8, 2, 3, 3),
+        layers({"proj.norm": (8,)})
+        | {
+            "qkv.conv.weight": (24, 8, 1, 1),
+            "aggreg.0.0.weight": (24, 1, 5, 5),
+            "aggreg.0.1.weight": (24, 4, 1, 1),
+            "proj.conv.weight": (8, 16, 1, 1),
+            "proj.norm.running_mean": (8,),
+            "proj.norm.running_var": (8,),
+            "proj.norm.num_batches_tracked": (),
+        },
+    )
+]
+# The linear and the quadratic form.
+LOOPS = [case("relu_linear", 8, 2, height, width, scale=3) for height, width in ((3, 4), (1, 3))]
+REFUSED = [
+    (
+        case("relu_linear", 8, 2, 3, 3, scale=4),
+        "scale must be odd, so that a token is at its centre, got 4",
+    )
+]
+
 
 RELU_LINEAR = attentions.load("relu_linear")
 
 
-def test_parameters() -> None:
-    """The names and shapes of the authors' LiteMLA with one scale and a batch norm."""
-    state = RELU_LINEAR.build(8, 2, Grid(3, 3), impl="eager").state_dict()
-    assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "qkv.conv.weight": (24, 8, 1, 1),
-        "aggreg.0.0.weight": (24, 1, 5, 5),
-        "aggreg.0.1.weight": (24, 4, 1, 1),
-        "proj.conv.weight": (8, 16, 1, 1),
-        "proj.norm.weight": (8,),
-        "proj.norm.bias": (8,),
-        "proj.norm.running_mean": (8,),
-        "proj.norm.running_var": (8,),
-        "proj.norm.num_batches_tracked": (),
-    }
-
-
-@pytest.mark.parametrize("grid", [Grid(3, 4), Grid(1, 3)], ids=["linear", "quadratic"])
-def test_slow_loop(grid: Grid) -> None:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Both scales, head by head and pair by pair, the weights written out; then the batch norm."""
-    torch.manual_seed(0)
-    module = shake(RELU_LINEAR.build(8, 2, grid, impl="eager", scale=3).eval()).double()
-    x = torch.randn(1, grid.height, grid.width, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor) -> Tensor:
     qkv = x[0] @ module.qkv.conv.weight[:, :, 0, 0].T
     both = torch.cat((qkv, aggregated(module.aggreg[0], qkv)), dim=-1).flatten(0, 1)
     mixed = []
@@ -134,9 +133,3 @@ def test_half_precision_holds_many_tokens() -> None:
     q, k = torch.rand(2, 1, 1, 16, 128 * 128).half() * 8
     v = torch.ones(1, 1, 16, 128 * 128).half()
     torch.testing.assert_close(linear_form(q, k, v), v.float(), rtol=1e-5, atol=0)
-
-
-def test_unsupported() -> None:
-    """An even side has no centre."""
-    reason = RELU_LINEAR.reason_against(8, 2, Grid(3, 3), scale=4)
-    assert reason == "scale must be odd, so that a token is at its centre, got 4"

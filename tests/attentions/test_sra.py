@@ -4,55 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-import attentions
-from attentions import Grid
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"sr_ratio": [1, 2, 3, 8], "qkv_bias": [True, False]}
-
-SRA = attentions.load("sra")
-
-
-def test_published_row() -> None:
-    """4.72 M parameters and 419.56 M MACs at ratio 2."""
-    assert row("sra", sr_ratio=2) == ("4.72", "419.56")
-
-
-def test_parameters() -> None:
-    """The names and shapes of the authors' Attention; ratio 1 has neither sr nor norm."""
-
-    def shapes(sr_ratio: int) -> dict[str, tuple[int, ...]]:
-        module = SRA.build(8, 2, Grid(6, 6), impl="fused", sr_ratio=sr_ratio)
-        return {key: tuple(value.shape) for key, value in module.state_dict().items()}
-
-    projections = {
-        "q.weight": (8, 8),
-        "q.bias": (8,),
-        "kv.weight": (16, 8),
-        "kv.bias": (16,),
-        "proj.weight": (8, 8),
-        "proj.bias": (8,),
-    }
-    reduction = {"sr.weight": (8, 8, 3, 3), "sr.bias": (8,), "norm.weight": (8,), "norm.bias": (8,)}
-    assert shapes(1) == projections
-    assert shapes(3) == projections | reduction
+PUBLISHED = {"sr_ratio": 2}, "4.72", "419.56"
+STATES = [  # the authors' Attention; ratio 1 has neither sr nor norm
+    (case("sra", 8, 2, 6, 6, sr_ratio=1), layers({"q": (8, 8), "kv": (16, 8), "proj": (8, 8)})),
+    (
+        case("sra", 8, 2, 6, 6, sr_ratio=3),
+        layers({"q": (8, 8), "kv": (16, 8), "proj": (8, 8), "sr": (8, 8, 3, 3), "norm": (8,)}),
+    ),
+]
+LOOPS = [case("sra", 12, 3, 5, 6, sr_ratio=2)]
+REFUSED = [
+    (
+        case("sra", 8, 2, 3, 9, sr_ratio=4),
+        "a 3 x 9 map is smaller than the reduction of 4: no key would be left",
+    ),
+    (case("sra", 8, 2, 3, 9, sr_ratio=0), "sr_ratio must be at least 1, got 0"),
+]
 
 
-def test_slow_loop() -> None:
+def sees(draw: Draw, row: int, column: int) -> Tensor:
+    """A token beyond a multiple of the ratio is in no key: only its own query sees it.
+
+    That query decides nothing where there is one key.
+    """
+    ratio, height, width = draw.params["sr_ratio"], draw.grid.height, draw.grid.width
+    own = torch.zeros(height, width, dtype=torch.bool)
+    own[row, column] = (height // ratio) * (width // ratio) > 1
+    in_a_key = row < height // ratio * ratio and column < width // ratio * ratio
+    return torch.ones_like(own) if in_a_key else own
+
+
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Keys and values from LayerNorm(Conv(x)), convolved patch by patch; query by query."""
-    torch.manual_seed(0)
-    module = SRA.build(12, 3, Grid(5, 6), impl="eager", sr_ratio=2).double()
-    x = torch.randn(1, 5, 6, 12, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x, 3), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor, num_heads: int) -> Tensor:
-    ratio, head_dim = module.sr_ratio, x.shape[3] // num_heads
+    ratio, num_heads = draw.params["sr_ratio"], draw.num_heads
+    head_dim = draw.dim // num_heads
     reduced = []
     for top in range(0, x.shape[1] - ratio + 1, ratio):
         for left in range(0, x.shape[2] - ratio + 1, ratio):
@@ -72,53 +63,3 @@ def slowly(module: Any, x: Tensor, num_heads: int) -> Tensor:
             ]
             out[0, i, j] = module.proj(torch.cat(mixed))
     return out
-
-
-def test_ratio_one_is_msa() -> None:
-    """sra(ratio 1) = msa, with no convolution and no norm; the same MACs."""
-    torch.manual_seed(0)
-    grid = Grid(4, 5)
-    sra = SRA.build(12, 3, grid, impl="eager", sr_ratio=1).double()
-    msa = attentions.load("msa").build(12, 3, grid, impl="eager").double()
-    state = sra.state_dict()
-    msa.load_state_dict(
-        {
-            "qkv.weight": torch.cat((state["q.weight"], state["kv.weight"])),
-            "qkv.bias": torch.cat((state["q.bias"], state["kv.bias"])),
-            "proj.weight": state["proj.weight"],
-            "proj.bias": state["proj.bias"],
-        }
-    )
-    x = torch.randn(2, 4, 5, 12, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(sra(x), msa(x), rtol=0, atol=1e-12)
-    assert SRA.macs is not None
-    msa_macs = attentions.load("msa").macs
-    assert msa_macs is not None
-    assert SRA.macs(12, 3, grid, sr_ratio=1) == msa_macs(12, 3, grid)
-
-
-@pytest.mark.parametrize("impl", ["eager", "fused"])
-def test_a_remainder_is_seen_by_no_key(impl: str) -> None:
-    """A token beyond a multiple of the ratio moves its own output only; another moves all."""
-    torch.manual_seed(0)
-    module = SRA.build(8, 2, Grid(7, 5), impl=impl, sr_ratio=2).double()
-    x = torch.randn(1, 7, 5, 8, dtype=torch.float64)
-
-    def moved_by(row: int, column: int) -> Tensor:
-        moved = x.clone()
-        moved[0, row, column] += torch.randn(8, dtype=torch.float64)
-        return (module(moved) - module(x))[0].abs().amax(-1) > 1e-9
-
-    with torch.inference_mode():
-        assert moved_by(6, 1).nonzero().tolist() == [[6, 1]]
-        assert moved_by(1, 4).nonzero().tolist() == [[1, 4]]
-        assert moved_by(5, 3).all()
-
-
-def test_unsupported() -> None:
-    """A map smaller than the reduction has no keys."""
-    reason = SRA.reason_against(8, 2, Grid(3, 9), sr_ratio=4)
-    assert reason == "a 3 x 9 map is smaller than the reduction of 4: no key would be left"
-    reason = SRA.reason_against(8, 2, Grid(3, 9), sr_ratio=0)
-    assert reason == "sr_ratio must be at least 1, got 0"

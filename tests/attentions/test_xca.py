@@ -11,50 +11,28 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
-from tests.attentions.published import row
+from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"qkv_bias": [True, False]}
+PUBLISHED: tuple[dict[str, Any], str, str] = {}, "2.36", "481.69"
+COUNTS = [
+    (case("xca", 768, 12, 14, 14), 2_362_380, 481_689_600),
+    # The width of the heads counts.
+    (case("xca", 768, 6, 14, 14), None, 481_689_600 + 2 * 196 * 768 * 64),
+]
+STATES = [  # the authors' XCA
+    (
+        case("xca", 8, 2, 3, 3),
+        layers({"qkv": (24, 8), "proj": (8, 8)}) | {"temperature": (2, 1, 1)},
+    )
+]
+LOOPS = [case("xca", 12, 3, 3, 4)]
 
 XCA = attentions.load("xca")
 
 
-def test_published_row() -> None:
-    """2.36 M parameters and 481.69 M MACs."""
-    assert row("xca") == ("2.36", "481.69")
-
-
-def test_exact_counts() -> None:
-    """The two counts behind the published row, and the share of the heads' width in the cost."""
-    assert XCA.macs is not None
-    assert XCA.macs(768, 12, Grid(14, 14)) == 481_689_600
-    module = XCA.build(768, 12, Grid(14, 14), impl="eager")
-    assert sum(parameter.numel() for parameter in module.parameters()) == 2_362_380
-    assert XCA.macs(768, 6, Grid(14, 14)) - 481_689_600 == 2 * 196 * 768 * 64
-
-
-def test_parameters() -> None:
-    """The names and shapes of the authors' XCA."""
-    state = XCA.build(8, 2, Grid(3, 3), impl="eager").state_dict()
-    assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "temperature": (2, 1, 1),
-        "qkv.weight": (24, 8),
-        "qkv.bias": (24,),
-        "proj.weight": (8, 8),
-        "proj.bias": (8,),
-    }
-
-
-def test_slow_loop() -> None:
+def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Channel by channel: cosines over the tokens, softmax, a weighted sum of value channels."""
-    torch.manual_seed(0)
-    module: Any = XCA.build(12, 3, Grid(3, 4), impl="eager").double()
-    torch.nn.init.uniform_(module.temperature, 0.5, 5.0)
-    x = torch.randn(1, 3, 4, 12, dtype=torch.float64)
-    with torch.inference_mode():
-        torch.testing.assert_close(module(x), slowly(module, x), rtol=0, atol=1e-10)
-
-
-def slowly(module: Any, x: Tensor) -> Tensor:
     q, k, v = module.qkv(x.flatten(0, 2)).split(12, dim=1)
     mixed = torch.empty_like(v)
     for channel in range(12):
