@@ -313,8 +313,12 @@ def test_input_is_left_as_it_was(name: str) -> None:
 def test_outline_says_what_load_says(name: str) -> None:
     """What is read from the file's text is what importing it gives."""
     spec, outline = attentions.load(name), attentions.outline(attentions.path_of(name))
+    assert spec.paper is not None
+    assert outline.year == spec.paper.year
     assert outline.keywords == defaults_of(name)
     assert outline.settings == spec.settings
+    for field in ("size_rule", "cost", "kernels", "equation"):
+        assert outline.words.get(field, "") == getattr(spec, field)
     assert outline.impls == spec.impls
     assert outline.summary.endswith(".")
     for stride in (4, 8, 16, 32):
@@ -348,6 +352,7 @@ def test_spec_is_filled(name: str) -> None:
     assert spec.equation
     assert "\n" not in spec.equation
     assert spec.cost
+    assert spec.traps
     assert spec.macs is not None
     assert "eager" in spec.impls
     assert (spec.computed is not None) == (spec.size_rule == "pad")

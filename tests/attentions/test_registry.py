@@ -183,13 +183,13 @@ def test_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
     ids=["missing import", "error", "syntax error", "no ATTENTION", "another ATTENTION"],
 )
 def test_broken_file_says_what_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:
-    """BrokenAttention names the file and what to do, and leaves no half-imported module."""
+    """BrokenAttention names the file and what to do."""
     with pytest.raises(BrokenAttention, match=sentence):
         attentions.load_file(written(tmp_path, text))
 
 
-def test_a_file_that_raises_is_not_kept(tmp_path: Path) -> None:
-    """A failed import leaves nothing in sys.modules."""
+def test_a_failed_import_leaves_no_module(tmp_path: Path) -> None:
+    """A file that raises is not in sys.modules."""
     before = set(sys.modules)
     with pytest.raises(BrokenAttention):
         attentions.load_file(written(tmp_path, "1 / 0"))
@@ -197,9 +197,11 @@ def test_a_file_that_raises_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_broken(tmp_path: Path) -> None:
-    """A path without a file is answered with the file's name."""
+    """A path without a file is answered with the file's name, loaded or read."""
     with pytest.raises(BrokenAttention, match=r"gone\.py cannot be imported: FileNotFoundError"):
         attentions.load_file(tmp_path / "gone.py")
+    with pytest.raises(BrokenAttention, match=r"gone\.py cannot be read"):
+        attentions.outline(tmp_path / "gone.py")
 
 
 def test_outline_of_a_minimal_plugin(tmp_path: Path) -> None:
@@ -218,17 +220,13 @@ def test_outline_runs_nothing(tmp_path: Path) -> None:
     assert attentions.outline(written(tmp_path, text)).keywords == {"strength": 1.5, "mode": "a"}
 
 
-@pytest.mark.parametrize("text", ["def f(:", "x = '\0'"], ids=["syntax", "null byte"])
-def test_outline_of_invalid_python(tmp_path: Path, text: str) -> None:
-    """A file that is not Python is named."""
-    with pytest.raises(BrokenAttention, match=r"mine\.py is not valid Python: "):
-        attentions.outline(written(tmp_path, text))
-
-
-def test_outline_of_another_encoding(tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are named, too."""
+@pytest.mark.parametrize(
+    "content", [b"def f(:", b"x = '\0'", b"# \xff\n"], ids=["syntax", "null byte", "encoding"]
+)
+def test_outline_of_invalid_python(tmp_path: Path, content: bytes) -> None:
+    """A file that is not Python, or not UTF-8, is named."""
     path = tmp_path / "mine.py"
-    path.write_bytes(b"# \xff\n")
+    path.write_bytes(content)
     with pytest.raises(BrokenAttention, match=r"mine\.py is not valid Python: "):
         attentions.outline(path)
 
@@ -338,26 +336,3 @@ def test_settings_given_out_are_copies() -> None:
     spec = AttentionSpec(module=Bare, settings={16: {"a": 1}})
     spec.settings_at(16)["a"] = 2
     assert spec.settings_at(16) == {"a": 1}
-
-
-def test_outline_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """Is a broken mechanism, by name."""
-    with pytest.raises(attentions.BrokenAttention, match=r"gone\.py cannot be read"):
-        attentions.outline(tmp_path / "gone.py")
-
-
-@pytest.mark.parametrize("name", attentions.names())
-def test_the_outline_agrees_with_the_spec(name: str) -> None:
-    """What is read from the text of a file is what its code says."""
-    outline, spec = attentions.outline(attentions.path_of(name)), attentions.load(name)
-    assert spec.paper is not None
-    assert outline.year == spec.paper.year
-    assert outline.impls == spec.impls
-    assert outline.settings == spec.settings
-    assert outline.words["size_rule"] == spec.size_rule
-    for field in ("cost", "kernels", "equation"):
-        assert outline.words.get(field, "") == getattr(spec, field)
-    assert outline.summary.endswith(".")
-    assert spec.equation
-    assert spec.cost
-    assert spec.traps
