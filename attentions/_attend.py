@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 Impl = Literal["eager", "fused"]
 
+# The input and the output of every mechanism, channels last.
+FeatureMap = Float[Tensor, "batch height width dim"]
+# The queries, keys or values of each head.
+Heads = Float[Tensor, "batch heads tokens head_dim"]
+
 
 def attend(
     q: Float[Tensor, "*batch heads queries head_dim"],

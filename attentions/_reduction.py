@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import Grid
 
 
@@ -25,14 +25,12 @@ class ReducedAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         q = split_heads(self.q(x).flatten(1, 2), self.num_heads)
         k, v = (split_heads(part, self.num_heads) for part in self.kv(self.reduce(x)).chunk(2, -1))
         return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view(x.shape)
 
-    def reduce(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch keys dim"]:
+    def reduce(self, x: FeatureMap) -> Float[Tensor, "batch keys dim"]:
         """The tokens that keys and values come from."""
         raise NotImplementedError
 
@@ -70,7 +68,7 @@ class StridedReduction(ReducedAttention):
             self.sr = nn.Conv2d(dim, dim, kernel_size=ratio, stride=ratio)
             self.norm = nn.LayerNorm(dim)
 
-    def reduce(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch keys dim"]:
+    def reduce(self, x: FeatureMap) -> Float[Tensor, "batch keys dim"]:
         """LayerNorm(Conv(x)); rows and columns beyond a multiple of R are not seen."""
         if self.sr_ratio == 1:
             return x.flatten(1, 2)

@@ -9,21 +9,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import Grid
 
 
 def pad_to_multiple(
-    x: Float[Tensor, "batch height width dim"], height: int, width: int
+    x: FeatureMap, height: int, width: int
 ) -> Float[Tensor, "batch padded_height padded_width dim"]:
     """Pads a map with zeros on the right and at the bottom to multiples of the window."""
     bottom, right = -x.shape[1] % height, -x.shape[2] % width
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 
-def partition(
-    x: Float[Tensor, "batch height width dim"], height: int, width: int
-) -> Float[Tensor, "batch windows tokens dim"]:
+def partition(x: FeatureMap, height: int, width: int) -> Float[Tensor, "batch windows tokens dim"]:
     """Cuts a map into windows of height x width, row-major; sizes must divide the map's."""
     rows, columns = x.shape[1] // height, x.shape[2] // width
     cut = x.unflatten(1, (rows, height)).unflatten(3, (columns, width)).transpose(2, 3)
@@ -32,7 +30,7 @@ def partition(
 
 def merge(
     windows: Float[Tensor, "batch windows tokens dim"], height: int, width: int, grid: Grid
-) -> Float[Tensor, "batch height width dim"]:
+) -> FeatureMap:
     """The inverse of `partition` for a map of `grid`, a multiple of the window."""
     rows, columns = grid.height // height, grid.width // width
     cut = windows.unflatten(1, (rows, columns)).unflatten(3, (height, width))
@@ -95,9 +93,9 @@ class WindowAttention(nn.Module):
 
     def inside_windows(
         self,
-        x: Float[Tensor, "batch height width dim"],
+        x: FeatureMap,
         bias: Float[Tensor, "*windows heads tokens tokens"] | None = None,
-    ) -> Float[Tensor, "batch height width dim"]:
+    ) -> FeatureMap:
         """Attention inside the windows of a map that they divide, not yet projected."""
         windows = partition(x, *self.window)
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
@@ -160,9 +158,7 @@ class SwinAttention(WindowAttention):
         mask = shift_mask(self._mask_grid, window, self.shift) if any(self.shift) else None
         self.register_buffer("shift_mask", mask, persistent=False)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.window)
         bias = self._bias(Grid(x.shape[1], x.shape[2]))

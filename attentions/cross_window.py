@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, partition
 
@@ -58,9 +58,7 @@ class CrossWindow(nn.Module):
         )
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         qkv = self.qkv(x).unflatten(-1, (3, len(self.attns), -1))
         mixed = [attn(qkv[..., index, :].flatten(-2)) for index, attn in enumerate(self.attns)]
         return self.proj(torch.cat(mixed, dim=-1))
@@ -79,9 +77,7 @@ class StripeAttention(nn.Module):
         self.impl: Impl = impl
         self.get_v = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
 
-    def forward(
-        self, qkv: Float[Tensor, "batch height width three_dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, qkv: Float[Tensor, "batch height width three_dim"]) -> FeatureMap:
         height, width = qkv.shape[1:3]
         rows, columns = self.stripe[0] or height, self.stripe[1] or width
         top, left = -height % rows // 2, -width % columns // 2

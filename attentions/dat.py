@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 PositionBias = Literal["table", "conv", "none"]
@@ -81,9 +81,7 @@ class DAT(nn.Module):
         else:
             self.rpe_table = None
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         x = x.permute(0, 3, 1, 2)
         query = self.proj_q(x)
         points = self.points(query)

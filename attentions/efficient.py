@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, merge_heads, pointwise, split_heads
+from attentions._attend import FeatureMap, Impl, merge_heads, pointwise, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -46,9 +46,7 @@ class Efficient(nn.Module):
         self.values = nn.Conv2d(dim, value_width, 1)
         self.reprojection = nn.Conv2d(value_width, dim, 1)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         if self.impl == "fused":
             return self._fused(x)
         image = x.permute(0, 3, 1, 2)
@@ -59,9 +57,7 @@ class Efficient(nn.Module):
         mixed = (context @ query).flatten(1, 2).unflatten(-1, x.shape[1:3])
         return self.reprojection(mixed).permute(0, 2, 3, 1) + x
 
-    def _fused(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def _fused(self, x: FeatureMap) -> FeatureMap:
         """Channels last throughout: no map is transposed."""
         tokens = x.flatten(1, 2)
         key = pointwise(tokens, self.keys).softmax(dim=1)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -114,9 +114,7 @@ class Focal(nn.Module):
         elif self.pool_method == "conv":
             self.pool_layers.append(nn.Conv2d(dim, dim, part, stride=part, groups=dim))
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window, self.window)
         padded = Grid(x.shape[1], x.shape[2])
@@ -135,9 +133,7 @@ class Focal(nn.Module):
         merged = merge(merge_heads(mixed), self.window, self.window, padded)
         return self.proj(merged)[:, :height, :width]
 
-    def pooled(
-        self, x: Float[Tensor, "batch height width dim"], level: int
-    ) -> Float[Tensor, "batch pooled dim"]:
+    def pooled(self, x: FeatureMap, level: int) -> Float[Tensor, "batch pooled dim"]:
         """The map with each window pooled to 2^level x 2^level tokens.
 
         Where that does not divide the window, tokens are left out: at the map's edges, all of them,

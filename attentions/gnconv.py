@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from attentions._attend import Impl, pointwise
+from attentions._attend import FeatureMap, Impl, pointwise
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -53,9 +52,7 @@ class GnConv(nn.Module):
         )
         self.proj_out = nn.Conv2d(dim, dim, 1)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         if self.impl == "fused":
             return self._fused(x)
         projected = self.proj_in(x.permute(0, 3, 1, 2))
@@ -66,9 +63,7 @@ class GnConv(nn.Module):
             mixed = widen(mixed) * gate
         return self.proj_out(mixed).permute(0, 2, 3, 1)
 
-    def _fused(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def _fused(self, x: FeatureMap) -> FeatureMap:
         """Channels last; the scale is the weights', and the split is of the projection's weights,
         so that nothing is copied for the convolution."""
         first, gates = self.widths[0], sum(self.widths)

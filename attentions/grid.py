@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     merge,
@@ -80,9 +80,7 @@ class GridAttention(nn.Module):
         )
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         bias = None if self.rel_pos is None else self.rel_pos()
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.grid_size)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -53,9 +53,7 @@ class HiLo(nn.Module):
             self.l_kv = nn.Linear(dim, 2 * l_dim, bias=params.qkv_bias)
             self.l_proj = nn.Linear(l_dim, l_dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window_size, self.window_size)
         if not self.l_heads:
@@ -66,9 +64,7 @@ class HiLo(nn.Module):
             out = torch.cat((self.hifi(x), self.lofi(x)), dim=-1)
         return out[:, :height, :width]
 
-    def hifi(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width h_dim"]:
+    def hifi(self, x: FeatureMap) -> Float[Tensor, "batch height width h_dim"]:
         """Self-attention inside each window; height and width are multiples of the window."""
         size, grid = self.window_size, Grid(x.shape[1], x.shape[2])
         across = size if self.impl == "eager" else span(size, grid.width)
@@ -78,9 +74,7 @@ class HiLo(nn.Module):
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
         return self.h_proj(merge(mixed, size, across, grid))
 
-    def lofi(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width l_dim"]:
+    def lofi(self, x: FeatureMap) -> Float[Tensor, "batch height width l_dim"]:
         """Attention from every position to the average of each window."""
         pooled = x
         if self.window_size > 1:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl
+from attentions._attend import FeatureMap, Impl
 from attentions._reduction import ReducedAttention
 from attentions._spec import AttentionSpec, Grid, Paper
 
@@ -42,7 +42,7 @@ class LinearSRA(ReducedAttention):
         self.sr = nn.Conv2d(dim, dim, kernel_size=1)
         self.norm = nn.LayerNorm(dim)
 
-    def reduce(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch keys dim"]:
+    def reduce(self, x: FeatureMap) -> Float[Tensor, "batch keys dim"]:
         """GELU(LayerNorm(Conv_1x1(AvgPool(x))))."""
         pooled = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.pool_size)
         return F.gelu(self.norm(self.sr(pooled).permute(0, 2, 3, 1).flatten(1, 2)))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -57,9 +57,7 @@ class Linformer(nn.Module):
             self.proj_v = _projection(grid.tokens, params.k)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         tokens = x.flatten(1, 2)
         q = split_heads(self.to_q(tokens), self.num_heads)
         key = self._combine(tokens, self.to_k, self.proj_k)

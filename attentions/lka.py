@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, pointwise
+from attentions._attend import FeatureMap, Impl, pointwise
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -76,17 +76,13 @@ class LKA(nn.Module):
         )
         self.proj_2 = nn.Conv2d(dim, dim, 1)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         if self.impl == "fused":
             return self._fused(x)
         gated = self.spatial_gating_unit(F.gelu(self.proj_1(x.permute(0, 3, 1, 2))))
         return x + self.proj_2(gated).permute(0, 2, 3, 1)
 
-    def _fused(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def _fused(self, x: FeatureMap) -> FeatureMap:
         """Channels last; pointwise convolutions are matrix products."""
         gate = self.spatial_gating_unit
         u = F.gelu(pointwise(x, self.proj_1))
@@ -98,7 +94,7 @@ class LKA(nn.Module):
 
 
 def dilated(
-    x: Float[Tensor, "batch height width dim"], convolution: nn.Conv2d, after: nn.Conv2d
+    x: FeatureMap, convolution: nn.Conv2d, after: nn.Conv2d
 ) -> Float[Tensor, "batch height width out_dim"]:
     """A dilated depthwise convolution that keeps the size of a channels-last map, and a pointwise
     one after it.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -34,9 +33,7 @@ class MSA(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv)
         return self.proj(merge_heads(attend(q, k, v, impl=self.impl))).view(x.shape)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import merge, pad_to_multiple, partition
 
@@ -65,9 +65,7 @@ class Neighborhood(nn.Module):
             table = torch.empty(num_heads, 2 * params.kernel_size - 1, 2 * params.kernel_size - 1)
             self.rpb = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
         rows, row_offsets = blocks(height, self.kernel_size, self.tile, x.device)
         columns, column_offsets = blocks(width, self.kernel_size, self.tile, x.device)

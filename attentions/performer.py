@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, merge_heads, split_heads
+from attentions._attend import FeatureMap, Heads, Impl, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 KeyMax = Literal["head", "batch"]
@@ -33,12 +33,7 @@ class FastAttention(nn.Module):
         self.key_max = key_max
         self.register_buffer("projection_matrix", orthogonal_directions(nb_features, head_dim))
 
-    def forward(
-        self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads tokens head_dim"],
-        v: Float[Tensor, "batch heads tokens head_dim"],
-    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+    def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
         q = self.features(q, largest_over=(-1,))
         # Cancels in the result. Without it the product of two small features leaves fp16.
         q = q / q.sum(dim=-1, keepdim=True)
@@ -46,12 +41,7 @@ class FastAttention(nn.Module):
         normaliser = q @ k.sum(dim=-2).unsqueeze(-1)
         return q @ (k.transpose(-2, -1) @ v) / normaliser
 
-    def fused(
-        self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads tokens head_dim"],
-        v: Float[Tensor, "batch heads tokens head_dim"],
-    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+    def fused(self, q: Heads, k: Heads, v: Heads) -> Heads:
         """The same function with fewer passes over the features.
 
         EPS is multiplied out, (phi + EPS) A = phi A + EPS 1 A, and the normaliser is a column of
@@ -65,7 +55,7 @@ class FastAttention(nn.Module):
         return mixed[..., :-1] / mixed[..., -1:]
 
     def exponentials(
-        self, x: Float[Tensor, "batch heads tokens head_dim"], *, largest_over: tuple[int, ...]
+        self, x: Heads, *, largest_over: tuple[int, ...]
     ) -> Float[Tensor, "batch heads tokens features"]:
         """The features without EPS."""
         head_dim = x.shape[-1]
@@ -76,7 +66,7 @@ class FastAttention(nn.Module):
         return (along - shift).exp() if torch.is_grad_enabled() else along.sub_(shift).exp_()
 
     def features(
-        self, x: Float[Tensor, "batch heads tokens head_dim"], *, largest_over: tuple[int, ...]
+        self, x: Heads, *, largest_over: tuple[int, ...]
     ) -> Float[Tensor, "batch heads tokens features"]:
         """phi(x) of arXiv 2009.14794, lemma 1, divided by its largest exponential, plus EPS.
 
@@ -128,9 +118,7 @@ class Performer(nn.Module):
         self.to_v = nn.Linear(dim, dim, bias=params.qkv_bias)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         # fp16 holds neither a product of two small features nor the sum of many.
         is_eager = self.impl == "eager" or x.dtype == torch.float16
         attention = self.fast_attention if is_eager else self.fast_attention.fused

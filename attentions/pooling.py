@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from attentions._attend import Impl
+from attentions._attend import FeatureMap, Impl
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -41,9 +40,7 @@ class Pooling(nn.Module):
         self.impl: Impl = impl
         self.pool_size = params.pool_size
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         pooled = F.avg_pool2d(
             x.permute(0, 3, 1, 2),
             self.pool_size,

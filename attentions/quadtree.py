@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Heads, Impl, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -56,9 +56,7 @@ class QuadTree(nn.Module):
         self.value_branchs = nn.ModuleList(value_branch(dim) for _ in range(params.levels - 1))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         x = x.permute(0, 3, 1, 2)
         queries, keys, values = [self.q_proj(x)], [self.k_proj(x)], [self.v_proj(x)]
         for branch in self.value_branchs:
@@ -122,14 +120,14 @@ class TreeAttention(nn.Module):
 
     def level(
         self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads tokens head_dim"],
-        v: Float[Tensor, "batch heads tokens head_dim"],
+        q: Heads,
+        k: Heads,
+        v: Heads,
         chosen: Int[Tensor, "batch heads parents regions"] | None,
         *,
         finest: bool,
     ) -> tuple[
-        Float[Tensor, "batch heads tokens head_dim"],
+        Heads,
         Int[Tensor, "batch heads tokens regions"] | None,
     ]:
         """(attention to the children of the chosen regions, the regions chosen for the next level).
@@ -168,7 +166,7 @@ def in_tree(
 
 def from_tree(
     x: Float[Tensor, "batch tokens dim"], depth: int, height: int, width: int
-) -> Float[Tensor, "batch height width dim"]:
+) -> FeatureMap:
     """The inverse of `in_tree`, channels last."""
     rows, columns = height >> depth, width >> depth
     x = x.reshape(x.shape[0], rows, columns, -1)
@@ -178,7 +176,7 @@ def from_tree(
 
 
 def children_of(
-    x: Float[Tensor, "batch heads tokens head_dim"],
+    x: Heads,
     regions: Int[Tensor, "batch heads parents regions"],
 ) -> Float[Tensor, "batch heads parents children head_dim"]:
     """The four children of each region: a gather of whole rows, four tokens each."""

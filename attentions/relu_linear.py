@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, merge_heads, pointwise
+from attentions._attend import FeatureMap, Impl, merge_heads, pointwise
 from attentions._spec import AttentionSpec, Grid, Paper
 
 EPS = 1e-15  # where every weight is zero the result is zero
@@ -65,9 +65,7 @@ class ReLULinear(nn.Module):
         self.aggreg = nn.ModuleList([nn.Sequential(neighbours, mixing)])
         self.proj = ConvNorm(2 * dim, dim, norm=True)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         linear = is_linear(self.head_dim, x.shape[1] * x.shape[2])
         # A batch norm in training needs the statistics of the whole batch, and its own kernel.
         if self.impl == "fused" and linear and not self.training and x.dtype != torch.float16:
@@ -79,9 +77,7 @@ class ReLULinear(nn.Module):
         mixed = attend(q.relu(), k.relu(), v).to(x.dtype)
         return self.proj(mixed.flatten(1, 2).unflatten(2, x.shape[1:3])).permute(0, 2, 3, 1)
 
-    def _fused(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def _fused(self, x: FeatureMap) -> FeatureMap:
         """Channels last; the two scales are never joined, and the batch norm is in the weights."""
         scale = self.aggreg[0]
         assert isinstance(scale, nn.Sequential)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
-from attentions._attend import Impl
+from attentions._attend import FeatureMap, Impl
 from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import WindowAttention, pad_to_multiple
 
@@ -42,9 +39,7 @@ class TwinsLSA(WindowAttention):
         window = params.window_size, params.window_size
         super().__init__(dim, num_heads, window, qkv_bias=params.qkv_bias, impl=impl)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
         x = self.inside_windows(pad_to_multiple(x, *self.window))
         return self.proj(x[:, :height, :width])

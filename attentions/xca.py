@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import Impl, merge_heads, split_heads
+from attentions._attend import FeatureMap, Heads, Impl, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -41,9 +41,7 @@ class XCA(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=params.qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Float[Tensor, "batch height width dim"]
-    ) -> Float[Tensor, "batch height width dim"]:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv)
         # Products of unscaled fp16 leave its range.
@@ -51,20 +49,12 @@ class XCA(nn.Module):
         mixing = self.channel_mixing(q, k) if scaled_first else self.scaled_after(q, k)
         return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view(x.shape)
 
-    def channel_mixing(
-        self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads tokens head_dim"],
-    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
+    def channel_mixing(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
         """The weight of every value channel (last) in every output channel; rows sum to 1."""
         q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
         return (q.transpose(-2, -1) @ k * self.temperature).softmax(dim=-1)
 
-    def scaled_after(
-        self,
-        q: Float[Tensor, "batch heads tokens head_dim"],
-        k: Float[Tensor, "batch heads tokens head_dim"],
-    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
+    def scaled_after(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
         """The same, with the d x d products divided by the lengths in place of q and k."""
         wide = torch.promote_types(q.dtype, torch.float32)
         lengths = (part.norm(dim=-2, dtype=wide).clamp_min(1e-12) for part in (q, k))
