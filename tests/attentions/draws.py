@@ -113,8 +113,8 @@ def draws_on(name: str, grid: Grid, count: int) -> list[Draw]:
     """Up to `count` supported cases on this grid; none where nothing in PARAMS supports it."""
     rng = random.Random(f"{name} {grid}")
     values = params_of(name)
-    found = (_draw(name, values, rng, grid) for _ in range(40))
-    return [draw for draw in found if draw.reason is None][:count]
+    drawn = (_draw(name, values, rng, grid) for _ in range(40))
+    return [draw for draw in drawn if draw.reason is None][:count]
 
 
 def _draw(name: str, values: Mapping[str, list[Any]], rng: random.Random, grid: Grid) -> Draw:

@@ -47,9 +47,8 @@ ON_LARGE_MAPS: dict[str, dict[str, Any]] = {"dat": {"stride": 4}}
 def first_draw(name: str, *grids: Grid) -> Draw:
     """A supported case on the first of the grids that supports one."""
     for grid in grids:
-        found = draws_on(name, grid, 1)
-        if found:
-            return found[0]
+        for draw in draws_on(name, grid, 1):
+            return draw
     raise AssertionError(f"{name} supports none of {', '.join(map(str, grids))}")
 
 
@@ -111,10 +110,10 @@ def with_gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str,
     dtype = next(iter(parameters.values())).dtype if parameters else x.dtype
     x = x.detach().to(dtype).requires_grad_()
     out = module(x)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         out, [x, *parameters.values()], cotangent.to(dtype), materialize_grads=True
     )
-    return dict(zip(["output", "input", *parameters], [out.detach(), *found], strict=True))
+    return dict(zip(["output", "input", *parameters], [out.detach(), *gradients], strict=True))
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -138,8 +137,8 @@ def test_gradients_are_derivatives(name: str, impl: str) -> None:
     )
 
     def function(x: Tensor, *parameters: Tensor) -> Tensor:
-        given = dict(zip(keys, parameters, strict=True))
-        return torch.func.functional_call(module, given, (x,))
+        by_name = dict(zip(keys, parameters, strict=True))
+        return torch.func.functional_call(module, by_name, (x,))
 
     x = draw.input().double().requires_grad_()
     assert torch.autograd.gradcheck(function, (x, *values), fast_mode=True)
@@ -247,7 +246,7 @@ def test_widths_that_no_kernel_likes(name: str, head_dim: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", FUSED)
-def test_fallbacks_are_told(name: str, dtype: str) -> None:
+def test_fallbacks_are_stated(name: str, dtype: str) -> None:
     """Where a reason is given the fused implementation dispatches what eager does, else not."""
     spec = attentions.load(name)
     draw = narrow(name, Grid(14, 14))

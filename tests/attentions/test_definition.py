@@ -13,13 +13,14 @@ sees       sees(case, row, column): which tokens of the output change with that 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 import attentions
-from tests.attentions.draws import Draw, case, draws, file_of, moved_by, parameters
+from tests.attentions.draws import Draw, case, draws, file_of, moved_by, parameters, params_of
 
 NAMES = attentions.names()
 
@@ -47,6 +48,17 @@ def test_state_is_that_of_the_authors(draw: Draw, expected: dict[str, tuple[int,
     """Published weights load: parameters and buffers have the authors' names and shapes."""
     state = draw.build("fused").state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "qkv_bias" in params_of(name)])
+def test_no_qkv_bias_leaves_the_biases_out(name: str) -> None:
+    """Queries, keys and values have biases, dim of each or fewer, or none."""
+    draw = next(draws(name, 1))
+    with_bias, without = (
+        parameters(replace(draw, params={**draw.params, "qkv_bias": bias}))
+        for bias in (True, False)
+    )
+    assert 0 < with_bias - without <= 3 * draw.dim
 
 
 @pytest.mark.parametrize("draw", stated("LOOPS"))

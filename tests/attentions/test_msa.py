@@ -18,10 +18,6 @@ PARAMS: dict[str, list[Any]] = {"qkv_bias": [True, False]}
 PUBLISHED: tuple[dict[str, Any], str, str] = {}, "2.36", "521.43"
 STATES = [  # timm's Attention
     (case("msa", 8, 2, 3, 3), layers({"qkv": (24, 8), "proj": (8, 8)})),
-    (
-        case("msa", 8, 2, 3, 3, qkv_bias=False),
-        layers({"proj": (8, 8)}) | {"qkv.weight": (24, 8)},
-    ),
 ]
 LOOPS = [case("msa", 12, 3, 2, 4)]
 

@@ -101,13 +101,13 @@ def pyramid_of(module: Any, x: Tensor, levels: int) -> list[tuple[Tensor, Tensor
     """q, k and v of one image, channels last, coarsest map first."""
     maps = tuple(proj(x.permute(0, 3, 1, 2)) for proj in (module.q_proj, module.k_proj))
     v = module.v_proj(x.permute(0, 3, 1, 2))
-    found = []
+    finest_first = []
     for level in range(levels):
-        found.append(tuple(map_[0].permute(1, 2, 0) for map_ in (*maps, v)))
+        finest_first.append(tuple(map_[0].permute(1, 2, 0) for map_ in (*maps, v)))
         if level < levels - 1:
             maps = tuple(quarters(map_).mean(-1) for map_ in maps)
             v = branched(module.value_branchs[level], v)
-    return [(q, k, v) for q, k, v in reversed(found)]
+    return [(q, k, v) for q, k, v in reversed(finest_first)]
 
 
 def quarters(map_: Tensor) -> Tensor:
