@@ -1,11 +1,17 @@
-"""Valid cases, outcomes and plans, of which a test changes the field that it is about."""
+"""Valid cases, outcomes, plans and plugins, of which a test changes what it is about."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
@@ -16,23 +22,47 @@ from vitbench.results.outcome import Ceilings, Facts, Measured, Outcome
 
 ROOT = Path(__file__).parents[2]
 
-PLUGIN = '''\
-"""Gives its input back."""
+_LAYER = """\
+import os, signal, subprocess, sys, time
+import torch
 from torch import nn
 from attentions import AttentionSpec
 
 
 class Identity(nn.Module):
-    def __init__(self, dim, num_heads, grid, *, strength=1.0):
+    def __init__(self, dim, num_heads, grid{keywords}):
         super().__init__()
         self.scale = nn.Linear(dim, dim)
+        {build}
 
     def forward(self, x):
-        return self.scale(x)
+        y = self.scale(x)
+        {forward}
+        return y
 
 
-ATTENTION = AttentionSpec(module=Identity)
-'''
+ATTENTION = AttentionSpec(module=Identity{spec})
+"""
+
+
+def layer(
+    build: str = "pass",
+    forward: str = "pass",
+    keywords: str = ", *, strength=1.0",
+    spec: str = "",
+) -> str:
+    """The text of a plugin: a mechanism of one linear layer, and what a test adds to it."""
+    build, forward = (code.replace("\n", "\n" + 8 * " ") for code in (build, forward))
+    return _LAYER.format(build=build, forward=forward, keywords=keywords, spec=spec)
+
+
+PLUGIN = layer()
+BACKBONE = """\
+from torch import nn
+from vitbench.subjects.backbones import BackboneSpec
+
+BACKBONE = BackboneSpec(build=lambda height, width: nn.Conv2d(3, 8, 4, 4))
+"""
 
 
 def plugin(folder: Path, name: str, text: str = PLUGIN) -> Path:
@@ -160,3 +190,52 @@ def run_folder(folder: Path, outcomes: Mapping[Case, Sequence[Outcome]], **chang
     folder.mkdir(exist_ok=True)
     derive(folder, run)
     return folder
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, as text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def vitbench(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "vitbench", *words],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git prints."""
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def commit(folder: Path, text: str, name: str) -> None:
+    """Commits a file with this text, in a new repository where there is none."""
+    if not (folder / ".git").exists():
+        git(folder, "init", "-q", "-b", "main")
+    (folder / name).write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "a change")
+
+
+# In the environment of a command that a test starts, and so of all processes that it starts.
+MARK = "VITBENCH_TEST_MARK"
+
+
+def left_behind(mark: str) -> list[str]:
+    """Command lines of the processes that carry the mark in their environment."""
+    marked = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                marked.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return marked

@@ -9,7 +9,6 @@ line of JSON: how many kills hit a run at work, and every difference from an und
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.vitbench.examples import case, plan
+from tests.vitbench.examples import case, ceilings, environment, measured, plan, read_csv
 from vitbench.cases.plan import Plan
 from vitbench.engine import child, runner
 from vitbench.engine.messages import Finished, Ready
@@ -50,8 +49,6 @@ for line in open(int(sys.argv[1])):
 
 def answerer(folder: Path) -> Path:
     """The worker's code as a file, with what it answers written into it."""
-    from tests.vitbench.examples import ceilings, environment, measured
-
     ready = Ready(device="cpu", environment=environment(), ceilings=ceilings())
     finished = Finished(outcome=measured(*[0.01] * 10))
     constants = {
@@ -106,10 +103,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         entry = json.loads(line)
         if entry["event"] == "outcome":
             found.append({"outcome": json.dumps(entry, sort_keys=True)})
-    for name in (RECORDS, SAMPLES):
-        with (folder / name).open(newline="") as file:
-            found += list(csv.DictReader(file))
-    return found
+    return found + read_csv(folder / RECORDS) + read_csv(folder / SAMPLES)
 
 
 def differences(folder: Path, wanted: Counter[str]) -> list[str]:

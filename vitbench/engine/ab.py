@@ -14,7 +14,8 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -162,7 +163,7 @@ class AbComparison:
         self.seconds = 0.0
         self._folder, self._command = folder, command
         self.on_progress = on_progress or (lambda _: None)
-        self._phases: list[dict[str, _Readings]] = [{}, {}]
+        self._phases = {phase: defaultdict[str, _Readings](_Readings) for phase in (1, 2)}
         self._flagged: list[CasePair] = []
         self._start_s = time.monotonic()
 
@@ -196,17 +197,16 @@ class AbComparison:
 
     def summary(self, result: Result) -> dict[str, Any]:
         """The result and how it came about, as JSON can hold it."""
-        sides = {
-            which: {
-                "label": side.label,
-                "commit": side.commit,
-                "environment": self.environments.get(which),
-            }
-            for which, side in self.sides.items()
-        }
         return {
             **gate.summary(result),
-            "sides": sides,
+            "sides": {
+                which: {
+                    "label": side.label,
+                    "commit": side.commit,
+                    "environment": self.environments.get(which),
+                }
+                for which, side in self.sides.items()
+            },
             "blocks": self.blocks,
             "seconds": round(self.seconds, 1),
             "rule": asdict(self.plan.rule),
@@ -229,14 +229,12 @@ class AbComparison:
                 words = self._verdict_words(phase)
                 open_pairs = [p for p in open_pairs if words[p.head.id] == "undecided"]
             else:
-                open_pairs = [p for p in open_pairs if not self._readings(p, phase).has_failed]
+                readings = self._phases[phase]
+                open_pairs = [p for p in open_pairs if not readings[p.head.id].has_failed]
 
     def _is_time_up(self) -> bool:
         budget_s = self.rules.budget_s
         return budget_s is not None and time.monotonic() - self._start_s >= budget_s
-
-    def _readings(self, pair: CasePair, phase: int) -> _Readings:
-        return self._phases[phase - 1].setdefault(pair.head.id, _Readings())
 
     def _block(self, phase: int, block: int, pairs: Sequence[CasePair], file: TextIO) -> None:
         """A fresh worker of each side, and every open case in a shuffled order."""
@@ -249,7 +247,7 @@ class AbComparison:
             for pair in order:
                 self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
                 outcomes, slices = self._measure_pair(pool, pair, phase, block)
-                readings = self._readings(pair, phase)
+                readings = self._phases[phase][pair.head.id]
                 for which, outcome in outcomes.items():
                     readings.outcomes[which].append(outcome)
                 if not readings.has_failed:
@@ -311,19 +309,16 @@ class AbComparison:
 
     def _verdict_words(self, phase: int) -> dict[str, str]:
         """The verdict of each pair from one phase, by the head's case."""
-        verdicts = self._verdicts((phase,))
+        verdicts = self._verdicts(phase)
         return {pair.head.id: v.word for pair, v in zip(self.pairs, verdicts, strict=True)}
 
-    def _verdicts(self, phases: Iterable[int]) -> list[Verdict]:
+    def _verdicts(self, *phases: int) -> list[Verdict]:
         """A verdict for each pair from these phases, in the order of the pairs."""
-        chosen = tuple(phases)
-        base, head = self._rows("base", brief=True), self._rows("head", brief=True)
+        base, head = self.records("base", brief=True), self.records("head", brief=True)
         limits = gate.limits([*base, *head], self.policy)
         blocks = {
             name_of(record): [
-                shift
-                for phase in chosen
-                for shift in self._phases[phase - 1].get(pair.head.id, _Readings()).shifts
+                shift for phase in phases for shift in self._phases[phase][pair.head.id].shifts
             ]
             for record, pair in zip(head, self.pairs, strict=True)
         }
@@ -333,17 +328,16 @@ class AbComparison:
         across = ("device", "dtype", "device_name", "torch")
         verdicts = compare(comparable, head, threshold=limits, across=across, blocks=blocks)
         by_name = {verdict.describe: verdict for verdict in verdicts}
-        ordered = [by_name[name_of(record)] for record in head]
-        return [
-            dataclasses.replace(verdict, why=pair.incomparable_reason)
-            if pair.base is None
-            else verdict
-            for verdict, pair in zip(ordered, self.pairs, strict=True)
-        ]
+        ordered = []
+        for record, pair in zip(head, self.pairs, strict=True):
+            verdict = by_name[name_of(record)]
+            why = verdict.why if pair.base is not None else pair.incomparable_reason
+            ordered.append(dataclasses.replace(verdict, why=why))
+        return ordered
 
     def _final(self) -> list[Verdict]:
         """From all blocks; a flagged case is called only if its re-run calls it again."""
-        first, again, both = (self._verdicts(phases) for phases in ((1,), (2,), (1, 2)))
+        first, again, both = self._verdicts(1), self._verdicts(2), self._verdicts(1, 2)
         final = []
         for pair, before, rerun, verdict in zip(self.pairs, first, again, both, strict=True):
             if pair not in self._flagged:
@@ -354,22 +348,16 @@ class AbComparison:
                 final.append(_unrepeated(verdict, before, rerun))
         return final
 
-    def records(self, which: Which) -> list[Record]:
-        """A row for each pair from all readings of a side; the settings are the head's."""
-        return self._rows(which, brief=False)
+    def records(self, which: Which, *, brief: bool = False) -> list[Record]:
+        """A row for each pair from all readings of a side; the settings are the head's.
 
-    def _rows(self, which: Which, *, brief: bool) -> list[Record]:
-        """Brief: from one reading only, the first or the one that failed. A verdict needs no more,
+        Brief: from one reading only, the first or the one that failed. A verdict needs no more,
         and verdicts are made after every block.
         """
         rows = []
         for pair in self.pairs:
-            outcomes = [
-                outcome
-                for phase in self._phases
-                if pair.head.id in phase
-                for outcome in phase[pair.head.id].outcomes[which]
-            ]
+            readings = [phase[pair.head.id] for phase in self._phases.values()]
+            outcomes = [outcome for phase in readings for outcome in phase.outcomes[which]]
             if brief:
                 failed: list[Outcome] = [o for o in outcomes if isinstance(o, Failed)]
                 outcomes = (failed or outcomes)[:1]

@@ -13,7 +13,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -91,8 +90,7 @@ class Child:
         os.close(request_read)
         os.close(reply_write)
         self._requests = os.fdopen(request_write, "w", encoding="utf-8")
-        self._replies = reply_read
-        self._buffer = b""
+        self._replies, self._buffer = reply_read, b""
 
     def ask(self, request: Request, timeout_s: float) -> Reply:
         """The reply to one request. Raises ChildDied or ChildTimeout."""
@@ -142,21 +140,15 @@ class Child:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return "the worker closed its pipes"
+        how = f"ended with exit status {code}"
         if code < 0:
-            how = f"the worker was ended by {_signal_name(-code)}"
-        else:
-            how = f"the worker ended with exit status {code}"
-        tail = self.last_line()
-        return f"{how}; last output: {tail}" if tail else how
-
-    def last_line(self) -> str:
-        """The last line that the worker printed."""
+            how = f"was ended by {_signal_name(-code)}"
         size = os.fstat(self._output.fileno()).st_size
-        tail = os.pread(
-            self._output.fileno(), _OUTPUT_TAIL_BYTES, max(0, size - _OUTPUT_TAIL_BYTES)
-        )
+        start = max(0, size - _OUTPUT_TAIL_BYTES)
+        tail = os.pread(self._output.fileno(), _OUTPUT_TAIL_BYTES, start)
         lines = tail.decode(errors="replace").replace("\0", "").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else ""
+        last_output = f"; last output: {lines[-1].strip()[:300]}" if lines else ""
+        return f"the worker {how}{last_output}"
 
     def close(self) -> None:
         """Ends the worker and everything that it started, and waits until they are gone."""
@@ -196,17 +188,5 @@ class Child:
         return family
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        if hasattr(os, "getsid") and os.getsid(process.pid) == self._process.pid:
-            return True
-        return process.environ().get(_MARK) == self._mark
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        is_in_session = os.getsid(process.pid) == self._process.pid
+        return is_in_session or process.environ().get(_MARK) == self._mark

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -17,7 +18,7 @@ from vitbench.cases.case import Case
 from vitbench.errors import BadInput
 from vitbench.instruments import Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
-from vitbench.results.outcome import Counted, Facts, Failed, Measured, Outcome
+from vitbench.results.outcome import Counted, Facts, Failed, Measured
 from vitbench.subjects import build as subjects
 from vitbench.subjects import check
 from vitbench.subjects.backbones.weights import BadWeights
@@ -25,6 +26,7 @@ from vitbench.subjects.backbones.weights import BadWeights
 # Characters of a failure's message: a row is for reading.
 MAX_MESSAGE = 500
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -62,32 +64,24 @@ class Ready:
         )
 
 
-def measure(
-    case: Case,
-    rule: timing.TimingRule | None,
-    plugins: subjects.Plugins,
-    *,
-    with_facts: bool,
-    weights: Path | None = None,
-) -> Outcome:
-    """Checks, reads and times one case; without a rule it is not timed. Every fault is an Outcome,
-    never an exception."""
-    return guarded(lambda: _measure(case, rule, plugins, with_facts, weights))
+def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | Failed]:
+    """The same function, except that it returns a Failed for whatever a mechanism raises."""
 
+    @functools.wraps(work, updated=())
+    def guarded_work(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | Failed:
+        try:
+            return work(*args, **kwargs)
+        except subjects.Unsupported as reason:
+            return Failed("unsupported", str(reason))
+        except WrongOutput as reason:
+            return Failed("wrong_output", str(reason))
+        # A mechanism may raise anything; the sweep goes on, and the row carries the message.
+        except Exception as error:
+            if devices.is_out_of_memory(error):
+                return Failed("out_of_memory", _first_line(error))
+            return Failed("error", f"{type(error).__name__}: {_first_line(error)}")
 
-def guarded(work: Callable[[], Result]) -> Result | Failed:
-    """What the work returns; whatever a mechanism raised, as data."""
-    try:
-        return work()
-    except subjects.Unsupported as reason:
-        return Failed("unsupported", str(reason))
-    except WrongOutput as reason:
-        return Failed("wrong_output", str(reason))
-    # A mechanism may raise anything; the sweep goes on, and the row carries the message.
-    except Exception as error:
-        if devices.is_out_of_memory(error):
-            return Failed("out_of_memory", _first_line(error))
-        return Failed("error", f"{type(error).__name__}: {_first_line(error)}")
+    return guarded_work
 
 
 def gradients_of(case: Case) -> contextlib.AbstractContextManager[object]:
@@ -96,13 +90,16 @@ def gradients_of(case: Case) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if trained else torch.inference_mode()
 
 
-def _measure(
+@guarded
+def measure(
     case: Case,
     rule: timing.TimingRule | None,
     plugins: subjects.Plugins,
+    *,
     with_facts: bool,
-    weights: Path | None,
+    weights: Path | None = None,
 ) -> Measured | Counted:
+    """Checks, reads and times one case; without a rule it is not timed."""
     with gradients_of(case):
         ready = prepare(
             case, plugins, with_facts=with_facts, timed=rule is not None, weights=weights

@@ -11,7 +11,7 @@ import torch
 from vitbench.cases.case import Case
 from vitbench.engine import passes
 from vitbench.instruments import host, timing
-from vitbench.results.outcome import Failed, Measured
+from vitbench.results.outcome import Measured
 from vitbench.subjects import build as subjects
 
 
@@ -29,7 +29,7 @@ class PreparedCase:
         with_facts: bool,
         weights: Path | None = None,
     ) -> None:
-        """Raises whatever the mechanism raises; `prepare` gives that as data."""
+        """Raises whatever the mechanism raises; `prepare` returns that as data."""
         self._case = case
         with passes.gradients_of(case):
             self._ready = passes.prepare(
@@ -45,11 +45,9 @@ class PreparedCase:
         gc.collect()
         gc.disable()
 
-    def sample(self, seconds: float) -> list[float] | Failed:
+    @passes.guarded
+    def sample(self, seconds: float) -> list[float]:
         """Samples of so many seconds, at least one: seconds of one call."""
-        return passes.guarded(lambda: self._sample(seconds))
-
-    def _sample(self, seconds: float) -> list[float]:
         start = host.read()
         with passes.gradients_of(self._case):
             samples_s = timing.turn(self._call, self._clock, self._timing, seconds)
@@ -74,15 +72,4 @@ class PreparedCase:
         return self._ready.measured(self._timing, state)
 
 
-def prepare(
-    case: Case,
-    rule: timing.TimingRule,
-    plugins: subjects.Plugins,
-    *,
-    with_facts: bool,
-    weights: Path | None = None,
-) -> PreparedCase | Failed:
-    """The case, ready; or why it is not."""
-    return passes.guarded(
-        lambda: PreparedCase(case, rule, plugins, with_facts=with_facts, weights=weights)
-    )
+prepare = passes.guarded(PreparedCase)

@@ -34,12 +34,17 @@ class Revision:
     top: Path | None = None
     commit: str | None = None
 
+    @property
+    def has_own_attentions(self) -> bool:
+        """Whether it is a tree with vitbench's attentions/ folder."""
+        root = self.target.root
+        return root is not None and (root / "attentions" / "_registry.py").is_file()
+
     def registry(self) -> dict[str, Path]:
         """The mechanisms of this side: name -> file."""
-        root = self.target.root
-        if root is None or not (root / "attentions" / "_registry.py").is_file():
+        if self.target.root is None or not self.has_own_attentions:
             return attentions.files()
-        return attentions.files(root / "attentions")
+        return attentions.files(self.target.root / "attentions")
 
     def plugins(self, files: Mapping[str, Path]) -> dict[str, Path]:
         """The user's plugin files as this side has them, without those that it lacks.
@@ -47,15 +52,11 @@ class Revision:
         A file of the repository, or with a relative path where a folder is measured, is this side's
         own; any other is the same on both.
         """
-        own = {name: self._own(path) for name, path in files.items()}
+        root, here, own = self.target.root, self.top or Path.cwd(), dict(files)
+        for name, path in files.items():
+            if root is not None and path.is_relative_to(here):
+                own[name] = root / path.relative_to(here)
         return {name: path for name, path in own.items() if path.is_file()}
-
-    def _own(self, path: Path) -> Path:
-        root = self.target.root
-        here = self.top or Path.cwd()
-        if root is None or not path.is_relative_to(here):
-            return path
-        return root / path.relative_to(here)
 
 
 @contextlib.contextmanager
@@ -64,18 +65,17 @@ def checkout(base: str, head: str | None) -> Iterator[tuple[Revision, Revision]]
 
     Worktrees are made in a temporary folder and removed however the block is left.
     """
-    with tempfile.TemporaryDirectory(prefix="vitbench-ab-") as folder:
-        worktrees = _Worktrees(Path(folder))
-        try:
-            yield (
-                _revision(base, worktrees),
-                _working_tree() if head is None else _revision(head, worktrees),
-            )
-        finally:
-            worktrees.remove()
+    with (
+        tempfile.TemporaryDirectory(prefix="vitbench-ab-") as folder,
+        contextlib.ExitStack() as worktrees,
+    ):
+        yield (
+            _revision(base, Path(folder), worktrees),
+            _working_tree() if head is None else _revision(head, Path(folder), worktrees),
+        )
 
 
-def _revision(name: str, worktrees: _Worktrees) -> Revision:
+def _revision(name: str, folder: Path, worktrees: contextlib.ExitStack) -> Revision:
     """A revision where git knows one, else a Python, else a folder."""
     path = Path(name)
     python = _python_in(path)
@@ -84,7 +84,10 @@ def _revision(name: str, worktrees: _Worktrees) -> Revision:
     top = _top()
     commit = None if top is None or name.startswith(("./", "../", "/")) else _commit(top, name)
     if top is not None and commit is not None:
-        root = worktrees.add(top, commit)
+        root = folder / commit
+        if not root.exists():  # both sides may be the same commit
+            worktrees.callback(_remove_worktree, top, root)  # first: git may be interrupted
+            _git(top, "worktree", "add", "--detach", "--quiet", str(root), commit)
         return Revision(f"{name} ({commit[:7]})", Target(root=root), top, commit)
     if path.is_dir():
         return Revision(name, Target(root=path.resolve()))
@@ -135,8 +138,7 @@ def _version(python: Path) -> str:
             [python, "-c", _VERSIONS], capture_output=True, text=True, timeout=60, check=True
         )
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BadInput(f"{python} cannot be measured: {last}") from None
+        raise BadInput(f"{python} cannot be measured: {_last_line(error)}") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise BadInput(f"{python} cannot be measured: {error}") from None
     version, torch = done.stdout.split()
@@ -164,28 +166,12 @@ def _newest_refs(top: Path) -> str:
     return ", ".join(_git(top, *command, "refs/heads", "refs/tags").split())
 
 
-class _Worktrees:
-    """Worktrees in a folder, each made once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._roots: dict[tuple[Path, str], Path] = {}
-
-    def add(self, top: Path, commit: str) -> Path:
-        """The tree of a commit, as a folder."""
-        root = self._folder / f"tree{len(self._roots) + 1}"
-        if (top, commit) not in self._roots:
-            self._roots[top, commit] = root  # first: what an interruption leaves is removed too
-            _git(top, "worktree", "add", "--detach", "--quiet", str(root), commit)
-        return self._roots[top, commit]
-
-    def remove(self) -> None:
-        for (top, _), root in self._roots.items():
-            with contextlib.suppress(BadInput):  # twice: while it is half made it is locked
-                _git(top, "worktree", "remove", "--force", "--force", str(root))
-            shutil.rmtree(root, ignore_errors=True)
-            with contextlib.suppress(BadInput):
-                _git(top, "worktree", "prune")
+def _remove_worktree(top: Path, root: Path) -> None:
+    with contextlib.suppress(BadInput):  # twice: while it is half made it is locked
+        _git(top, "worktree", "remove", "--force", "--force", str(root))
+    shutil.rmtree(root, ignore_errors=True)
+    with contextlib.suppress(BadInput):
+        _git(top, "worktree", "prune")
 
 
 _HOOK_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
@@ -204,9 +190,12 @@ def _git(folder: Path, *arguments: str) -> str:
     except FileNotFoundError:
         raise BadInput("git is not installed here") from None
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BadInput(f"git {arguments[0]}: {last}") from None
+        raise BadInput(f"git {arguments[0]}: {_last_line(error)}") from None
     return done.stdout
+
+
+def _last_line(error: subprocess.CalledProcessError) -> str:
+    return (error.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def same_code(base: Revision, head: Revision, has_plugins: bool) -> str | None:
@@ -215,8 +204,6 @@ def same_code(base: Revision, head: Revision, has_plugins: bool) -> str | None:
         return "both sides are the same"
     if base.target.python != head.target.python or has_plugins:
         return None
-    for side in (base, head):
-        root = side.target.root
-        if root is not None and (root / "attentions" / "_registry.py").is_file():
-            return None
+    if base.has_own_attentions or head.has_own_attentions:
+        return None
     return "neither side has an attentions/ folder of vitbench's, and no --plugin is given"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ OnProgress = Callable[[Progress], None]
 def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
     """Carries out a plan into a new run folder. Raises BadInput, StorageFull."""
     with journals.create(folder, plan) as journal:
-        return _carry_out(Run(plan), journal, folder, on_progress)
+        return _Runner(Run(plan), journal, on_progress).carry_out(folder)
 
 
 def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
@@ -51,64 +50,46 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     """
     journals.read(folder)  # a folder that holds no run is not locked, nor cut at its last newline
     with Journal(folder / JOURNAL) as journal:
-        run = journals.read(folder)
-        return _carry_out(run, journal, folder, on_progress, run.environment or None)
-
-
-def _carry_out(
-    run: Run,
-    journal: Journal,
-    folder: Path,
-    on_progress: OnProgress | None,
-    previous_environment: Mapping[str, Any] | None = None,
-) -> Run:
-    """The CSV files are derived however the run ends."""
-    budget = TimeBudget.of(run.plan, time.monotonic())
-    try:
-        for index in range(run.plan.rounds):
-            _Round(run, journal, index, on_progress, previous_environment, budget).measure()
-    finally:
-        derive(folder, run)
-    return run
+        return _Runner(journals.read(folder), journal, on_progress).carry_out(folder)
 
 
 _SLOT = "run"
 
 
-class _Round:
-    """One round: a fresh worker that measures every case once; another where it dies."""
+class _Runner:
+    """In each round a fresh worker measures every case once; another where it dies."""
 
-    def __init__(
-        self,
-        run: Run,
-        journal: Journal,
-        round_index: int,
-        on_progress: OnProgress | None,
-        previous_environment: Mapping[str, Any] | None,
-        budget: TimeBudget | None,
-    ) -> None:
-        self._budget = budget
-        self._run = run
-        self._journal = journal
-        self._index = round_index
+    def __init__(self, run: Run, journal: Journal, on_progress: OnProgress | None) -> None:
+        self._run, self._journal = run, journal
         self._on_progress = on_progress or (lambda _: None)
-        self._previous_environment = previous_environment
-        self._compilers: set[int] = set()  # processes that torch.compile keeps for the next time
-        spec = WorkerSpec(self._setup, self._on_ready)
-        self._pool = Pool({_SLOT: spec}, run.plan.timeout_s)
+        # What a run that is resumed ran on, until it was compared with this machine.
+        self._previous_environment = run.environment or None
+        self._budget = TimeBudget.of(run.plan, time.monotonic())
 
-    def measure(self) -> None:
-        with self._pool:
-            for case in self._open_cases():
-                if self._budget is not None and self._budget.is_spent(time.monotonic()):
-                    return
-                self._report(case, None)
-                outcome = self._measure(case)
-                self._journal.append(journals.outcome_entry(case, self._index, outcome))
-                self._run.outcomes[case.id, self._index] = outcome
-                if self._budget is not None and isinstance(outcome, Measured):
-                    self._budget.update(case, outcome)
-                self._report(case, outcome)
+    def carry_out(self, folder: Path) -> Run:
+        """Measures what is open; derives the CSV files however that ends."""
+        try:
+            for index in range(self._run.plan.rounds):
+                self._index = index
+                self._compilers: set[int] = set()  # processes that torch.compile keeps
+                spec = WorkerSpec(self._setup, self._on_ready)
+                with Pool({_SLOT: spec}, self._run.plan.timeout_s) as self._pool:
+                    self._measure_round()
+        finally:
+            derive(folder, self._run)
+        return self._run
+
+    def _measure_round(self) -> None:
+        for case in self._open_cases():
+            if self._budget is not None and self._budget.is_spent(time.monotonic()):
+                return
+            self._report(case, None)
+            outcome = self._measure(case)
+            self._journal.append(journals.outcome_entry(case, self._index, outcome))
+            self._run.outcomes[case.id, self._index] = outcome
+            if self._budget is not None and isinstance(outcome, Measured):
+                self._budget.update(case, outcome)
+            self._report(case, outcome)
 
     def _open_cases(self) -> Iterator[Case]:
         """Cases without an outcome in this round, less those that failed in one before.
@@ -178,8 +159,7 @@ class _Round:
             return
         if not self._run.environment:
             self._run.environment, self._run.ceilings = dict(ready.environment), ready.ceilings
-            ceilings = None if ready.ceilings is None else dataclasses.asdict(ready.ceilings)
-            self._journal.append(journals.environment_entry(ready.environment, ceilings))
+            self._journal.append(journals.environment_entry(ready.environment, ready.ceilings))
         elif self._previous_environment is not None:
             _check_same_machine(self._previous_environment, ready.environment)
             self._previous_environment = None
@@ -187,14 +167,10 @@ class _Round:
 
 def _check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises BadInput where a resumed run would mix two machines or two versions of torch."""
-    for name, keys in (
-        ("device", ("device_name",)),
-        ("torch", ("torch", "version")),
-        ("number of threads", ("torch", "threads")),
+    for name, old, new in (
+        ("device", before["device_name"], now["device_name"]),
+        ("torch", before["torch"]["version"], now["torch"]["version"]),
+        ("number of threads", before["torch"]["threads"], now["torch"]["threads"]),
     ):
-        old: Any = before
-        new: Any = now
-        for key in keys:
-            old, new = old[key], new[key]
         if old != new:
             raise BadInput(f"the run was begun with another {name}: {old}, and here is {new}")

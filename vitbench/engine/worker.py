@@ -22,22 +22,6 @@ from typing import Any, TextIO, assert_never
 from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
-from vitbench.engine.messages import (
-    Accepted,
-    CheckWeights,
-    Discard,
-    Finish,
-    Finished,
-    Measure,
-    PrepareCase,
-    Ready,
-    Refused,
-    Reply,
-    Request,
-    Sample,
-    Sampled,
-    SetUp,
-)
 from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
@@ -56,14 +40,14 @@ class Worker:
         self._threads = host.usable_cores()
         self._prepared: prepared_case.PreparedCase | None = None
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: messages.Request) -> messages.Reply:
         """The reply to one request."""
         match request:
-            case SetUp():
+            case messages.SetUp():
                 return self._setup_worker(request)
-            case CheckWeights():
+            case messages.CheckWeights():
                 return self._check_weights(request.case)
-            case Measure():
+            case messages.Measure():
                 self._configure()
                 outcome = passes.measure(
                     request.case,
@@ -73,28 +57,29 @@ class Worker:
                     weights=self._weights,
                 )
                 return self._finished(outcome)
-            case PrepareCase():
+            case messages.PrepareCase():
                 return self._prepare(request)
-            case Sample():
+            case messages.Sample():
                 return self._sample(request.seconds)
-            case Finish():
+            case messages.Finish():
                 assert self._prepared is not None
                 outcome, self._prepared = self._prepared.finish(), None
                 return self._finished(outcome)
-            case Discard():
+            case messages.Discard():
                 self._discard()
-                return Accepted()
+                return messages.Accepted()
             case _:
                 assert_never(request)
 
-    def _setup_worker(self, request: SetUp) -> Reply:
+    def _setup_worker(self, request: messages.SetUp) -> messages.Reply:
         """Device, threads and memory of the process, and what it runs on."""
         if request.memory_limit_bytes is not None:
-            _limit_memory(request.memory_limit_bytes)
+            limits = (request.memory_limit_bytes, request.memory_limit_bytes)
+            resource.setrlimit(resource.RLIMIT_DATA, limits)
         try:
             device = devices.connect(request.device)
         except BadInput as error:
-            return Refused(reason=str(error))
+            return messages.Refused(reason=str(error))
         self._device = device
         self._plugins, self._weights = request.plugins, request.weights
         self._threads = request.threads or host.usable_cores()
@@ -106,21 +91,21 @@ class Worker:
         if request.ceilings:
             ceilings = Ceilings(**device.ceilings(request.ceilings))
         self._idle_state = device.idle()
-        return Ready(device=device.name, environment=facts, ceilings=ceilings)
+        return messages.Ready(device=device.name, environment=facts, ceilings=ceilings)
 
     def _configure(self) -> None:
         """Sets again what an earlier mechanism may have changed."""
         assert self._device is not None
         self._device.configure(self._threads)
 
-    def _check_weights(self, case: Case) -> Reply:
+    def _check_weights(self, case: Case) -> messages.Reply:
         try:
             subjects.build_module(case, self._plugins, case.impl, self._weights)
         except (BadWeights, subjects.Unsupported) as reason:
-            return Refused(reason=str(reason))
-        return Accepted()
+            return messages.Refused(reason=str(reason))
+        return messages.Accepted()
 
-    def _prepare(self, request: PrepareCase) -> Reply:
+    def _prepare(self, request: messages.PrepareCase) -> messages.Reply:
         self._configure()
         prepared = prepared_case.prepare(
             request.case,
@@ -130,29 +115,29 @@ class Worker:
             weights=self._weights,
         )
         if isinstance(prepared, Failed):
-            return Finished(outcome=prepared)
+            return messages.Finished(outcome=prepared)
         self._prepared = prepared
-        return Accepted()
+        return messages.Accepted()
 
-    def _sample(self, seconds: float) -> Reply:
+    def _sample(self, seconds: float) -> messages.Reply:
         assert self._prepared is not None
         samples_s = self._prepared.sample(seconds)
         if isinstance(samples_s, Failed):
             self._discard()
-            return Finished(outcome=samples_s)
-        return Sampled(samples_s=tuple(samples_s))
+            return messages.Finished(outcome=samples_s)
+        return messages.Sampled(samples_s=tuple(samples_s))
 
     def _discard(self) -> None:
         if self._prepared is not None:
             self._prepared.discard()
             self._prepared = None
 
-    def _finished(self, outcome: Outcome) -> Reply:
+    def _finished(self, outcome: Outcome) -> messages.Reply:
         if isinstance(outcome, Measured):
             outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle_state})
         assert self._device is not None
         self._device.release()
-        return Finished(outcome=outcome)
+        return messages.Finished(outcome=outcome)
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
@@ -165,10 +150,6 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             os._exit(0)  # a copy that a mechanism forked: it came back here, and must not answer
         replies.write(messages.to_line(reply))
         replies.flush()
-
-
-def _limit_memory(nbytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (nbytes, nbytes))
 
 
 def _die_with_parent() -> None:

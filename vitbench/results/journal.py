@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,7 @@ def read(folder: Path) -> Run:
     run: Run | None = None
     for number, line in enumerate(data.splitlines(), start=1):
         try:
-            entry = json.loads(line)
-            run = _apply(run, entry)
+            run = _apply(run, json.loads(line))
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,11 +127,10 @@ def outcome_entry(case: Case, round_index: int, outcome: Outcome) -> dict[str, A
     return {"event": "outcome", "case": case.id, "round": round_index, "outcome": data}
 
 
-def environment_entry(
-    environment: Mapping[str, Any], ceilings: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def environment_entry(environment: Mapping[str, Any], ceilings: Ceilings | None) -> dict[str, Any]:
     """The journal's line for what the run runs on."""
-    return {"event": "environment", "environment": environment, "ceilings": ceilings}
+    rates = None if ceilings is None else asdict(ceilings)
+    return {"event": "environment", "environment": environment, "ceilings": rates}
 
 
 class Journal:

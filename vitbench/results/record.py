@@ -52,7 +52,7 @@ def build_record(
     record |= {"status": MEASURED, "message": ""}
     record |= _time_columns(case, measured)
     record |= state_columns([outcome.state for outcome in measured])
-    record |= _rate_columns(case, facts, float(str(record["latency_s"])), ceilings)
+    record |= _rate_columns(case, facts, record, ceilings)
     grade, reasons = trust.grade(record)
     return record | {"trust": grade, "trust_reasons": "; ".join(reasons)}
 
@@ -100,17 +100,17 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
     }
 
 
-def _rate_columns(case: Case, facts: Facts, latency_s: float, ceilings: Ceilings | None) -> Record:
-    per_image = _fact_columns(case, facts)["flops"]
-    if per_image is None:
+def _rate_columns(
+    case: Case, facts: Facts, record: Mapping[str, Any], ceilings: Ceilings | None
+) -> Record:
+    if record["flops"] is None:
         return {}
-    flops = float(per_image) * case.batch_size
+    flops, latency_s = record["flops"] * case.batch_size, record["latency_s"]
     columns: Record = {"flops_rate": flops / latency_s}
     if ceilings is None or case.dtype not in ceilings.flops_rate:
         return columns
-    allowed_s = max(
-        flops / ceilings.flops_rate[case.dtype], facts.compulsory_bytes / ceilings.bandwidth
-    )
+    flops_s = flops / ceilings.flops_rate[case.dtype]
+    allowed_s = max(flops_s, facts.compulsory_bytes / ceilings.bandwidth)
     return columns | {"roofline_fraction": allowed_s / latency_s}
 
 

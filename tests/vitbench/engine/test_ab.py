@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.vitbench.examples import ROOT, case, environment, facts, measured, plan
+from tests.vitbench.engine import workers as scripted
+from tests.vitbench.examples import ROOT, case, facts, layer, measured, plan, plugin, read_csv
 from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
 from vitbench.cases.case import Case
 from vitbench.engine import ab, messages, pool
@@ -25,92 +25,65 @@ CASES = tuple(case(attention=name) for name in ("msa", "hilo", "window", "sra", 
 Latency = Callable[[str, Case], float]
 
 
-class Workers:
-    """Scripted workers: the latency of a side's case, with noise of its process and its reading.
+class Workers(scripted.Workers):
+    """Workers with the latency of a side's case, with noise of the process and of the reading.
 
     slow     share of processes that are 2.7 times slower, as was seen
     process  scatter between processes; reading: between readings; drift: of the machine, a reading
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
         self.latency: Latency = lambda _, __: 0.01
         self.process, self.reading, self.drift, self.slow = 0.015, 0.03, 0.01, 0.05
         self.fault: Callable[[str, Case, type[messages.Request]], Failed | BaseException | None]
         self.fault = lambda *_: None
         self.facts: Callable[[str], Facts] = lambda _: facts()
         self.machine = 0.0
-        self.started: list[str] = []
-        self.alive = 0
+        self.factors: dict[int, float] = {}
         self.asked: list[tuple[str, str]] = []
         self.slices: list[str] = []
-        self.prepared: list[str] = []
-        self.refused: BaseException | None = None
+        self.prepared: dict[int, messages.PrepareCase] = {}
 
-    def make(self, target: Target) -> Worker:
-        """In place of Child."""
-        assert target.root is not None
-        self.started.append(target.root.name)
-        self.alive += 1
-        return Worker(self, target.root.name)
+    def make(self, target: Target) -> scripted.Worker:
+        worker = super().make(target)
+        odd = self.rng.random() < self.slow
+        factor = math.exp(self.rng.normal(0, self.process))
+        self.factors[worker.number] = 2.7 * factor if odd else factor
+        return worker
 
-
-class Worker:
-    """One scripted worker."""
-
-    def __init__(self, workers: Workers, side: str) -> None:
-        self.workers, self.side = workers, side
-        odd = workers.rng.random() < workers.slow
-        self.factor = math.exp(workers.rng.normal(0, workers.process)) * (2.7 if odd else 1.0)
-
-    def ask(self, request: messages.Request, timeout_s: float) -> messages.Reply:
-        request = messages.read_request(messages.to_line(request))
-        return messages.read_reply(messages.to_line(self._answer(request)))
-
-    def _answer(self, request: messages.Request) -> messages.Reply:
-        workers = self.workers
-        if isinstance(request, messages.SetUp):
-            if workers.refused is not None and self.side == "base":
-                raise workers.refused
-            return messages.Ready(device="cpu", environment=environment())
+    def answer(self, worker: scripted.Worker, request: messages.Request) -> messages.Reply:
+        number, side = worker.number, worker.side
+        if isinstance(request, messages.Discard):
+            self.prepared.pop(number, None)
+            return messages.Accepted()
         if isinstance(request, messages.PrepareCase):
-            self.case = request.case
-            self.facts = workers.facts(self.side) if request.with_facts else None
-            self.samples_s: list[float] = []
-            workers.asked.append((self.side, self.case.attention))
-        fault = workers.fault(self.side, self.case, type(request))
+            assert number not in self.prepared, "the case of before was not ended"
+            self.prepared[number] = request
+            self.asked.append((side, request.case.attention))
+        case, with_facts = self.prepared[number].case, self.prepared[number].with_facts
+        fault = self.fault(side, case, type(request))
         if isinstance(fault, BaseException):
             raise fault
         if fault is not None:
             return messages.Finished(outcome=fault)
         if isinstance(request, messages.Sample):
-            return self._sample()
+            self.slices.append(side)
+            return messages.Sampled(samples_s=self._sample(side, case, self.factors[number]))
         if isinstance(request, messages.Finish):
-            workers.prepared.remove(self.side)
-            return messages.Finished(outcome=measured(*self.samples_s, facts=self.facts))
-        if isinstance(request, messages.Discard):
-            if self.side in workers.prepared:
-                workers.prepared.remove(self.side)
-        else:
-            workers.prepared.append(self.side)
+            del self.prepared[number]
+            chosen = self.facts(side) if with_facts else None
+            return messages.Finished(outcome=measured(facts=chosen))
         return messages.Accepted()
 
-    def _sample(self) -> messages.Reply:
-        workers = self.workers
-        workers.slices.append(self.side)
-        latency = workers.latency(self.side, self.case) * self.factor
+    def _sample(self, side: str, case: Case, factor: float) -> tuple[float, ...]:
         samples_s = []
         for _ in range(3):
-            workers.machine += workers.rng.normal(0, workers.drift)
-            noise = workers.machine + workers.rng.normal(0, workers.reading)
-            samples_s.append(latency * math.exp(noise))
-        self.samples_s += samples_s
-        return messages.Sampled(samples_s=tuple(samples_s))
-
-    def close(self) -> None:
-        if self.side in self.workers.prepared:
-            self.workers.prepared.remove(self.side)
-        self.workers.alive -= 1
+            self.machine += self.rng.normal(0, self.drift)
+            noise = self.machine + self.rng.normal(0, self.reading)
+            samples_s.append(factor * self.latency(side, case) * math.exp(noise))
+        return tuple(samples_s)
 
 
 @pytest.fixture
@@ -134,9 +107,8 @@ def comparison(
     **rules: Any,
 ) -> AbComparison:
     folder.mkdir(parents=True)
-    chosen = plan(*cases)
     limits = Rules(**({"abba_cycles": 2} | rules))
-    return AbComparison(chosen, SIDES, policy, limits, folder, command="vitbench ab main")
+    return AbComparison(plan(*cases), SIDES, policy, limits, folder, command="vitbench ab main")
 
 
 def words(result: Any) -> dict[str, str]:
@@ -189,9 +161,8 @@ def test_a_drift_cancels(abba_cycles: int, first: int) -> None:
         (which, [0.01 * math.exp(0.03 * index) * (1.25 if which == "head" else 1.0)])
         for index, which in enumerate(order)
     ]
-    low_quartile = ab.shift_of(slices)
     # Of the two slices of a side the lower quartile takes the outer ones alike, but not the same.
-    assert low_quartile == pytest.approx(math.log(1.25), abs=0.03)
+    assert ab.shift_of(slices) == pytest.approx(math.log(1.25), abs=0.03)
     assert order.count("base") == order.count("head") == 2 * abba_cycles
 
 
@@ -280,15 +251,13 @@ def test_a_head_that_fails_never_passes(
     assert result.status == NOTHING
     assert all(told[name].ratio is not None for name in told if name != "hilo")
     assert workers.alive == 0
-    assert workers.prepared == []
 
 
 def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
     """One sentence with its name and the reason, and no worker is left."""
-    workers.refused = ChildDied("the worker ended with exit status 1; last output: ImportError: no")
-    with pytest.raises(
-        BadInput, match=r"base main \(1234567\) cannot be measured: .*ImportError: no"
-    ):
+    workers.starting = [ChildDied("last output: ImportError: no")] * 3
+    reason = r"base main \(1234567\) cannot be measured: .*ImportError: no"
+    with pytest.raises(BadInput, match=reason):
         comparison(tmp_path / "ab").measure()
     assert workers.alive == 0
 
@@ -311,39 +280,32 @@ def test_readings_name_the_hyper_parameters(workers: Workers, tmp_path: Path) ->
     """Cases that differ in a setting alone have two names."""
     cases = tuple(case(attention="hilo", params=(("alpha", alpha),)) for alpha in (0.5, 0.9))
     comparison(tmp_path / "ab", cases=cases, max_blocks=1).measure()
-    with (tmp_path / "ab" / "readings.csv").open(newline="") as file:
-        names = {row["case"] for row in csv.DictReader(file)}
+    names = {row["case"] for row in read_csv(tmp_path / "ab" / ab.READINGS)}
     assert len(names) == 2
     assert {name.split()[-1] for name in names} == {"alpha=0.5", "alpha=0.9"}
 
 
 def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
     """A comparison that ended before anything was measured on both sides is a failure."""
-    one = comparison(tmp_path / "ab")
-    one.on_progress = _interrupt
+    workers.fault = lambda *_: KeyboardInterrupt()
+    interrupted = comparison(tmp_path / "ab")
     with pytest.raises(KeyboardInterrupt):
-        one.measure()
-    result = one.finish()
+        interrupted.measure()
+    result = interrupted.finish()
     assert result.status == NOTHING
     assert set(words(result).values()) == {"failed"}
     assert workers.alive == 0
 
 
-def _interrupt(_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def test_the_folder(workers: Workers, tmp_path: Path) -> None:
     """Every reading as it was taken, and the rows of both sides."""
     comparison(tmp_path / "ab", cases=CASES[:2], max_blocks=2).measure()
-    with (tmp_path / "ab" / "readings.csv").open(newline="") as file:
-        readings = list(csv.DictReader(file))
+    readings = read_csv(tmp_path / "ab" / ab.READINGS)
     assert len(readings) == 2 * 2 * 4 * 2
     assert all(len(row["samples_s"].split()) == 3 for row in readings)
     assert {row["side"] for row in readings} == {"base", "head"}
     for name in ("base", "head"):
-        with (tmp_path / "ab" / f"{name}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(tmp_path / "ab" / f"{name}.csv")
         assert [row["attention"] for row in rows] == ["msa", "hilo"]
         assert [row["rounds"] for row in rows] == ["2", "2"]
 
@@ -360,26 +322,15 @@ def test_a_change_of_counts_is_seen(workers: Workers, tmp_path: Path) -> None:
     assert result.status == REGRESSION
 
 
-MECHANISM = """
-from attentions import AttentionSpec
-
-class Mine:
-    def __init__(self, dim, num_heads, grid{keywords}):
-        pass
-
-ATTENTION = AttentionSpec(module=Mine, impls={impls})
-"""
-
-
-def mechanism(folder: Path, keywords: str = "", impls: str = '("eager", "fused")') -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "mine.py"
-    path.write_text(MECHANISM.format(keywords=keywords, impls=impls))
-    return path
+def mechanism(
+    folder: Path, keywords: str = "", spec: str = ', impls=("eager", "fused")'
+) -> dict[str, Path]:
+    folder.mkdir()
+    return {"mine": plugin(folder, "mine", layer(keywords=keywords, spec=spec))}
 
 
 @pytest.mark.parametrize(
-    ("base", "params", "kept", "why"),
+    ("base", "params", "common", "why"),
     [
         (", *, a=1, b=2", (("a", 1), ("b", 2)), (("a", 1), ("b", 2)), ""),
         (", *, a=1", (("a", 1), ("b", 2)), (("a", 1),), ""),
@@ -388,47 +339,41 @@ def mechanism(folder: Path, keywords: str = "", impls: str = '("eager", "fused")
     ],
 )
 def test_hyper_parameters_that_are_new(
-    tmp_path: Path, base: str, params: Any, kept: Any, why: str
+    tmp_path: Path, base: str, params: Any, common: Any, why: str
 ) -> None:
     """An option that came with the head is left out on the base where it has its default."""
-    files = (
-        {"mine": mechanism(tmp_path / "base", base)},
-        {"mine": mechanism(tmp_path / "head", ", *, a=1, b=2")},
-    )
-    found = ab.pair_case(case(attention="mine", params=params), *files)
-    assert found.incomparable_reason == why
-    assert (None if found.base is None else found.base.params) == kept
+    files = mechanism(tmp_path / "base", base), mechanism(tmp_path / "head", ", *, a=1, b=2")
+    pair = ab.pair_case(case(attention="mine", params=params), *files)
+    assert pair.incomparable_reason == why
+    assert (pair.base and pair.base.params) == common
 
 
 def test_mechanisms_that_the_base_lacks(tmp_path: Path) -> None:
     """New, without the implementation, or not to be read: with the reason."""
-    head = {"mine": mechanism(tmp_path / "head")}
-    one = case(attention="mine", params=(), impl="fused")
-    assert ab.pair_case(one, {}, head).incomparable_reason == "the base does not have it"
-    only_eager = {"mine": mechanism(tmp_path / "eager", impls='("eager",)')}
-    assert (
-        ab.pair_case(one, only_eager, head).incomparable_reason
-        == "the base has no implementation 'fused'"
-    )
-    broken = tmp_path / "broken.py"
-    broken.write_text("def")
-    assert "not valid Python" in ab.pair_case(one, {"mine": broken}, head).incomparable_reason
+    head = mechanism(tmp_path / "head")
+    for base, reason in (
+        ({}, "the base does not have it"),
+        (mechanism(tmp_path / "eager", spec=""), "the base has no implementation 'fused'"),
+        ({"mine": plugin(tmp_path, "broken", "def")}, "not valid Python"),
+    ):
+        pair = ab.pair_case(case(attention="mine", params=()), base, head)
+        assert pair.base is None
+        assert reason in pair.incomparable_reason
 
 
 def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
     workers: Workers, tmp_path: Path
 ) -> None:
     """It does not fail the check; a comparison of nothing but new ones does."""
-    (tmp_path / "base" / "attentions").mkdir(parents=True)
     registry = tmp_path / "base" / "attentions"
+    registry.mkdir(parents=True)
     (registry / "_registry.py").touch()
     (registry / "msa.py").write_text((ROOT / "attentions" / "msa.py").read_text())
     sides = (Revision("old", Target(root=tmp_path / "base")), SIDES[1])
 
     def against(cases: tuple[Case, ...], name: str) -> Any:
         (tmp_path / name).mkdir()
-        chosen = plan(*cases)
-        return AbComparison(chosen, sides, TIGHT, Rules(), tmp_path / name).measure()
+        return AbComparison(plan(*cases), sides, TIGHT, Rules(), tmp_path / name).measure()
 
     both = against(CASES[:2], "both")
     assert words(both) == {"msa": "same", "hilo": "missing"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,50 +14,21 @@ import uuid
 from pathlib import Path
 from xml.etree import ElementTree
 
-import psutil
 import pytest
 
-from tests.vitbench.examples import ROOT
+from tests.vitbench.examples import MARK, ROOT, commit, git, layer, left_behind, vitbench
 
 _SIZE = "--resolution 64 --dim 32 --heads 2 --batch-size 1 --impl eager --device cpu --quiet"
 # One thread: tests run side by side, and two threads on one core wait for each other in turns.
 _FAST = "--threads 1 --reading 0.01 --max-blocks 6"
-_MARK = "VITBENCH_TEST_MARK"
-
-# A layer that makes its one product some times over.
-LAYER = """
-import torch
-from torch import nn
-from attentions import AttentionSpec
-
-{before}
 
 
-class Layer(nn.Module):
-    def __init__(self, dim, num_heads, grid):
-        super().__init__()
-        self.proj = nn.Linear(dim, dim)
-        self.weight = nn.Parameter(torch.ones(256, 256) / 256)
-
-    def forward(self, x):
-        y = self.proj(x)
-        for _ in range({times}):
-            y = y + 0.0 * (self.weight @ self.weight).sum()
-        {last}
-        return y
-
-
-ATTENTION = AttentionSpec(module=Layer)
-"""
-
-
-def layer(times: int = 4, before: str = "", last: str = "") -> str:
-    return LAYER.format(times=times, before=before, last=last)
-
-
-def git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def products(times: int) -> str:
+    """A layer that makes its one product some times over."""
+    return layer(
+        build="self.weight = nn.Parameter(torch.ones(256, 256) / 256)",
+        forward=f"for _ in range({times}):\n    y = y + 0.0 * (self.weight @ self.weight).sum()",
+    )
 
 
 @pytest.fixture
@@ -64,26 +36,8 @@ def project(tmp_path: Path) -> Path:
     """A repository with a mechanism of its own, as a user has it: a sound one on main."""
     folder = tmp_path / "project"
     folder.mkdir()
-    git(folder, "init", "-q", "-b", "main")
-    commit(folder, layer(), "sound")
+    commit(folder, products(4), "layer.py")
     return folder
-
-
-def commit(folder: Path, text: str, message: str, name: str = "layer.py") -> None:
-    (folder / name).write_text(text)
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", message)
-
-
-def ab(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vitbench", "ab", *words],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def options(*words: str) -> list[str]:
@@ -117,7 +71,7 @@ def test_a_slower_head(project: Path, tmp_path: Path, blocks: int) -> None:
     """Twenty times the work, through the action: status 3, in every form, with the MACs, the
     command, and after enough blocks ratio and interval; what was measured stands in the folder,
     and no worktree is left."""
-    commit(project, layer(80), "slow")
+    commit(project, products(80), "layer.py")
     fast = _FAST.replace("6", str(blocks))
     small = f"--plugin layer.py --attention layer {_SIZE} {fast} --json speed.json"
     done = action(
@@ -158,16 +112,16 @@ def test_a_slower_head(project: Path, tmp_path: Path, blocks: int) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        (layer(last="raise RuntimeError('broken')"), "broken"),
+        (layer(forward="raise RuntimeError('broken')"), "broken"),
         # More workers are started for these; test_ab.py has them with workers of its own.
-        pytest.param(layer(last="import os; os._exit(139)"), "crashed", marks=pytest.mark.slow),
-        pytest.param(layer(before="import no"), "cannot be imported", marks=pytest.mark.slow),
+        pytest.param(layer(forward="os._exit(139)"), "crashed", marks=pytest.mark.slow),
+        pytest.param(f"import no\n{layer()}", "cannot be imported", marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_head_never_passes(project: Path, text: str, word: str) -> None:
     """Status 5 and the reason."""
-    commit(project, text, "broken")
-    done = ab(project, *options("HEAD~1", "HEAD"))
+    commit(project, text, "layer.py")
+    done = vitbench(project, "ab", *options("HEAD~1", "HEAD"))
     assert done.returncode == 5, done.stdout + done.stderr
     assert word in re.sub(r"\s+", " ", done.stdout)
     assert "Traceback" not in done.stderr
@@ -175,14 +129,14 @@ def test_a_broken_head_never_passes(project: Path, text: str, word: str) -> None
 
 def test_a_mechanism_that_the_base_lacks(project: Path) -> None:
     """Missing, and nothing else was compared: status 5. The dirty tree is named."""
-    git(project, "mv", "layer.py", "other.py")
-    git(project, "commit", "-q", "-m", "another name")
+    git(project, "rm", "-q", "layer.py")
+    commit(project, layer(), "other.py")
     (project / "layer.py").write_text(layer())
-    done = ab(project, *options("HEAD"))
+    done = vitbench(project, "ab", *options("HEAD"))
     assert done.returncode == 5, done.stdout + done.stderr
-    assert "missing" in done.stdout
-    assert "the base does not have it" in re.sub(r"\s+", " ", done.stdout)
-    assert "changed: layer.py" in re.sub(r"\s+", " ", done.stdout)
+    flat = re.sub(r"\s+", " ", done.stdout)
+    for text in ("missing", "the base does not have it", "changed: layer.py"):
+        assert text in flat
 
 
 @pytest.mark.parametrize(
@@ -198,7 +152,7 @@ def test_a_mechanism_that_the_base_lacks(project: Path) -> None:
 )
 def test_bad_input(project: Path, words: list[str], told: str) -> None:
     """One sentence, status 2, no traceback, no folder and no worktree."""
-    done = ab(project, *options(), *words)
+    done = vitbench(project, "ab", *options(), *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -208,12 +162,10 @@ def test_bad_input(project: Path, words: list[str], told: str) -> None:
 
 def test_a_base_that_does_not_import(tmp_path: Path) -> None:
     """A tree of vitbench's whose attentions are broken: one sentence with its name, status 2."""
-    broken = tmp_path / "broken" / "attentions"
-    broken.mkdir(parents=True)
-    for path in (ROOT / "attentions").glob("*.py"):
-        (broken / path.name).write_text(path.read_text())
+    broken = shutil.copytree(ROOT / "attentions", tmp_path / "broken" / "attentions")
     (broken / "__init__.py").write_text("import nothing_of_this_name\n")
-    done = ab(tmp_path, "broken", str(ROOT), "--attention", "msa", *_SIZE.split(), *_FAST.split())
+    sides = ("broken", str(ROOT), "--attention", "msa")
+    done = vitbench(tmp_path, "ab", *sides, *_SIZE.split(), *_FAST.split())
     assert done.returncode == 2, done.stdout + done.stderr
     assert "base broken cannot be measured" in done.stderr
     assert "nothing_of_this_name" in done.stderr
@@ -226,12 +178,12 @@ def test_a_base_that_does_not_import(tmp_path: Path) -> None:
 def test_interrupted(project: Path, number: signal.Signals) -> None:
     """Ctrl-C, and a job that is cancelled: what there is is kept, status 130, and neither worktree
     nor process is left."""
-    commit(project, layer(5), "another")
+    commit(project, products(5), "layer.py")
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, "-m", "vitbench", "ab", *options("HEAD~1", "HEAD"), "--out", "result"],
         cwd=project,
-        env=os.environ | {_MARK: mark},
+        env=os.environ | {MARK: mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -249,30 +201,13 @@ def test_interrupted(project: Path, number: signal.Signals) -> None:
     assert "Traceback" not in err
     assert (project / "result" / "result.json").is_file()
     assert git(project, "worktree", "list").count("\n") == 1
-    assert not _left_behind(mark)
-
-
-def _left_behind(mark: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    assert not left_behind(mark)
 
 
 def test_the_workflows_are_sound() -> None:
     """Every option that they and the action give to ab is one that it has."""
     yaml = pytest.importorskip("yaml")
-    help_text = subprocess.run(
-        [sys.executable, "-m", "vitbench", "ab", "--help"],
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    help_text = vitbench(ROOT, "ab", "--help", COLUMNS="200").stdout
     texts = [(ROOT / "action.yml").read_text(), (ROOT / ".github/workflows/gate.yml").read_text()]
     for text in texts:
         yaml.safe_load(text)

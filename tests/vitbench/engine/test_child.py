@@ -6,6 +6,7 @@ and test_cli.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -238,7 +239,7 @@ def test_the_real_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("random", "json", "attentions"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')\n")
     monkeypatch.chdir(tmp_path)
-    with Child() as child:
+    with contextlib.closing(Child()) as child:
         assert child.ask(SetUp(device="cpu", threads=1), 300) == Ready(device="cpu")
         with pytest.raises(ChildDied, match=r"exit status 1; .*this is no request: .*'measur'"):
             child.exchange('{"type": "measur"}\n', 300)
@@ -258,6 +259,6 @@ def test_no_descriptor_is_left(start: Callable[[], Child]) -> None:
     start().close()
     before = len(list(folder.iterdir()))
     for _ in range(3):
-        with start() as child:
+        with contextlib.closing(start()) as child:
             ask(child, {"do": "echo"}, 30)
     assert len(list(folder.iterdir())) == before

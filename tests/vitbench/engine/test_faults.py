@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from dataclasses import dataclass
 
-import psutil
 import pytest
 
+from tests.vitbench.examples import MARK, layer, left_behind, plugin, read_csv, vitbench
 from vitbench.results.outcome import MEASURED
 
 _LAYER = "--resolution 32 --dim 32 --heads 2 --batch-size 1 --impl eager"
 _TIME = "--rounds 1 --effort quick --cap 0.05 --min-time 0.01 --warmup 0.01 --threads 1"
-_MARK = "VITBENCH_TEST_MARK"
-
-_PLUGIN = """
-import os, signal, subprocess, sys, time
-import torch
-from torch import nn
-from attentions import AttentionSpec
-
-
-class Layer(nn.Module):
-    def __init__(self, dim, num_heads, grid):
-        super().__init__()
-        self.proj = nn.Linear(dim, dim)
-        {build}
-
-    def forward(self, x):
-        y = self.proj(x)
-        {forward}
-        return y
-
-
-ATTENTION = AttentionSpec(module=Layer)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +86,6 @@ class Sweep:
     left: list[str]
 
 
-def _left_behind(mark: str) -> list[str]:
-    """Command lines of the processes that carry the mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
 @pytest.fixture(
     scope="module", params=["some", pytest.param("all", marks=pytest.mark.slow), "loops_forever"]
 )
@@ -141,22 +102,13 @@ def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     words += [*_LAYER.split(), *_TIME.split(), "--out", "run"]
     words += ["--timeout", "3" if "loops_forever" in faults else "60"]
     for name, fault in faults.items():
-        code = _PLUGIN.format(build=fault.build, forward=fault.forward)
-        (folder / f"{name}.py").write_text(code)
+        plugin(folder, name, layer(fault.build, fault.forward, keywords=""))
         words += ["--plugin", f"{name}.py"]
     words += ["--attention", ",".join([*faults, *(["msa"] if len(faults) > 1 else [])])]
     mark = uuid.uuid4().hex
-    done = subprocess.run(
-        [sys.executable, "-m", "vitbench", *words],
-        cwd=folder,
-        env=os.environ | {_MARK: mark},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    left = _left_behind(mark)
-    with (folder / "run" / "records.csv").open(newline="") as file:
-        rows = {row["attention"]: row for row in csv.DictReader(file)}
+    done = vitbench(folder, *words, **{MARK: mark})
+    left = left_behind(mark)
+    rows = {row["attention"]: row for row in read_csv(folder / "run" / "records.csv")}
     return Sweep(faults, done.returncode, done.stdout, done.stderr, rows, left)
 
 

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.vitbench.examples import ROOT
+from tests.vitbench.examples import MARK, ROOT, left_behind
 
 
 @pytest.fixture(
@@ -31,7 +30,7 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     done = subprocess.run(
         [sys.executable, "-m", "tests.vitbench.kills", str(folder), str(kills), victim],
         cwd=ROOT,
-        env=os.environ | {"KILLS": str(folder)},
+        env=os.environ | {MARK: str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -51,12 +50,5 @@ def test_the_rows_are_those_of_an_undisturbed_run(killed: tuple[Path, dict[str, 
 def test_nobody_is_left(killed: tuple[Path, dict[str, Any]]) -> None:
     """A worker ends with its runner, however that ended; no part of a file stays behind."""
     folder, _ = killed
-    marked = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("KILLS") == str(folder):
-                marked.append(process.cmdline())
-        except (psutil.Error, OSError):
-            continue
-    assert marked == []
+    assert left_behind(str(folder)) == []
     assert [path.name for path in folder.glob("[0-9]*/.*")] == []

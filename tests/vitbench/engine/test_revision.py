@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import attentions
+from tests.vitbench.examples import commit, git
 from vitbench.engine import revision
 from vitbench.errors import BadInput
-
-
-def git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
@@ -23,11 +18,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two commits on main, the first with a tag; the current folder."""
     folder = tmp_path / "project"
     folder.mkdir()
-    git(folder, "init", "-q", "-b", "main")
     for text in ("first", "second"):
-        (folder / "mine.py").write_text(text)
-        git(folder, "add", "-A")
-        git(folder, "commit", "-q", "-m", text)
+        commit(folder, text, "mine.py")
     git(folder, "tag", "v1", "HEAD~1")
     monkeypatch.chdir(folder)
     return folder

@@ -38,9 +38,7 @@ def outcome_line(outcome: Outcome, round_index: int = 0) -> dict[str, Any]:
 def begun(folder: Path, chosen: Plan | None = None) -> Path:
     """A run folder with a plan and an environment."""
     with journals.create(folder, chosen or plan(ONE, TWO)) as journal:
-        ceiling = ceilings()
-        told = {"flops_rate": dict(ceiling.flops_rate), "bandwidth": ceiling.bandwidth}
-        journal.append(journals.environment_entry(environment(), told))
+        journal.append(journals.environment_entry(environment(), ceilings()))
     return folder
 
 

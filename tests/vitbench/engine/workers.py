@@ -1,0 +1,64 @@
+"""Scripted workers in place of processes, for runs and for comparisons."""
+
+from __future__ import annotations
+
+from tests.vitbench.examples import ceilings, environment
+from vitbench.engine import messages
+from vitbench.engine.child import Target
+
+
+class Workers:
+    """Makes workers; what they answer to requests after the first is for a subclass to say.
+
+    started   of each worker that was made, the folder that it measures
+    alive     workers that were not closed
+    starting  faults of the next workers at their start
+    refused   the sentence with which they refuse to start
+    left      processes that a worker is found to have left running
+    """
+
+    def __init__(self) -> None:
+        self.environment = environment()
+        self.started: list[str] = []
+        self.alive = 0
+        self.starting: list[BaseException] = []
+        self.refused: str | None = None
+        self.left: set[int] = set()
+
+    def make(self, target: Target) -> Worker:
+        """In place of Child."""
+        self.started.append("" if target.root is None else target.root.name)
+        self.alive += 1
+        return Worker(self, len(self.started), self.started[-1])
+
+    def answer(self, worker: Worker, request: messages.Request) -> messages.Reply:
+        """The reply of a worker that was set up."""
+        raise NotImplementedError
+
+
+class Worker:
+    """One scripted worker: requests and replies pass through their lines."""
+
+    def __init__(self, workers: Workers, number: int, side: str) -> None:
+        self.workers, self.number, self.side = workers, number, side
+
+    def ask(self, request: messages.Request, timeout_s: float) -> messages.Reply:
+        request = messages.read_request(messages.to_line(request))
+        return messages.read_reply(messages.to_line(self._answer(request)))
+
+    def _answer(self, request: messages.Request) -> messages.Reply:
+        workers = self.workers
+        if not isinstance(request, messages.SetUp):
+            return workers.answer(self, request)
+        if workers.starting:
+            raise workers.starting.pop(0)
+        if workers.refused is not None:
+            return messages.Refused(reason=workers.refused)
+        return messages.Ready(device="cpu", environment=workers.environment, ceilings=ceilings())
+
+    def started(self) -> set[int]:
+        return self.workers.left
+
+    def close(self) -> None:
+        self.workers.left = set()
+        self.workers.alive -= 1
