@@ -14,6 +14,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import depthwise, pointwise
 from tests.attentions.draws import Draw, case, layers, shake
 
 PARAMS: dict[str, list[Any]] = {
@@ -88,14 +89,14 @@ def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
                         scores[n] += bilinear(table, *apart)[0]
                 out[i, j, part] = scores.softmax(0) @ v[:, part]
     if module.position_bias == "conv":
-        out = out + depthwise(module.rpe_table, q, 1)
+        out = out + depthwise(module.rpe_table, q)
     return pointwise(module.proj_out, out)[None]
 
 
 def placed(module: Any, q: Tensor, stride: int) -> list[tuple[float, float]]:
     """The points of one group, (y, x), row by row."""
     conv, norm, _, last = module.conv_offset
-    hidden = depthwise(conv, q, stride)
+    hidden = depthwise(conv, q, stride=stride)
     hidden = F.gelu(F.layer_norm(hidden, (4,), norm.norm.weight, norm.norm.bias))
     offsets = hidden @ last.weight[:, :, 0, 0].T
     rows, columns = offsets.shape[:2]
@@ -130,23 +131,6 @@ def bilinear(map_: Tensor, y: float, x: float) -> Tensor:
             if 0 <= i < map_.shape[0] and 0 <= j < map_.shape[1]:
                 value = value + (1 - abs(row - i)) * (1 - abs(column - j)) * map_[i, j]
     return value
-
-
-def pointwise(conv: Any, x: Tensor) -> Tensor:
-    return x @ conv.weight[:, :, 0, 0].T + conv.bias
-
-
-def depthwise(conv: Any, x: Tensor, stride: int) -> Tensor:
-    """A 3 x 3 depthwise convolution, zero-padded."""
-    rows = []
-    for i in range(0, x.shape[0], stride):
-        for j in range(0, x.shape[1], stride):
-            value = conv.bias.clone()
-            for r in range(max(i - 1, 0), min(i + 2, x.shape[0])):
-                for c in range(max(j - 1, 0), min(j + 2, x.shape[1])):
-                    value += conv.weight[:, 0, r - i + 1, c - j + 1] * x[r, c]
-            rows.append(value)
-    return torch.stack(rows).unflatten(0, (-(-x.shape[0] // stride), -1))
 
 
 @settings(deadline=None, max_examples=20)

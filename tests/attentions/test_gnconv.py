@@ -10,6 +10,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import depthwise, pointwise
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"order": [1, 2, 3, 4, 5], "s": [1.0, 1 / 3]}
@@ -45,25 +46,15 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
-    """Token by token: p_0 times its gate, then widened and gated until all channels are there."""
+    """p_0 times its gate, then widened and gated until all channels are there."""
     order = draw.params["order"]
     widths = [8 // 2 ** (order - 1 - k) for k in range(order)]
-    projected = x[0] @ module.proj_in.weight[:, :, 0, 0].T + module.proj_in.bias
-    kernel, out = module.dwconv.weight[:, 0], torch.empty_like(x)
-    for i in range(4):
-        for j in range(5):
-            gate = module.dwconv.bias.clone()
-            for y in range(max(0, i - 3), min(4, i + 4)):
-                for z in range(max(0, j - 3), min(5, j + 4)):
-                    q = projected[y, z, widths[0] :]
-                    gate += kernel[:, y - i + 3, z - j + 3] * q
-            gates = (0.7 * gate).split(widths)
-            p = projected[i, j, : widths[0]] * gates[0]
-            for k in range(1, order):
-                widen = module.pws[k - 1]
-                p = (widen.weight[:, :, 0, 0] @ p + widen.bias) * gates[k]
-            out[0, i, j] = module.proj_out.weight[:, :, 0, 0] @ p + module.proj_out.bias
-    return out
+    p, q = pointwise(module.proj_in, x[0]).split([widths[0], sum(widths)], dim=-1)
+    gates = (0.7 * depthwise(module.dwconv, q)).split(widths, dim=-1)
+    p = p * gates[0]
+    for widen, gate in zip(module.pws, gates[1:], strict=True):
+        p = pointwise(widen, p) * gate
+    return pointwise(module.proj_out, p)[None]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -45,26 +46,22 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Query by query over the tokens a whole step away, with the bias of key less query."""
-    size, num_heads = draw.params["grid_size"], draw.num_heads
+    size, table = draw.params["grid_size"], module.rel_pos.relative_position_bias_table
     tall, wide = min(size, x.shape[1]), min(size, x.shape[2])
     padded = F.pad(x[0], (0, 0, 0, -x.shape[2] % wide, 0, -x.shape[1] % tall))
-    height, width, dim = padded.shape
-    down, right = height // tall, width // wide
-    table = module.rel_pos.relative_position_bias_table
+    down, right = padded.shape[0] // tall, padded.shape[1] // wide
+    q, k, v = module.qkv(padded).chunk(3, dim=-1)
     out = torch.empty_like(x)
     for i in range(x.shape[1]):
         for j in range(x.shape[2]):
-            q = module.qkv(padded[i, j])[:dim].view(num_heads, -1)
-            scores, values = [], []
-            for m in range(i % down, height, down):
-                for n in range(j % right, width, right):
-                    _, k, v = module.qkv(padded[m, n]).view(3, num_heads, -1)
-                    bias = table[:, (m - i) // down + tall - 1, (n - j) // right + wide - 1]
-                    scores.append((q * k).sum(-1) / (dim // num_heads) ** 0.5 + bias)
-                    values.append(v)
-            weights = torch.stack(scores).softmax(0)[:, :, None]
-            out[0, i, j] = module.proj((weights * torch.stack(values)).sum(0).flatten())
-    return out
+            keys, values = (
+                part[i % down :: down, j % right :: right].flatten(0, 1) for part in (k, v)
+            )
+            rows = torch.arange(tall)[:, None] - i // down + tall - 1
+            columns = torch.arange(wide) - j // right + wide - 1
+            bias = table[:, rows, columns].flatten(1).T
+            out[0, i, j] = attend(q[i, j], keys, values, draw.num_heads, bias)
+    return module.proj(out)
 
 
 @settings(deadline=None, max_examples=20)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, block, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -75,34 +77,24 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Both parts, written head by head and query by query on the zero-padded map."""
-    s, head_dim = draw.params["window_size"], draw.dim // draw.num_heads
-    height, width = -(-x.shape[1] // s) * s, -(-x.shape[2] // s) * s
-    padded = torch.zeros(height, width, x.shape[3], dtype=x.dtype)
-    padded[: x.shape[1], : x.shape[2]] = x[0]
-    pooled = [
-        padded[top : top + s, left : left + s].mean((0, 1))
+    s, (height, width) = draw.params["window_size"], x.shape[1:3]
+    padded = F.pad(x[0], (0, 0, 0, -width % s, 0, -height % s))
+    windows = {
+        (top, left): padded[top : top + s, left : left + s].flatten(0, 1)
         for top in range(0, height, s)
         for left in range(0, width, s)
-    ]
+    }
+    pooled = torch.stack([window.mean(0) for window in windows.values()])
+    pooled_k, pooled_v = module.l_kv(pooled).chunk(2, dim=-1)
     out = torch.empty_like(x)
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
-            token = padded[i, j]
-            top, left = i // s * s, j // s * s
-            window = padded[top : top + s, left : left + s].flatten(0, 1)
-            q, _, _ = module.h_qkv(token).chunk(3)
-            _, k, v = module.h_qkv(window).chunk(3, dim=-1)
-            high = module.h_proj(attended(q, k, v, head_dim))
-            k, v = module.l_kv(torch.stack(pooled)).chunk(2, dim=-1)
-            low = module.l_proj(attended(module.l_q(token), k, v, head_dim))
-            out[0, i, j] = torch.cat((high, low))
+    for i in range(height):
+        for j in range(width):
+            q, _, _ = module.h_qkv(x[0, i, j]).chunk(3)
+            _, k, v = module.h_qkv(windows[i // s * s, j // s * s]).chunk(3, dim=-1)
+            high = module.h_proj(attend(q, k, v, module.h_heads))
+            low = attend(module.l_q(x[0, i, j]), pooled_k, pooled_v, module.l_heads)
+            out[0, i, j] = torch.cat((high, module.l_proj(low)))
     return out
-
-
-def attended(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Tensor:
-    """One query over its keys, head by head."""
-    parts = zip(q.split(head_dim), k.split(head_dim, -1), v.split(head_dim, -1), strict=True)
-    return torch.cat([(k @ q / head_dim**0.5).softmax(0) @ v for q, k, v in parts])
 
 
 def test_low_frequencies_are_all_that_lofi_sees_of_other_tokens() -> None:

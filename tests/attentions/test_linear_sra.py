@@ -10,6 +10,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import attend, normalised, pointwise
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"pool_size": [1, 2, 3, 7], "qkv_bias": [True, False]}
@@ -33,27 +34,16 @@ def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
 
     Cell i of a side of n is rows floor(i n / P) to ceil((i + 1) n / P).
     """
-    size, num_heads = draw.params["pool_size"], draw.num_heads
-    height, width, dim = x.shape[1:]
-    keys = []
+    size, (height, width), cells = draw.params["pool_size"], x.shape[1:3], []
     for i in range(size):
         for j in range(size):
             rows = slice(i * height // size, -(-(i + 1) * height // size))
             columns = slice(j * width // size, -(-(j + 1) * width // size))
-            value = module.sr.weight[:, :, 0, 0] @ x[0, rows, columns].mean((0, 1)) + module.sr.bias
-            deviation = (value.var(correction=0) + module.norm.eps).sqrt()
-            value = (value - value.mean()) / deviation * module.norm.weight + module.norm.bias
-            value = value * (1 + torch.erf(value / math.sqrt(2))) / 2
-            keys.append(module.kv(value).view(2, num_heads, dim // num_heads))
-    k, v = torch.stack(keys, dim=2)
-    out = torch.empty_like(x)
-    for i in range(height):
-        for j in range(width):
-            q = module.q(x[0, i, j]).view(num_heads, -1)
-            scores = torch.einsum("hd,hmd->hm", q, k) / (dim // num_heads) ** 0.5
-            mixed = torch.einsum("hm,hmd->hd", scores.softmax(-1), v)
-            out[0, i, j] = module.proj(mixed.flatten())
-    return out
+            value = normalised(module.norm, pointwise(module.sr, x[0, rows, columns].mean((0, 1))))
+            cells.append(value * (1 + torch.erf(value / math.sqrt(2))) / 2)
+    k, v = module.kv(torch.stack(cells)).chunk(2, dim=-1)
+    mixed = [attend(q, k, v, draw.num_heads) for q in module.q(x).flatten(0, 2)]
+    return module.proj(torch.stack(mixed)).view_as(x)
 
 
 def test_cost_is_linear_in_tokens() -> None:

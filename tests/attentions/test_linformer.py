@@ -10,6 +10,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, case, layers, parameters
 
 PARAMS: dict[str, list[Any]] = {
@@ -65,27 +66,14 @@ def test_parameters_grow_with_the_map() -> None:
 
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
-    """Keys and values summed over the tokens, weight by weight; query by query."""
+    """Keys and values summed over the tokens with learned weights; query by query."""
     tokens = x.flatten(0, 2)
-    keys = summed(module.to_k(tokens), module.proj_k)
-    values = keys if module.share_kv else summed(module.to_v(tokens), module.proj_v)
-    out = torch.empty_like(tokens)
-    for i, token in enumerate(tokens):
-        mixed = []
-        for head, q in enumerate(module.to_q(token).split(4)):
-            start = 0 if keys.shape[1] == 4 else 4 * head
-            scores = torch.stack([q @ key[start : start + 4] / 2 for key in keys])
-            mixed.append(scores.softmax(0) @ values[:, start : start + 4])
-        out[i] = module.to_out(torch.cat(mixed))
-    return out.view_as(x)
-
-
-def summed(tokens: Tensor, projection: Tensor) -> Tensor:
-    out = torch.zeros(projection.shape[1], tokens.shape[1], dtype=tokens.dtype)
-    for token, weights in zip(tokens, projection, strict=True):
-        for j, weight in enumerate(weights):
-            out[j] += weight * token
-    return out
+    keys = module.proj_k.T @ module.to_k(tokens)
+    values = keys if module.share_kv else module.proj_v.T @ module.to_v(tokens)
+    if draw.params["one_kv_head"]:
+        keys, values = (part.repeat(1, draw.num_heads) for part in (keys, values))
+    mixed = [attend(q, keys, values, draw.num_heads) for q in module.to_q(tokens)]
+    return module.to_out(torch.stack(mixed)).view_as(x)
 
 
 def test_place_matters() -> None:

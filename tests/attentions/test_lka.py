@@ -9,6 +9,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import depthwise, pointwise
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -62,32 +63,10 @@ def taps(side: int, kernel: int, distance: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Tap by tap: 5 x 5, then 7 x 7 at distance 3, mixed, multiplied, mixed, added to x."""
-    gate = module.spatial_gating_unit
-    projected = pointwise(module.proj_1, x[0])
+    unit, projected = module.spatial_gating_unit, pointwise(module.proj_1, x[0])
     u = projected * 0.5 * (1 + torch.erf(projected / 2**0.5))
-    a = depthwise(gate.conv0, u, distance=1)
-    a = depthwise(gate.conv_spatial, a, distance=3)
-    a = pointwise(gate.conv1, a)
-    return x + pointwise(module.proj_2, u * a)
-
-
-def pointwise(conv: Any, image: Tensor) -> Tensor:
-    return image @ conv.weight[:, :, 0, 0].T + conv.bias
-
-
-def depthwise(conv: Any, image: Tensor, *, distance: int) -> Tensor:
-    height, width, _ = image.shape
-    kernel = conv.weight[:, 0]
-    middle = kernel.shape[1] // 2
-    out = conv.bias.expand_as(image).clone()
-    for i in range(height):
-        for j in range(width):
-            for a in range(kernel.shape[1]):
-                for b in range(kernel.shape[2]):
-                    y, z = i + (a - middle) * distance, j + (b - middle) * distance
-                    if 0 <= y < height and 0 <= z < width:
-                        out[i, j] += kernel[:, a, b] * image[y, z]
-    return out
+    gate = depthwise(unit.conv_spatial, depthwise(unit.conv0, u), dilation=3)
+    return x + pointwise(module.proj_2, u * pointwise(unit.conv1, gate))
 
 
 def test_residual_is_inside() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -50,22 +51,17 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Query by query over the K x K keys nearest to it, with the bias of key less query."""
-    size, num_heads = draw.params["kernel_size"], draw.num_heads
-    height, width, dim = x.shape[1:]
+    size, (height, width) = draw.params["kernel_size"], x.shape[1:3]
+    q, k, v = module.qkv(x[0]).chunk(3, dim=-1)
     out = torch.empty_like(x)
     for i in range(height):
         for j in range(width):
-            q = module.qkv(x[0, i, j])[:dim].view(num_heads, -1)
-            scores, values = [], []
-            for m in nearest(i, height, size):
-                for n in nearest(j, width, size):
-                    _, k, v = module.qkv(x[0, m, n]).view(3, num_heads, -1)
-                    bias = module.rpb[:, m - i + size - 1, n - j + size - 1]
-                    scores.append((q * k).sum(-1) / (dim // num_heads) ** 0.5 + bias)
-                    values.append(v)
-            weights = torch.stack(scores).softmax(0)[:, :, None]
-            out[0, i, j] = module.proj((weights * torch.stack(values)).sum(0).flatten())
-    return out
+            rows, columns = nearest(i, height, size), nearest(j, width, size)
+            near = [(m, n) for m in rows for n in columns]
+            bias = torch.stack([module.rpb[:, m - i + size - 1, n - j + size - 1] for m, n in near])
+            keys, values = (torch.stack([part[place] for place in near]) for part in (k, v))
+            out[0, i, j] = attend(q[i, j], keys, values, draw.num_heads, bias)
+    return module.proj(out)
 
 
 def nearest(position: int, length: int, size: int) -> list[int]:

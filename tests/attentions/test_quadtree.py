@@ -12,6 +12,7 @@ from torch import Tensor
 
 import attentions
 from attentions import Grid
+from tests.attentions.by_hand import depthwise
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -74,7 +75,7 @@ def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
                     best = scores.argsort(descending=True)[:topk].tolist()
                     following[i, j, head] = [places[n] for n in best]
         if module.py_att.lepe:
-            message = message + convolved(module.py_att.get_vs[level], v)
+            message = message + depthwise(module.py_att.get_vs[level], v)
         if level:
             out = out.repeat_interleave(2, 0).repeat_interleave(2, 1)
         out = out + weights[level] * message
@@ -128,16 +129,6 @@ def branched(branch: Any, v: Tensor) -> Tensor:
 def normed(norm: Any, v: Tensor) -> Tensor:
     scaled = (v - v.mean()) / (v.var(correction=0) + norm.eps).sqrt()
     return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
-
-
-def convolved(conv: Any, v: Tensor) -> Tensor:
-    """A 3 x 3 depthwise convolution of a channels-last map, zero-padded."""
-    padded = F.pad(v, (0, 0, 1, 1, 1, 1))
-    out = torch.zeros_like(v) + conv.bias
-    for r in range(3):
-        for c in range(3):
-            out += conv.weight[:, 0, r, c] * padded[r : r + v.shape[0], c : c + v.shape[1]]
-    return out
 
 
 @settings(deadline=None, max_examples=20)

@@ -11,6 +11,7 @@ from torch import Tensor
 import attentions
 from attentions import Grid
 from attentions.relu_linear import linear_form, quadratic_form
+from tests.attentions.by_hand import depthwise, pointwise
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"scale": [1, 3, 5, 7]}
@@ -44,38 +45,19 @@ RELU_LINEAR = attentions.load("relu_linear")
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Both scales, head by head and pair by pair, the weights written out; then the batch norm."""
-    qkv = x[0] @ module.qkv.conv.weight[:, :, 0, 0].T
-    both = torch.cat((qkv, aggregated(module.aggreg[0], qkv)), dim=-1).flatten(0, 1)
+    qkv = pointwise(module.qkv.conv, x[0])
+    near, mixing = depthwise(module.aggreg[0][0], qkv), module.aggreg[0][1].weight[:, :, 0, 0]
+    groups = zip(near.split(4, dim=-1), mixing.split(4), strict=True)
+    both = torch.cat([qkv, *(group @ weight.T for group, weight in groups)], dim=-1).flatten(0, 1)
     mixed = []
     for head in both.split(12, dim=-1):  # queries, keys and values of a head lie together
         q, k, v = head.split(4, dim=-1)
-        q, k = q.clamp(min=0), k.clamp(min=0)
-        out = torch.zeros_like(v)
-        for i in range(len(q)):
-            weights = torch.stack([q[i] @ key for key in k])
-            if weights.sum() > 0:
-                out[i] = weights / weights.sum() @ v
-        mixed.append(out)
-    projected = torch.cat(mixed, dim=-1) @ module.proj.conv.weight[:, :, 0, 0].T
-    norm = module.proj.norm
+        weights = q.clamp(min=0) @ k.clamp(min=0).T
+        total = weights.sum(-1, keepdim=True)
+        mixed.append(torch.where(total > 0, weights / total, 0.0) @ v)
+    projected, norm = pointwise(module.proj.conv, torch.cat(mixed, dim=-1)), module.proj.norm
     scaled = (projected - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
     return (scaled * norm.weight + norm.bias).view_as(x)
-
-
-def aggregated(layers: Any, qkv: Tensor) -> Tensor:
-    """A depthwise 3 x 3 convolution, then mixing inside each group of 4 channels."""
-    kernel, mixing = layers[0].weight[:, 0], layers[1].weight[:, :, 0, 0]
-    height, width, _ = qkv.shape
-    out = torch.empty_like(qkv)
-    for i in range(height):
-        for j in range(width):
-            near = torch.zeros_like(qkv[0, 0])
-            for y in range(max(0, i - 1), min(height, i + 2)):
-                for z in range(max(0, j - 1), min(width, j + 2)):
-                    near += kernel[:, y - i + 1, z - j + 1] * qkv[y, z]
-            groups = zip(mixing.split(4), near.split(4), strict=True)
-            out[i, j] = torch.cat([weight @ group for weight, group in groups])
-    return out
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])

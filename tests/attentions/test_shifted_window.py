@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, block, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -60,33 +61,25 @@ def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     That says, without regions and masks, that the roll did not bring them together.
     """
     size, shift = draw.params["window_size"], draw.params["shift_size"]
-    num_heads, dim = draw.num_heads, draw.dim
     padded = F.pad(x[0], (0, 0, 0, -x.shape[2] % size, 0, -x.shape[1] % size))
     height, width = padded.shape[:2]
     down, right = (shift if side > size else 0 for side in (height, width))
-    table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, num_heads)
-    q, k, v = module.qkv(padded).unflatten(-1, (3, num_heads, dim // num_heads)).unbind(2)
+    table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, -1)
+    q, k, v = module.qkv(padded).chunk(3, dim=-1)
     tokens = [(i, j) for i in range(height) for j in range(width)]
     rolled = {(i, j): ((i - down) % height, (j - right) % width) for i, j in tokens}
     out = torch.empty_like(padded)
     for i, j in tokens:
         a, b = rolled[i, j]
-        keys = [
+        near = [
             (m, n)
             for (m, n), (c, d) in rolled.items()
             if (c // size, d // size) == (a // size, b // size) and (c - a, d - b) == (m - i, n - j)
         ]
-        mixed = []
-        for head in range(num_heads):
-            scores = [
-                q[i, j, head] @ k[m, n, head] / (dim // num_heads) ** 0.5
-                + table[i - m + size - 1, j - n + size - 1, head]
-                for m, n in keys
-            ]
-            weights = torch.stack(scores).softmax(0)
-            mixed.append(weights @ torch.stack([v[m, n, head] for m, n in keys]))
-        out[i, j] = module.proj(torch.cat(mixed))
-    return out[None, : x.shape[1], : x.shape[2]]
+        bias = torch.stack([table[i - m + size - 1, j - n + size - 1] for m, n in near])
+        keys, values = (torch.stack([part[place] for place in near]) for part in (k, v))
+        out[i, j] = attend(q[i, j], keys, values, draw.num_heads, bias)
+    return module.proj(out)[None, : x.shape[1], : x.shape[2]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

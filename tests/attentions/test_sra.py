@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.attentions.by_hand import attend, normalised
 from tests.attentions.draws import Draw, case, layers
 
 PARAMS: dict[str, list[Any]] = {"sr_ratio": [1, 2, 3, 8], "qkv_bias": [True, False]}
@@ -42,24 +43,12 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Keys and values from LayerNorm(Conv(x)), convolved patch by patch; query by query."""
-    ratio, num_heads = draw.params["sr_ratio"], draw.num_heads
-    head_dim = draw.dim // num_heads
-    reduced = []
+    ratio, reduced = draw.params["sr_ratio"], []
     for top in range(0, x.shape[1] - ratio + 1, ratio):
         for left in range(0, x.shape[2] - ratio + 1, ratio):
             patch = x[0, top : top + ratio, left : left + ratio]
             value = torch.einsum("ocij,ijc->o", module.sr.weight, patch) + module.sr.bias
-            centred = value - value.mean()
-            scaled = centred / (centred.square().mean() + module.norm.eps).sqrt()
-            reduced.append(scaled * module.norm.weight + module.norm.bias)
+            reduced.append(normalised(module.norm, value))
     k, v = module.kv(torch.stack(reduced)).chunk(2, dim=-1)
-    out = torch.empty_like(x)
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
-            q = module.q(x[0, i, j])
-            mixed = [
-                (k[:, part] @ q[part] / head_dim**0.5).softmax(0) @ v[:, part]
-                for part in (slice(h * head_dim, (h + 1) * head_dim) for h in range(num_heads))
-            ]
-            out[0, i, j] = module.proj(torch.cat(mixed))
-    return out
+    mixed = [attend(q, k, v, draw.num_heads) for q in module.q(x).flatten(0, 2)]
+    return module.proj(torch.stack(mixed)).view_as(x)

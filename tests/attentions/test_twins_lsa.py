@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import attentions
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, block, case, layers
 
 PARAMS: dict[str, list[Any]] = {"window_size": [2, 3, 7], "qkv_bias": [True, False]}
@@ -35,19 +37,13 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """Query by query over the tokens of its own window of the zero-padded map."""
-    size, dim, num_heads = draw.params["window_size"], draw.dim, draw.num_heads
+    size, (height, width) = draw.params["window_size"], x.shape[1:3]
+    padded = F.pad(x[0], (0, 0, 0, -width % size, 0, -height % size))
+    q, k, v = module.qkv(padded).chunk(3, dim=-1)
     out = torch.empty_like(x)
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
-            window = torch.zeros(size, size, dim, dtype=x.dtype)
-            for row in range(size):
-                for column in range(size):
-                    m, n = i // size * size + row, j // size * size + column
-                    if m < x.shape[1] and n < x.shape[2]:
-                        window[row, column] = x[0, m, n]
-            q = module.qkv(x[0, i, j])[:dim].view(num_heads, -1)
-            _, k, v = module.qkv(window).view(size * size, 3, num_heads, -1).unbind(1)
-            scores = torch.einsum("hd,mhd->hm", q, k) / (dim // num_heads) ** 0.5
-            mixed = torch.einsum("hm,mhd->hd", scores.softmax(-1), v)
-            out[0, i, j] = module.proj(mixed.flatten())
-    return out
+    for i in range(height):
+        for j in range(width):
+            rows, columns = (slice(n // size * size, n // size * size + size) for n in (i, j))
+            keys, values = (part[rows, columns].flatten(0, 1) for part in (k, v))
+            out[0, i, j] = attend(q[i, j], keys, values, draw.num_heads)
+    return module.proj(out)

@@ -13,6 +13,7 @@ from torch import Tensor
 import attentions
 from attentions import Grid
 from attentions._windows import merge, partition
+from tests.attentions.by_hand import attend
 from tests.attentions.draws import Draw, block, case, layers
 
 PARAMS: dict[str, list[Any]] = {
@@ -43,27 +44,19 @@ def sees(draw: Draw, row: int, column: int) -> Tensor:
 
 def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
     """softmax(Q K^T / sqrt(d) + B) V over the tokens of the own window, query by query."""
-    size, num_heads = draw.params["window_size"], draw.num_heads
-    height, width, dim = x.shape[1:]
+    size, (height, width) = draw.params["window_size"], x.shape[1:3]
     padded = F.pad(x[0], (0, 0, 0, -width % size, 0, -height % size))
-    table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, num_heads)
-    head_dim = dim // num_heads
+    table = module.relative_position_bias_table.view(2 * size - 1, 2 * size - 1, -1)
+    q, k, v = module.qkv(padded).chunk(3, dim=-1)
     out = torch.empty_like(x)
     for i in range(height):
         for j in range(width):
-            q = module.qkv(padded[i, j])[:dim].view(num_heads, head_dim)
-            mixed = torch.empty(num_heads, head_dim, dtype=x.dtype)
-            for head in range(num_heads):
-                scores, values = [], []
-                for m in range(i // size * size, i // size * size + size):
-                    for n in range(j // size * size, j // size * size + size):
-                        _, k, v = module.qkv(padded[m, n]).view(3, num_heads, head_dim)[:, head]
-                        bias = table[i - m + size - 1, j - n + size - 1, head]
-                        scores.append(q[head] @ k / head_dim**0.5 + bias)
-                        values.append(v)
-                mixed[head] = torch.stack(scores).softmax(0) @ torch.stack(values)
-            out[0, i, j] = module.proj(mixed.flatten())
-    return out
+            top, left = i // size * size, j // size * size
+            window = [(m, n) for m in range(top, top + size) for n in range(left, left + size)]
+            bias = torch.stack([table[i - m + size - 1, j - n + size - 1] for m, n in window])
+            keys, values = (torch.stack([part[place] for place in window]) for part in (k, v))
+            out[0, i, j] = attend(q[i, j], keys, values, draw.num_heads, bias)
+    return module.proj(out)
 
 
 @settings(deadline=None, max_examples=20)
