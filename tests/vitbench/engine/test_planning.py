@@ -12,7 +12,7 @@ import pytest
 
 import attentions
 import vitbench
-from tests.vitbench.examples import PLUGIN, ROOT, environment, measured, plugin
+from tests.vitbench.examples import BACKBONE, PLUGIN, ROOT, case, measured, plugin, run_folder
 from vitbench.cases import plan as plans
 from vitbench.cases import suite
 from vitbench.cases.case import Resolution
@@ -20,17 +20,18 @@ from vitbench.cases.plan import Plan
 from vitbench.engine import planning, pool
 from vitbench.engine.messages import Ready
 from vitbench.errors import BadInput
-from vitbench.results.csv import derive
-from vitbench.results.journal import Run
 
-BACKBONE = (
-    "from vitbench.subjects.backbones import BackboneSpec\nBACKBONE = BackboneSpec(build=print)\n"
-)
+QUICK = {"msa", "window", "shifted_window", "sra", "hilo"}
 
 
 def make_plan(name: str = "quick", **changes: Any) -> Plan:
     """A plan on the CPU, which asks no process for a device."""
     return planning.make_plan(name, **{"device": "cpu", **changes})
+
+
+def subjects(plan: Plan) -> set[str]:
+    """The mechanisms and backbones of a plan."""
+    return {case.subject for case in plan.cases}
 
 
 def test_public_names() -> None:
@@ -56,9 +57,7 @@ def test_a_suite_is_a_plan() -> None:
     plan = make_plan()
     rounds = plans.rounds_of("quick", "cpu")
     assert (plan.suite, plan.device, plan.rounds) == ("quick", "cpu", rounds)
-    assert {one.attention for one in plan.cases} == {"msa", "window", "shifted_window", "sra"} | {
-        "hilo"
-    }
+    assert subjects(plan) == QUICK
     assert plan.rule == plans.rule_of("quick", "cpu", {})
     assert make_plan(effort="thorough").rounds == plans.rounds_of("thorough", "cpu")
     assert make_plan(rounds=7).rounds == 7
@@ -86,25 +85,19 @@ def test_a_title_is_true_of_its_cases() -> None:
 
 def test_hyper_parameters_join_the_suites() -> None:
     """Those of a mechanism that is left out are left out with it."""
-    plan = make_plan("peer-table", axes={"attention": ("window",)})
-    assert dict(plan.cases[0].params)["relative_position_bias"] is False
-    plan = make_plan(
-        "peer-table",
-        axes={"attention": ("window",)},
-        params={"window": {"window_size": (2, 7)}},
-    )
-    found = [dict(one.params) for one in plan.cases]
-    assert [one["window_size"] for one in found] == [2, 7]
-    assert {one["relative_position_bias"] for one in found} == {False}
+    sizes = {"window": {"window_size": (2, 7)}}
+    plan = make_plan("peer-table", axes={"attention": ("window",)}, params=sizes)
+    params = [dict(case.params) for case in plan.cases]
+    assert [settings["window_size"] for settings in params] == [2, 7]
+    assert {settings["relative_position_bias"] for settings in params} == {False}
     assert make_plan("peer-table", axes={"attention": ("msa",)}).cases
 
 
 def test_settings_reach_the_plan() -> None:
-    """Seed, timeout, threads, limit and the knobs of the rule."""
-    plan = make_plan(
-        seed=3, timeout_s=9.0, threads=1, memory_limit_bytes=2**33, rule={"cap_s": 0.5}
-    )
-    assert (plan.seed, plan.timeout_s, plan.threads, plan.memory_limit_bytes) == (3, 9.0, 1, 2**33)
+    """Seed, timeout, threads, limit and the fields of the rule."""
+    settings = {"seed": 3, "timeout_s": 9.0, "threads": 1, "memory_limit_bytes": 2**33}
+    plan = make_plan(**settings, rule={"cap_s": 0.5})
+    assert {name: getattr(plan, name) for name in settings} == settings
     assert plan.rule.cap_s == 0.5
 
 
@@ -118,24 +111,18 @@ def test_a_limit_of_memory_by_default() -> None:
 
 
 def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` becomes what is there; a GPU takes the suite's axes for GPUs."""
-    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
-    plan = planning.make_plan("quick", device="auto")
-    assert plan.device == "cuda"
-    assert {one.device for one in plan.cases} == {"cuda"}
-    assert {one.dtype for one in plan.cases} == {"float16"}
-    assert plan.rule.warmup_calls == 10
-
-
-def test_auto_accepts_what_the_device_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA graphs on a machine with a GPU; without one the sentence names the device."""
+    """`auto` becomes what is there. A GPU takes the suite's axes for GPUs, and CUDA graphs; without
+    one the sentence names the device."""
     axes = {"runtime": ("cuda-graph",)}
     monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
-    plan = planning.make_plan("quick", device="auto", axes=axes)
-    assert {one.runtime for one in plan.cases} == {"cuda-graph"}
+    plan = make_plan(device="auto", axes=axes)
+    assert plan.device == "cuda"
+    of_cases = {(case.device, case.dtype, case.runtime) for case in plan.cases}
+    assert of_cases == {("cuda", "float16", "cuda-graph")}
+    assert plan.rule.warmup_calls == 10
     monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cpu"))
     with pytest.raises(BadInput, match="CUDA graphs need a CUDA device, got cpu"):
-        planning.make_plan("quick", device="auto", axes=axes)
+        make_plan(device="auto", axes=axes)
 
 
 def test_a_checkpoint_has_a_name_of_its_own(
@@ -181,26 +168,17 @@ def test_faults_are_found_before_a_process_is_started(
 
     monkeypatch.setattr(pool, "probe", probe)
     with pytest.raises(BadInput):
-        planning.make_plan("quick", **{"device": "auto", **changes})
+        make_plan(**{"device": "auto", **changes})
 
 
-def test_a_plugin_joins_the_suite(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "axis"), [(PLUGIN, "attention"), (BACKBONE, "backbone")])
+def test_a_plugin_joins_the_suite(tmp_path: Path, text: str, axis: str) -> None:
     """It is measured beside what the suite names, unless the user names what to measure."""
-    path = plugin(tmp_path, "mine")
-    names = {one.attention for one in make_plan(plugins=(path,)).cases}
-    assert names == {"msa", "window", "shifted_window", "sra", "hilo", "mine"}
-    alone = make_plan(plugins=(path,), axes={"attention": ("mine",)})
-    assert {one.attention for one in alone.cases} == {"mine"}
+    path = plugin(tmp_path, "mine", text)
+    assert subjects(make_plan(plugins=(path,))) == QUICK | {"mine"}
+    alone = make_plan(plugins=(path,), axes={axis: ("mine",)})
+    assert {getattr(case, axis) for case in alone.cases} == subjects(alone) == {"mine"}
     assert alone.plugins == {"mine": path}
-
-
-def test_a_plugin_may_be_a_backbone(tmp_path: Path) -> None:
-    """Told by its BACKBONE; named alone, no layer is measured beside it."""
-    path = plugin(tmp_path, "tiny", BACKBONE)
-    both = make_plan(plugins=(path,))
-    assert {one.backbone for one in both.cases} == {"", "tiny"}
-    alone = make_plan(plugins=(path,), axes={"backbone": ("tiny",)})
-    assert {one.subject for one in alone.cases} == {"tiny"}
 
 
 @pytest.mark.parametrize(
@@ -236,19 +214,9 @@ def test_a_suite_file_of_ones_own(tmp_path: Path) -> None:
     assert make_plan(str(path)).suite == "mine"
 
 
-def test_sweeps_need_not_name_every_axis(tmp_path: Path) -> None:
-    """make_sweep with the user's backbone takes the suite's mechanisms out."""
-    tiny = plugin(tmp_path, "tiny", BACKBONE)
-    sweep = planning.make_sweep(suite.load("quick"), {"backbone": ("tiny",)}, {}, {"tiny": tiny})
-    assert sweep["attention"] == ()
-
-
 def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:
     """read_records and draw take a run folder; charts go beside it or elsewhere."""
-    plan = make_plan(axes={"attention": ("msa",), "resolution": (Resolution(64, 64),)}, rounds=1)
-    run = Run(plan, environment())
-    run.outcomes = {(plan.cases[0].id, 0): measured()}
-    derive(tmp_path, run)
+    run_folder(tmp_path, {case(): [measured()]})
     rows = vitbench.read_records(tmp_path)
     assert rows["subject"].tolist() == ["msa"]
     assert vitbench.draw(tmp_path) == [tmp_path / "plots" / "throughput-bars.png"]

@@ -7,61 +7,48 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.vitbench.examples import ROOT, backbone_case, case, ceilings, environment, measured, plan
+from tests.vitbench.examples import (
+    ROOT,
+    backbone_case,
+    case,
+    ceilings,
+    environment,
+    measured,
+    run_folder,
+)
 from vitbench.cases.case import Case
 from vitbench.cases.row import case_of
 from vitbench.errors import BadInput
 from vitbench.results import frame
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS
-from vitbench.results.csv import derive, write_csv
-from vitbench.results.journal import Run
+from vitbench.results.csv import write_csv
 from vitbench.results.outcome import Failed, Outcome
 from vitbench.results.record import build_record
 
 
 def read_back(folder: Path, *pairs: tuple[Case, Outcome]) -> pd.DataFrame:
     """Rows of one-round runs through a CSV file."""
-    run = Run(plan(*(one for one, _ in pairs), rounds=1), environment(), ceilings())
-    run.outcomes = {(one.id, 0): outcome for one, outcome in pairs}
-    derive(folder, run)
-    return frame.read(folder)
+    return frame.read(run_folder(folder, {case: [outcome] for case, outcome in pairs}))
 
 
 def test_values_come_back(tmp_path: Path) -> None:
-    """Every cell of the CSV file equals the record's, in its type; an empty one is missing."""
+    """Every cell of the CSV file equals the record's, in its type and to the digits that a CSV file
+    has; an empty one is missing."""
     pairs: list[tuple[Case, Outcome]] = [
         (case(), measured(0.01, 0.011, 0.012)),
         (case(cold=True), Failed("error", "NA")),
         (backbone_case(), measured()),
     ]
-    rows = read_back(tmp_path, *pairs)
-    cells = rows.to_dict("records")
-    records = [build_record(one, [outcome], ceilings(), environment()) for one, outcome in pairs]
-    for index, record in enumerate(records):
-        for name in COLUMN_NAMES:
-            value, found = record[name], cells[index][name]
-            if value is None or value == "":
-                assert pd.isna(found) or found == "", name
-            elif isinstance(value, float):
-                assert found == pytest.approx(value, rel=1e-8), name
+    for row, (each, outcome) in zip(frame.records(read_back(tmp_path, *pairs)), pairs, strict=True):
+        expected = build_record(each, [outcome], ceilings(), environment())
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, float):
+                assert row[name] == pytest.approx(value, rel=1e-8), name
+            elif value is None:
+                assert row[name] in (None, ""), name
             else:
-                assert found == value, name
-
-
-def test_rows_as_records(tmp_path: Path) -> None:
-    """From a CSV file come the records that went in, to the digits a CSV file holds."""
-    pairs: list[tuple[Case, Outcome]] = [
-        (case(), measured(0.01, 0.011, 0.012)),
-        (backbone_case(), Failed("error", "NA")),
-    ]
-    rows = read_back(tmp_path, *pairs)
-    for found, (one, outcome) in zip(frame.records(rows), pairs, strict=True):
-        wanted = build_record(one, [outcome], ceilings(), environment())
-        assert {k: v for k, v in found.items() if v not in (None, "")} == {
-            k: pytest.approx(v, rel=1e-8) if isinstance(v, float) else v
-            for k, v in wanted.items()
-            if v not in (None, "")
-        }
+                assert (row[name], type(row[name])) == (value, type(value)), name
 
 
 @pytest.mark.parametrize("path", ["cpu-quick", "cpu-detection", "baseline/counts.csv"])
@@ -100,21 +87,13 @@ def test_types() -> None:
 
 
 def test_a_file_or_its_folder(tmp_path: Path) -> None:
-    """The same rows either way."""
-    rows = read_back(tmp_path, (case(), measured()))
+    """The same rows either way, with the mechanism's or the backbone's name; failures are rows, not
+    figures."""
+    failed = (case(dim=64), Failed("timeout", "3 s"))
+    rows = read_back(tmp_path, (case(), measured()), failed, (backbone_case(), measured()))
     pd.testing.assert_frame_equal(frame.read(tmp_path / "records.csv"), rows)
-
-
-def test_subject(tmp_path: Path) -> None:
-    """The mechanism's or the backbone's name."""
-    rows = read_back(tmp_path, (case(), measured()), (backbone_case(), measured()))
-    assert rows["subject"].tolist() == ["msa", "tiny"]
-
-
-def test_only_what_is_measured_is_drawn(tmp_path: Path) -> None:
-    """Failures are rows, not figures."""
-    rows = read_back(tmp_path, (case(), measured()), (case(dim=64), Failed("timeout", "3 s")))
-    assert frame.measured(rows)["dim"].tolist() == [32]
+    assert rows["subject"].tolist() == ["msa", "msa", "tiny"]
+    assert frame.measured(rows)["subject"].tolist() == ["msa", "tiny"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -12,13 +11,13 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.vitbench.examples import ROOT, case, ceilings, environment, measured, plan
-from vitbench.cases.plan import Plan
+from tests.vitbench.examples import ROOT, case, ceilings, environment, measured, plan, read_csv
 from vitbench.errors import BadInput, StorageFull
 from vitbench.results import journal as journals
 from vitbench.results.columns import COLUMN_NAMES
@@ -35,9 +34,9 @@ def outcome_line(outcome: Outcome, round_index: int = 0) -> dict[str, Any]:
     return journals.outcome_entry(ONE, round_index, outcome)
 
 
-def begun(folder: Path, chosen: Plan | None = None) -> Path:
+def begun(folder: Path) -> Path:
     """A run folder with a plan and an environment."""
-    with journals.create(folder, chosen or plan(ONE, TWO)) as journal:
+    with journals.create(folder, plan(ONE, TWO, rounds=4)) as journal:
         journal.append(journals.environment_entry(environment(), ceilings()))
     return folder
 
@@ -50,7 +49,7 @@ def test_a_run_is_what_its_journal_says(tmp_path: Path) -> None:
         for index, outcome in enumerate(outcomes):
             journal.append(outcome_line(outcome, index))
     run = journals.read(folder)
-    assert run.plan == plan(ONE, TWO)
+    assert run.plan == plan(ONE, TWO, rounds=4)
     assert run.environment == environment()
     assert run.ceilings == ceilings()
     assert run.outcomes_of(ONE) == outcomes
@@ -67,36 +66,30 @@ def test_a_run_of_an_older_release(name: str) -> None:
     assert {case.runtime for case in run.plan.cases} == {"eager"}
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"event": "outcome", "case": "a', b"\xff\xfe", b"\0" * 9])
-def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
-    """A kill in the middle of a line costs that line; reading and appending go on after it."""
-    folder = begun(tmp_path / "run")
-    path = folder / JOURNAL
-    whole = path.read_bytes()
-    path.write_bytes(whole + torn)
-    assert journals.read(folder).plan == plan(ONE, TWO)
-    with Journal(path) as journal:
-        assert path.read_bytes() == whole
-        journal.append(outcome_line(measured()))
-    assert path.read_bytes().startswith(whole)
-    assert journals.read(folder).outcomes_of(ONE) == [measured()]
-
-
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cut=st.floats(0, 1))
-def test_cut_anywhere(tmp_path: Path, cut: float) -> None:
-    """A journal that is cut at any byte after its plan holds every whole line before the cut."""
+@given(cut=st.floats(0, 1), torn=st.sampled_from([b"", b"{", b"\xff\xfe", b"\0" * 9]))
+def test_a_torn_last_line_is_dropped(tmp_path: Path, cut: float, torn: bytes) -> None:
+    """A journal that is cut at any byte after its plan, with other bytes after the cut or without,
+    holds every whole line before it; reading and appending go on after the last of these."""
     folder = begun(Path(tempfile.mkdtemp(dir=tmp_path)) / "run")
     path = folder / JOURNAL
+    outcomes = [measured(0.01 * (index + 1)) for index in range(3)]
     with Journal(path) as journal:
-        for index in range(3):
-            journal.append(outcome_line(measured(0.01 * (index + 1)), index))
+        for index, outcome in enumerate(outcomes):
+            journal.append(outcome_line(outcome, index))
     data = path.read_bytes()
     first = data.index(b"\n") + 1
     end = first + round(cut * (len(data) - first))
-    path.write_bytes(data[:end])
-    lines = data[:end].count(b"\n")
-    assert len(journals.read(folder).outcomes) == max(0, lines - 2)
+    path.write_bytes(data[:end] + torn)
+    whole = data[: data.rindex(b"\n", 0, end) + 1]
+    count = max(0, whole.count(b"\n") - 2)
+    run = journals.read(folder)
+    assert run.plan == plan(ONE, TWO, rounds=4)
+    assert run.outcomes_of(ONE) == outcomes[:count]
+    with Journal(path) as journal:
+        assert path.read_bytes() == whole
+        journal.append(outcome_line(measured(), 3))
+    assert journals.read(folder).outcomes_of(ONE) == [*outcomes[:count], measured()]
 
 
 class FullDisk:
@@ -138,33 +131,16 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, room: int, code: int, words: 
 
 
 def test_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line that may not be on the disk is taken back: it was not reported as written."""
-    folder = begun(tmp_path / "run")
-    path = folder / JOURNAL
-    whole = path.read_bytes()
-
-    def fsync(fd: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with Journal(path) as journal:
-        monkeypatch.setattr(os, "fsync", fsync)
-        with pytest.raises(StorageFull):
-            journal.append(outcome_line(measured()))
-    assert path.read_bytes() == whole
-
-
-def test_each_line_is_synchronised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fsync for each line, before append returns."""
-    synced: list[int] = []
-    real = os.fsync
-
-    def fsync(fd: int) -> None:
-        synced.append(fd)
-        real(fd)
-
+    """Each line is on the disk before append returns; one that may not be is taken back."""
+    fsync = mock.Mock(wraps=os.fsync)
     monkeypatch.setattr(os, "fsync", fsync)
-    begun(tmp_path / "run")
-    assert len(synced) == 2
+    path = begun(tmp_path / "run") / JOURNAL
+    assert fsync.call_count == 2
+    whole = path.read_bytes()
+    fsync.side_effect = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with Journal(path) as journal, pytest.raises(StorageFull):
+        journal.append(outcome_line(measured()))
+    assert path.read_bytes() == whole
 
 
 def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
@@ -186,7 +162,6 @@ def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
 
 FILL = """
 import sys
-import tempfile
 from pathlib import Path
 from tests.vitbench.examples import case, measured, plan
 from vitbench.results import journal as journals
@@ -229,7 +204,6 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 CREATE = """
 import sys
-import tempfile
 from pathlib import Path
 from tests.vitbench.examples import plan
 from vitbench import errors
@@ -263,13 +237,11 @@ def test_a_folder_of_another_user(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0)
+    become = "import os\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
     # The imports come first: the packages may lie where the other user cannot read.
-    become = "import os, sys, tempfile\nfrom tests.vitbench.examples import plan\n"
-    become += "import vitbench.results.journal\n"
-    if os.geteuid() == 0:
-        become += "os.seteuid(65534)\n"
+    code = CREATE.replace("try:", f"{become}try:")
     done = subprocess.run(
-        [sys.executable, "-c", become + CREATE, str(closed / "run")],
+        [sys.executable, "-c", code, str(closed / "run")],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -319,19 +291,22 @@ def test_a_folder_with_other_files_may_be_used(tmp_path: Path) -> None:
     assert journals.read(tmp_path).plan == plan()
 
 
-@pytest.mark.parametrize("below", ["run", "a/b/run"])
-def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path, below: str) -> None:
-    """Below a file there is no folder."""
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file/run", "Not a directory"),
+        ("file/a/b/run", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    """Below a file there is no folder, nor with too long a name."""
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="cannot be made: Not a directory"):
-        journals.create(tmp_path / "file" / below, plan())
+    with pytest.raises(BadInput, match=f"cannot be made: {reason}"):
+        journals.create(tmp_path / name, plan())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    """A sentence, as for any other folder that cannot be made."""
-    with pytest.raises(BadInput, match="File name too long"):
-        journals.create(tmp_path / ("x" * 300), plan())
 
 
 def test_a_journal_that_is_being_written_is_refused(tmp_path: Path) -> None:
@@ -361,6 +336,7 @@ NO_PARAMS["plan"]["cases"][0]["params"] = ["alpha"]
     [
         ("", "holds no plan"),
         ("no newline", "holds no plan"),
+        (bytes(range(256)).decode("latin-1"), "line 1, is not a journal entry"),
         ("{\n", "line 1, is not a journal entry"),
         ("[]\n", "line 1"),
         ("3\n", "line 1"),
@@ -381,23 +357,16 @@ NO_PARAMS["plan"]["cases"][0]["params"] = ["alpha"]
 )
 def test_a_corrupt_journal_is_a_sentence(tmp_path: Path, text: str, words: str) -> None:
     """Which line, and that it is no entry; never a traceback."""
-    (tmp_path / JOURNAL).write_text(text)
+    (tmp_path / JOURNAL).write_text(text, encoding="latin-1")
     with pytest.raises(BadInput, match=words) as caught:
         journals.read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_journal_of_other_bytes(tmp_path: Path) -> None:
-    """Not even text."""
-    (tmp_path / JOURNAL).write_bytes(bytes(range(256)))
-    with pytest.raises(BadInput, match="line 1, is not a journal entry"):
-        journals.read(tmp_path)
-
-
-def whole_run(rounds: int = 2) -> Run:
+def whole_run() -> Run:
     """A run of two cases: one measured, one failed in its first round."""
-    run = Run(plan(ONE, TWO, rounds=rounds), environment(), ceilings())
-    for index in range(rounds):
+    run = Run(plan(ONE, TWO), environment(), ceilings())
+    for index in range(2):
         run.outcomes[ONE.id, index] = measured(0.01, 0.02, 0.03)
     run.outcomes[TWO.id, 0] = Failed("error", 'ValueError: "quotes", commas\nand a line')
     return run
@@ -407,16 +376,13 @@ def test_csv_files(tmp_path: Path) -> None:
     """One row a case with the columns of record, and one row a sample."""
     paths = derive(tmp_path, whole_run())
     assert [path.name for path in paths] == ["records.csv", "samples.csv", "environment.json"]
-    with paths[0].open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, samples = read_csv(paths[0]), read_csv(paths[1])
     assert tuple(rows[0]) == COLUMN_NAMES
     assert [row["status"] for row in rows] == ["measured", "error"]
     assert rows[0]["latency_s"] == "0.02"
     assert rows[0]["runtime"] == "eager"
     assert rows[1]["latency_s"] == ""
     assert rows[1]["message"] == 'ValueError: "quotes", commas\nand a line'
-    with paths[1].open(newline="") as file:
-        samples = list(csv.DictReader(file))
     assert tuple(samples[0]) == SAMPLE_COLUMNS
     assert [(row["round"], row["sample"]) for row in samples] == [
         (str(r), str(s)) for r in range(2) for s in range(3)
