@@ -140,7 +140,7 @@ def test_requests_and_replies(start: Callable[[], Child]) -> None:
         ),
     ],
 )
-def test_deaths(start: Callable[[], Child], request_: dict[str, object], words: str) -> None:
+def test_deaths(start: Callable[[], Child], request_: dict[str, Any], words: str) -> None:
     """How it ended, and what it printed last, are in the message."""
     with pytest.raises(ChildDied) as caught:
         ask(start(), **request_)

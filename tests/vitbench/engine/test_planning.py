@@ -95,7 +95,12 @@ def test_hyper_parameters_join_the_suites() -> None:
 
 def test_settings_reach_the_plan() -> None:
     """Seed, timeout, threads, limit and the fields of the rule."""
-    settings = {"seed": 3, "timeout_s": 9.0, "threads": 1, "memory_limit_bytes": 2**33}
+    settings: dict[str, Any] = {
+        "seed": 3,
+        "timeout_s": 9.0,
+        "threads": 1,
+        "memory_limit_bytes": 2**33,
+    }
     plan = make_plan(**settings, rule={"cap_s": 0.5})
     assert {name: getattr(plan, name) for name in settings} == settings
     assert plan.rule.cap_s == 0.5
