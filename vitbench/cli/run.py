@@ -82,6 +82,7 @@ class Memory:
 
 @options.grouped
 def run(
+    context: typer.Context,
     suite: Annotated[
         str, typer.Argument(help=options.SUITE, autocompletion=complete.suites)
     ] = "quick",
@@ -101,6 +102,7 @@ def run(
 ) -> int:
     """Measure a sweep; write its CSV files and charts."""
     if resume is not None:
+        _check_resume(context)
         from vitbench.engine import runner
 
         return _carry_out(runner.resume, resume, quiet=machine.quiet)
@@ -133,6 +135,19 @@ def run(
     terminal.console().print(f"{plan.title}: {_outlook(plan)}")
     folder = machine.out or new_folder(REPORTS, plan.suite, plan.device)
     return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
+
+
+def _check_resume(context: typer.Context) -> None:
+    """Raises BadInput for what a resumed run would ignore."""
+    ignored = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and parameter.name not in ("resume", "quiet"):
+            ignored.append(parameter.opts[0])
+    if ignored:
+        names = ", ".join(ignored)
+        raise BadInput(f"--resume does not go with {names}: a resumed run keeps its own plan")
 
 
 def _print_plan(plan: Plan) -> None:

@@ -113,8 +113,7 @@ def test_requests_and_replies(start: Callable[[], Child]) -> None:
     """Each request has its reply, of any size, with every character."""
     child = start()
     for words in ("a", "é\n\u2028", "x" * 10**6):
-        request = {"do": "echo", "words": words}
-        assert ask(child, **request) == request
+        assert ask(child, do="echo", words=words) == {"do": "echo", "words": words}
 
 
 @pytest.mark.parametrize(
