@@ -193,7 +193,7 @@ def compare(blocks: Sequence[Block], max_blocks: int, folder: Path) -> Compared 
             result = ab.AbComparison(plan(*cases), (base, head), policy, rules, folder).measure()
         except EndOfRecord:
             return None
-    words = {one.verdict.subject: one.verdict.word for one in result.judged}
+    words = {one.subject: one.word for one in result.verdicts}
     return Compared(replay.used, words, result.status)
 
 

@@ -45,6 +45,7 @@ class Verdict:
     changed      exact columns that differ: name -> (base, candidate)
     options      the options of `vitbench run` and `vitbench ab` that select the case
     failed_side  for missing and failed: the side that lacks the case or failed
+    faults       sentences, one for each limit of a policy that is broken
     """
 
     subject: str
@@ -56,6 +57,7 @@ class Verdict:
     changed: Mapping[str, tuple[object, object]]
     options: str = ""
     failed_side: Side | None = None
+    faults: tuple[str, ...] = ()
 
 
 def check_across(across: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,21 +104,10 @@ def read_policy(path: Path) -> Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict and what the policy makes of it.
-
-    faults  sentences, one for each limit that is broken; empty where none is
-    """
-
-    verdict: Verdict
-    faults: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """What a check ends with."""
 
-    judged: tuple[Judged, ...]
+    verdicts: tuple[Verdict, ...]
     status: int
     sentence: str
 
@@ -154,9 +143,8 @@ def check(
 
 def judge(verdicts: Sequence[Verdict], policy: Policy, command: str = "vitbench run") -> Result:
     """What a policy makes of verdicts; `command` and a case's options measure it again."""
-    judged = tuple(Judged(verdict, _faults(verdict, policy, command)) for verdict in verdicts)
-    status, sentence = _status(judged, policy)
-    return Result(judged, status, sentence)
+    judged = tuple(replace(one, faults=_faults(one, policy, command)) for one in verdicts)
+    return Result(judged, *_status(judged, policy))
 
 
 def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
@@ -181,16 +169,13 @@ def _growth(old: object, new: object) -> float:
     return after / before - 1 if before else float("inf") if after else 0.0
 
 
-def _status(judged: Sequence[Judged], policy: Policy) -> tuple[int, str]:
-    number_of = Counter(case.verdict.word for case in judged)
+def _status(verdicts: Sequence[Verdict], policy: Policy) -> tuple[int, str]:
+    number_of = Counter(case.word for case in verdicts)
     counts = ", ".join(f"{count} {word}" for word, count in number_of.most_common()) or "no case"
-    compared = any(
-        case.verdict.ratio is not None or case.verdict.word in ("same", "changed")
-        for case in judged
-    )
-    if broken := sum(bool(case.faults) for case in judged):
-        return REGRESSION, f"regression in {broken} of {len(judged)} cases ({counts})"
-    lost = any(case.verdict.failed_side == "candidate" for case in judged)
+    compared = any(case.ratio is not None or case.word in ("same", "changed") for case in verdicts)
+    if broken := sum(bool(case.faults) for case in verdicts):
+        return REGRESSION, f"regression in {broken} of {len(verdicts)} cases ({counts})"
+    lost = any(case.failed_side == "candidate" for case in verdicts)
     if lost or (not compared and not number_of["incomparable"]):
         return NOTHING, f"not everything was measured ({counts})"
     if policy.strict and (number_of["undecided"] or number_of["incomparable"]):
@@ -204,17 +189,17 @@ def summary(result: Result) -> Mapping[str, Any]:
     """The result as JSON can hold it."""
     cases = [
         {
-            "case": case.verdict.describe,
-            "subject": case.verdict.subject,
-            "verdict": case.verdict.word,
-            "ratio": None if case.verdict.ratio is None else _finite(asdict(case.verdict.ratio)),
-            "threshold": case.verdict.threshold,
-            "why": case.verdict.why,
-            "failed_side": case.verdict.failed_side,
-            "changed": {name: list(values) for name, values in case.verdict.changed.items()},
+            "case": case.describe,
+            "subject": case.subject,
+            "verdict": case.word,
+            "ratio": None if case.ratio is None else _finite(asdict(case.ratio)),
+            "threshold": case.threshold,
+            "why": case.why,
+            "failed_side": case.failed_side,
+            "changed": {name: list(values) for name, values in case.changed.items()},
             "faults": list(case.faults),
         }
-        for case in result.judged
+        for case in result.verdicts
     ]
     return {"status": result.status, "sentence": result.sentence, "cases": cases}
 

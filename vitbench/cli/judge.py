@@ -53,9 +53,7 @@ def compare(
         across=() if across is None else parse.words(across),
     )
     if json:
-        judged = tuple(gate.Judged(verdict, ()) for verdict in compared)
-        cases = gate.summary(gate.Result(judged, 0, ""))["cases"]
-        terminal.echo_json(cases)
+        terminal.echo_json(gate.summary(gate.Result(tuple(compared), 0, ""))["cases"])
         return
     console = terminal.console()
     console.print(verdicts.table(compared))
@@ -195,8 +193,8 @@ def show(result: Result, console: Console) -> None:
     """The table, what is wrong, and the sentence."""
     from vitbench.render import verdicts
 
-    console.print(verdicts.table([case.verdict for case in result.judged]))
-    for case in result.judged:
+    console.print(verdicts.table(result.verdicts))
+    for case in result.verdicts:
         for fault in case.faults:
             console.print(fault, style="red", markup=False)
     console.print(result.sentence)

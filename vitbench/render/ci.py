@@ -6,19 +6,18 @@ import json as jsons
 from xml.etree import ElementTree
 
 from vitbench.analysis import gate
-from vitbench.analysis.compare import geometric_mean
-from vitbench.analysis.gate import Judged, Result
+from vitbench.analysis.compare import Verdict, geometric_mean
+from vitbench.analysis.gate import Result
 from vitbench.render import verdicts
 
 
 def markdown(result: Result) -> str:
     """For a job's summary: the sentence, the faults, and the table with the forest plot."""
-    every = [case.verdict for case in result.judged]
     lines = [f"### vitbench: {result.sentence}", ""]
-    lines += [f"- {fault}" for case in result.judged for fault in case.faults]
-    if mean := geometric_mean(every):
+    lines += [f"- {fault}" for case in result.verdicts for fault in case.faults]
+    if mean := geometric_mean(result.verdicts):
         lines += ["", f"Geometric mean of the latency ratios: {mean:.3f}"]
-    axis, rows = verdicts.cells(every)
+    axis, rows = verdicts.cells(result.verdicts)
     width = max((len(name) for name, *_ in rows), default=4)
     lines += ["", "```text", f"{'case':{width}}  {'ratio':>7}  {axis}  verdict"]
     for name, ratio, _, forest, word, remarks in rows:
@@ -29,10 +28,9 @@ def markdown(result: Result) -> str:
 
 def workflow_commands(result: Result) -> str:
     """GitHub's workflow commands: an error for each fault, a warning for a case without a ratio."""
-    faults = [fault for case in result.judged for fault in case.faults]
+    faults = [fault for case in result.verdicts for fault in case.faults]
     lines = [f"::error title=vitbench::{_escaped(fault)}" for fault in faults]
-    for case in result.judged:
-        verdict = case.verdict
+    for verdict in result.verdicts:
         if verdict.word in ("failed", "missing", "incomparable"):
             warning = _escaped(f"{verdict.describe}: {verdict.why}")
             lines.append(f"::warning title=vitbench::{warning}")
@@ -50,28 +48,27 @@ def junit(result: Result) -> str:
     suite = ElementTree.Element(
         "testsuite",
         name="vitbench",
-        tests=str(len(result.judged)),
-        failures=str(sum(bool(case.faults) for case in result.judged)),
-        errors=str(sum(_is_error(case) for case in result.judged)),
+        tests=str(len(result.verdicts)),
+        failures=str(sum(bool(case.faults) for case in result.verdicts)),
+        errors=str(sum(_is_error(case) for case in result.verdicts)),
     )
-    for case in result.judged:
-        verdict = case.verdict
+    for verdict in result.verdicts:
         test = ElementTree.SubElement(
             suite, "testcase", classname=verdict.subject, name=verdict.describe
         )
-        for fault in case.faults:
+        for fault in verdict.faults:
             ElementTree.SubElement(test, "failure", message=fault)
-        if _is_error(case):
+        if _is_error(verdict):
             ElementTree.SubElement(test, "error", message=f"{verdict.word}: {verdict.why}")
-        elif verdict.word in ("undecided", "incomparable") and not case.faults:
+        elif verdict.word in ("undecided", "incomparable") and not verdict.faults:
             ElementTree.SubElement(test, "skipped", message=f"{verdict.word}: {verdict.why}")
     ElementTree.indent(suite)
     text: str = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
     return text + "\n"
 
 
-def _is_error(case: Judged) -> bool:
-    return not case.faults and case.verdict.word in ("failed", "missing")
+def _is_error(verdict: Verdict) -> bool:
+    return not verdict.faults and verdict.word in ("failed", "missing")
 
 
 def json(result: Result) -> str:

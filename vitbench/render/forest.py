@@ -27,12 +27,11 @@ def save(result: Result, caption: str, folder: Path) -> Path | None:
 
 def forest(result: Result, caption: str) -> Figure | None:
     """Latency ratios on a logarithmic axis, the limit of each case as a tick, 1 as a line."""
-    verdicts = [case.verdict for case in result.judged]
-    full = labels.short([verdict.describe for verdict in verdicts])
+    full = labels.short([verdict.describe for verdict in result.verdicts])
     names, shared = _own_and_shared(full)
     drawn = [
         (verdict, verdict.ratio, name)
-        for verdict, name in reversed(list(zip(verdicts, names, strict=True)))
+        for verdict, name in reversed(list(zip(result.verdicts, names, strict=True)))
         if verdict.ratio is not None and 0 < verdict.ratio.low < verdict.ratio.high < math.inf
     ]
     if not drawn:

@@ -52,7 +52,7 @@ def test_a_regression_names_everything() -> None:
     """Status 3; the case, the ratio, the interval and the limit."""
     result = gate.check(rows(), rows(1.0, 1.3), Policy())
     assert result.status == gate.REGRESSION
-    ((fault,),) = (one.faults for one in result.judged if one.faults)
+    ((fault,),) = (one.faults for one in result.verdicts if one.faults)
     assert fault.startswith("hilo ")
     assert "1.300 times" in fault
     assert "95% interval" in fault
@@ -76,7 +76,7 @@ def test_exact_columns_need_no_statistics(name: str, changes: dict[str, int]) ->
     grown = rows(**changes)
     result = gate.check(rows(), grown, Policy())
     assert result.status == gate.REGRESSION
-    assert f"{name} grew from" in result.judged[0].faults[0]
+    assert f"{name} grew from" in result.verdicts[0].faults[0]
     assert gate.check(grown, rows(), Policy()).status == gate.PASSED
     generous = Policy.model_validate({"max-macs": "30%", "max-memory": "30%"})
     assert gate.check(rows(), grown, generous).status == gate.PASSED

@@ -112,7 +112,7 @@ def comparison(
 
 
 def words(result: Any) -> dict[str, str]:
-    return {one.verdict.subject: one.verdict.word for one in result.judged}
+    return {one.subject: one.word for one in result.verdicts}
 
 
 def test_identical_code_passes(workers: Workers, tmp_path: Path) -> None:
@@ -197,21 +197,21 @@ def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path
 
     workers.latency = latency
     result = comparison(tmp_path / "ab", cases=CASES[:1]).measure()
-    (judged,) = result.judged
-    assert judged.verdict.word in ("undecided", "same")
+    (judged,) = result.verdicts
+    assert judged.word in ("undecided", "same")
     assert not judged.faults
     assert result.status == PASSED
-    if judged.verdict.word == "undecided":
-        assert "first slower" in judged.verdict.why
-        assert "run again" in judged.verdict.why
+    if judged.word == "undecided":
+        assert "first slower" in judged.why
+        assert "run again" in judged.why
 
 
 def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
     """It names the case, the ratio, the interval, the limit and the command."""
     workers.latency = lambda side, _: 0.012 if side == "head" else 0.01
     result = comparison(tmp_path / "ab", cases=CASES[1:2]).measure()
-    (fault,) = result.judged[0].faults
-    ratio = result.judged[0].verdict.ratio
+    (fault,) = result.verdicts[0].faults
+    ratio = result.verdicts[0].ratio
     assert ratio is not None
     assert ratio.low < 1.2 < ratio.high
     for part in ("hilo 64px", f"{ratio.value:.3f} times", f"{ratio.low:.3f} to {ratio.high:.3f}"):
@@ -222,10 +222,10 @@ def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
 def test_an_undecided_case_says_what_would_settle_it(workers: Workers, tmp_path: Path) -> None:
     workers.process, workers.slow = 0.1, 0.0
     result = comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=8).measure()
-    (judged,) = result.judged
-    assert judged.verdict.word == "undecided"
-    assert "more blocks would settle it, here are 8" in judged.verdict.why
-    assert judged.verdict.threshold > TIGHT.limit("msa", "max_slowdown", 0.0)
+    (judged,) = result.verdicts
+    assert judged.word == "undecided"
+    assert "more blocks would settle it, here are 8" in judged.why
+    assert judged.threshold > TIGHT.limit("msa", "max_slowdown", 0.0)
 
 
 @pytest.mark.parametrize("where", [messages.PrepareCase, messages.Sample, messages.Finish])
@@ -245,11 +245,11 @@ def test_a_head_that_fails_never_passes(
         fault if (side, one.attention, request) == ("head", "hilo", where) else None
     )
     result = comparison(tmp_path / "ab").measure()
-    told = {one.verdict.subject: one.verdict for one in result.judged}
-    assert told["hilo"].word == "failed"
-    assert kind in told["hilo"].why
+    verdicts = {one.subject: one for one in result.verdicts}
+    assert verdicts["hilo"].word == "failed"
+    assert kind in verdicts["hilo"].why
     assert result.status == NOTHING
-    assert all(told[name].ratio is not None for name in told if name != "hilo")
+    assert all(verdicts[name].ratio is not None for name in verdicts if name != "hilo")
     assert workers.alive == 0
 
 
@@ -316,7 +316,7 @@ def test_a_change_of_counts_is_seen(workers: Workers, tmp_path: Path) -> None:
     workers.facts = lambda side: worse if side == "head" else facts()
     policy = Policy(max_slowdown=0.5, attention={"hilo": Limits(max_macs=0.2)})
     result = comparison(tmp_path / "ab", policy, cases=CASES[:2], max_blocks=6).measure()
-    faults = {one.verdict.subject: one.faults for one in result.judged}
+    faults = {one.subject: one.faults for one in result.verdicts}
     assert "macs grew from 81920 to 90000 (+9.9%)" in faults["msa"][0]
     assert faults["hilo"] == ()
     assert result.status == REGRESSION
