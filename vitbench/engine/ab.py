@@ -176,8 +176,10 @@ class AbComparison:
             with (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
                 self._phase(1, [p for p in self.pairs if p.base is not None], file)
-                words = self._verdict_words(1)
-                self._flagged = [p for p in self.pairs if words[p.head.id] in ("slower", "faster")]
+                verdicts = self._verdicts(1)
+                self._flagged = [
+                    p for p in self.pairs if verdicts[p.head.id].word in ("slower", "faster")
+                ]
                 self._phase(2, self._flagged, file)
         except OSError as error:
             raise StorageFull(f"{self._folder} cannot be written: {error.strerror}") from None
@@ -226,8 +228,8 @@ class AbComparison:
                 return
             self._block(phase, block, open_pairs, file)
             if block + 1 >= least:
-                words = self._verdict_words(phase)
-                open_pairs = [p for p in open_pairs if words[p.head.id] == "undecided"]
+                verdicts = self._verdicts(phase)
+                open_pairs = [p for p in open_pairs if verdicts[p.head.id].word == "undecided"]
             else:
                 readings = self._phases[phase]
                 open_pairs = [p for p in open_pairs if not readings[p.head.id].has_failed]
@@ -260,21 +262,20 @@ class AbComparison:
         """The outcome of each side, or of the one that failed, and all slices in order."""
         assert pair.base is not None
         with_facts, rule, sides = phase == 1 and block == 0, self.plan.rule, _ORDERS[block % 2]
-        prepare: dict[Which, messages.PrepareCase] = {
-            "base": messages.PrepareCase(case=pair.base, rule=rule, with_facts=with_facts),
-            "head": messages.PrepareCase(case=pair.head, rule=rule, with_facts=with_facts),
-        }
-        sample = messages.Sample(seconds=self.rules.slice_s)
+        cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
+        sample, finish = messages.Sample(seconds=self.rules.slice_s), messages.Finish()
         slices: list[Slice] = []
 
         def measure() -> dict[Which, Outcome]:
             slices.clear()
             try:
                 for which in sides:
-                    pool.ask(which, prepare[which], messages.Accepted)
+                    prepare = messages.PrepareCase(
+                        case=cases[which], rule=rule, with_facts=with_facts
+                    )
+                    pool.ask(which, prepare, messages.Accepted)
                 for which in slice_order(self.rules.abba_cycles, first=block % 2):
                     slices.append((which, pool.ask(which, sample, messages.Sampled).samples_s))
-                finish = messages.Finish()
                 return {
                     which: pool.ask(which, finish, messages.Finished).outcome for which in sides
                 }
@@ -307,13 +308,8 @@ class AbComparison:
 
     # Judging
 
-    def _verdict_words(self, phase: int) -> dict[str, str]:
-        """The verdict of each pair from one phase, by the head's case."""
-        verdicts = self._verdicts(phase)
-        return {pair.head.id: v.word for pair, v in zip(self.pairs, verdicts, strict=True)}
-
-    def _verdicts(self, *phases: int) -> list[Verdict]:
-        """A verdict for each pair from these phases, in the order of the pairs."""
+    def _verdicts(self, *phases: int) -> dict[str, Verdict]:
+        """A verdict for each pair from these phases, by the head's case."""
         base, head = self.records("base", brief=True), self.records("head", brief=True)
         limits = gate.limits([*base, *head], self.policy)
         blocks = {
@@ -328,25 +324,21 @@ class AbComparison:
         across = ("device", "dtype", "device_name", "torch")
         verdicts = compare(comparable, head, threshold=limits, across=across, blocks=blocks)
         by_name = {verdict.describe: verdict for verdict in verdicts}
-        ordered = []
+        by_case = {}
         for record, pair in zip(head, self.pairs, strict=True):
             verdict = by_name[name_of(record)]
             why = verdict.why if pair.base is not None else pair.incomparable_reason
-            ordered.append(dataclasses.replace(verdict, why=why))
-        return ordered
+            by_case[pair.head.id] = dataclasses.replace(verdict, why=why)
+        return by_case
 
     def _final(self) -> list[Verdict]:
         """From all blocks; a flagged case is called only if its re-run calls it again."""
         first, again, both = self._verdicts(1), self._verdicts(2), self._verdicts(1, 2)
-        final = []
-        for pair, before, rerun, verdict in zip(self.pairs, first, again, both, strict=True):
-            if pair not in self._flagged:
-                final.append(before)
-            elif rerun.word == before.word == verdict.word:
-                final.append(verdict)
-            else:
-                final.append(_unrepeated(verdict, before, rerun))
-        return final
+        final = first | {
+            case_id: _repeated(both[case_id], first[case_id], again[case_id])
+            for case_id in (pair.head.id for pair in self._flagged)
+        }
+        return list(final.values())
 
     def records(self, which: Which, *, brief: bool = False) -> list[Record]:
         """A row for each pair from all readings of a side; the settings are the head's.
@@ -374,10 +366,12 @@ def blocks_needed(cases: int) -> int:
     return max(stats.TRIM_BLOCKS, math.ceil(math.log2(max(cases, 1) / SIGNIFICANCE)))
 
 
-def _unrepeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:
-    """A flagged case whose re-run says something else. The verdict of all blocks holds unless it is
-    a call, which needs both.
+def _repeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:
+    """The verdict on a flagged case. That of all blocks holds, unless it is a call that the re-run
+    does not repeat.
     """
+    if rerun.word == before.word == verdict.word:
+        return verdict
     if verdict.word not in ("slower", "faster", "undecided"):
         return verdict
     reason = f"first {_label(before)}; run again {_label(rerun)}"

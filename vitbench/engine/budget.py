@@ -122,21 +122,16 @@ class TimeBudget:
     def update(self, case: Case, outcome: Measured) -> None:
         """Replaces the estimates of a case by what it took."""
         self._known_call_s[case.id] = stats.median(outcome.samples_s)
-        skipped = _FIRST_ROUND
-        self._known_overhead_s[case.id] = sum(
-            seconds for name, seconds in outcome.spent_s.items() if name not in skipped
-        )
+        later = [s for name, s in outcome.spent_s.items() if name not in _FIRST_ROUND]
+        self._known_overhead_s[case.id] = sum(later)
 
     def _call_s(self, case: Case) -> float:
         return self._known_call_s.get(case.id, plans.call_s(case))
 
     def _fixed_s(self, slots: Sequence[tuple[Case, int]]) -> float:
         """What is not timing: workers to start, and the passes before each case."""
-        rounds = {index for _, index in slots}
-        total = plans.START_S * (len(rounds) - 1)
-        for case, index in slots:
-            if case.id in self._known_overhead_s:
-                total += self._known_overhead_s[case.id]
-            else:
-                total += plans.overhead_s(case, first_round=index == 0)
-        return total
+        known, rounds = self._known_overhead_s, {index for _, index in slots}
+        return plans.START_S * (len(rounds) - 1) + sum(
+            known[case.id] if case.id in known else plans.overhead_s(case, first_round=index == 0)
+            for case, index in slots
+        )

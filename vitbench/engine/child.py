@@ -26,7 +26,7 @@ WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.engine.worker")
 _ENTRY = Path(__file__).parent / "entry.py"
 
 _OUTPUT_TAIL_BYTES = 4096
-_OUTPUT_LIMIT_BYTES = 64 * 2**20
+_OUTPUT_LIMIT_BYTES = 64 * 2**20  # a mechanism that prints without end must not fill the disk
 # In the environment of a worker, and so of all that it starts, wherever that ends up.
 _MARK = "VITBENCH_WORKER"
 
@@ -107,9 +107,7 @@ class Child:
             self._requests.flush()
         except OSError:
             raise ChildDied(self._how_it_ended()) from None
-        return self._read_line(time.monotonic() + timeout_s, timeout_s)
-
-    def _read_line(self, deadline: float, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._replies, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
@@ -126,14 +124,10 @@ class Child:
                     raise ChildDied(self._how_it_ended())
                 elif time.monotonic() > deadline:
                     raise ChildTimeout(f"no answer within {timeout_s:g} s")
-                self._trim_output()
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
-
-    def _trim_output(self) -> None:
-        """A mechanism that prints without end must not fill the disk."""
-        if os.fstat(self._output.fileno()).st_size > _OUTPUT_LIMIT_BYTES:
-            self._output.truncate(0)
+                if os.fstat(self._output.fileno()).st_size > _OUTPUT_LIMIT_BYTES:
+                    self._output.truncate(0)
+        reply, _, self._buffer = self._buffer.partition(b"\n")
+        return reply
 
     def _how_it_ended(self) -> str:
         try:

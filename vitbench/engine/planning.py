@@ -24,7 +24,6 @@ from vitbench.engine import budget, pool
 from vitbench.engine.messages import SetUp
 from vitbench.errors import BadInput
 from vitbench.instruments import host
-from vitbench.instruments.timing import TimingRule
 from vitbench.results.record import Record
 
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
@@ -92,6 +91,14 @@ def make_plan(
     device_axes = _merge(loaded.axes_on(device), axes, files)
     cases = tuple(sweep.on(device, device_axes).expand())
     timing = plans.rule_of(effort, device, rule)
+    if not timed:
+        rounds = 1
+    elif budget_s is None or not cases:
+        rounds = plans.rounds_of(effort, device) if rounds is None else rounds
+    elif rounds is None:
+        rounds = budget.rounds_in(budget_s, cases, timing)
+    else:
+        budget.check(budget_s, cases, timing, rounds)
     if memory_limit_bytes == "default":
         memory_limit_bytes = _default_memory_limit(device)
     plan = Plan(
@@ -99,7 +106,7 @@ def make_plan(
         suite=Path(suite).stem,
         device=device,
         cases=cases,
-        rounds=_rounds(rounds, effort, device, budget_s, cases, timing) if timed else 1,
+        rounds=rounds,
         rule=timing,
         timed=timed,
         published=loaded.published,
@@ -250,22 +257,6 @@ def _title(
         return ", ".join(names[:_NAMED]) + more
     changed = [name.replace("_", " ") for name in axes] + ["hyper-parameters"] * bool(params)
     return f"{suite_title}, with {', '.join(changed)} as asked" if changed else suite_title
-
-
-def _rounds(
-    asked: int | None,
-    effort: str,
-    device: str,
-    budget_s: float | None,
-    cases: tuple[Case, ...],
-    rule: TimingRule,
-) -> int:
-    if budget_s is None or not cases:
-        return plans.rounds_of(effort, device) if asked is None else asked
-    if asked is None:
-        return budget.rounds_in(budget_s, cases, rule)
-    budget.check(budget_s, cases, rule, asked)
-    return asked
 
 
 def _default_memory_limit(device: str) -> int | None:

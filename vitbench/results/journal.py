@@ -73,14 +73,14 @@ def create(folder: Path, plan: Plan) -> Journal:
             os.fsync(file.fileno())
         os.link(partial, folder / JOURNAL)  # fails where another run came first; never replaces
     except FileExistsError:
-        remove(partial)
         raise BadInput(f"{folder} already holds a run; choose another --out") from None
     except OSError as error:
         remove(partial)
         for path in made:
             path.rmdir()
         raise BadInput(f"{folder} cannot be written: {error.strerror}") from None
-    remove(partial)
+    finally:
+        remove(partial)
     return Journal(folder / JOURNAL)
 
 

@@ -276,15 +276,6 @@ def test_a_budget(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert one.blocks == 3
 
 
-def test_readings_name_the_hyper_parameters(workers: Workers, tmp_path: Path) -> None:
-    """Cases that differ in a setting alone have two names."""
-    cases = tuple(case(attention="hilo", params=(("alpha", alpha),)) for alpha in (0.5, 0.9))
-    comparison(tmp_path / "ab", cases=cases, max_blocks=1).measure()
-    names = {row["case"] for row in read_csv(tmp_path / "ab" / ab.READINGS)}
-    assert len(names) == 2
-    assert {name.split()[-1] for name in names} == {"alpha=0.5", "alpha=0.9"}
-
-
 def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
     """A comparison that ended before anything was measured on both sides is a failure."""
     workers.fault = lambda *_: KeyboardInterrupt()
@@ -298,15 +289,18 @@ def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
 
 
 def test_the_folder(workers: Workers, tmp_path: Path) -> None:
-    """Every reading as it was taken, and the rows of both sides."""
-    comparison(tmp_path / "ab", cases=CASES[:2], max_blocks=2).measure()
+    """Every reading as it was taken, and the rows of both sides. Cases that differ in a setting
+    alone have two names."""
+    cases = tuple(case(attention="hilo", params=(("alpha", alpha),)) for alpha in (0.5, 0.9))
+    comparison(tmp_path / "ab", cases=cases, max_blocks=2).measure()
     readings = read_csv(tmp_path / "ab" / ab.READINGS)
     assert len(readings) == 2 * 2 * 4 * 2
     assert all(len(row["samples_s"].split()) == 3 for row in readings)
     assert {row["side"] for row in readings} == {"base", "head"}
+    assert {row["case"].split()[-1] for row in readings} == {"alpha=0.5", "alpha=0.9"}
     for name in ("base", "head"):
         rows = read_csv(tmp_path / "ab" / f"{name}.csv")
-        assert [row["attention"] for row in rows] == ["msa", "hilo"]
+        assert [row["settings"] for row in rows] == ["alpha=0.5", "alpha=0.9"]
         assert [row["rounds"] for row in rows] == ["2", "2"]
 
 

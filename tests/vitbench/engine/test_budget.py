@@ -129,11 +129,6 @@ def test_a_rule_is_never_impossible(now_s: float) -> None:
     assert rule.target_noise == TimingRule().target_noise
 
 
-def test_a_plan_without_a_budget() -> None:
-    """Nothing is allocated."""
-    assert TimeBudget.of(plan(), 0.0) is None
-
-
 def test_the_promised_precision() -> None:
     """Medians of normal samples scatter as the sentence before the run says."""
     rng = np.random.default_rng(0)

@@ -20,57 +20,32 @@ class Fault:
     """What a mechanism does, and the row that it must get. A `variant` of another fault is a row
     of `make test-all` only: each that ends its worker costs the start of another."""
 
-    build: str = "pass"
-    forward: str = "pass"
     status: str = MEASURED
     message: str = ""
+    forward: str = "pass"
+    build: str = "pass"
     variant: bool = False
 
 
+_SLEEP = "[sys.executable, '-c', 'import time; time.sleep(600)']"
 FAULTS = {
-    "raises_in_build": Fault(
-        build="raise RuntimeError('no weights for you')",
-        status="error",
-        message="RuntimeError: no weights for you",
-    ),
-    "raises_in_forward": Fault(
-        forward="raise ValueError('not today')", status="error", message="ValueError: not today"
-    ),
-    "returns_nan": Fault(forward="y = y * float('nan')", status="wrong_output", message="NaN"),
-    "returns_another_shape": Fault(
-        forward="y = y[:, 1:]", status="wrong_output", message="(1, 1, 2, 32)"
-    ),
-    "is_never_the_same": Fault(
-        forward="y = y + torch.rand_like(y)", status="wrong_output", message="eager"
-    ),
-    "loops_forever": Fault(
-        forward="while True: time.sleep(0.01)", status="timeout", message="no answer within 3 s"
-    ),
-    "exits": Fault(
-        forward="os._exit(139)", status="crashed", message="exit status 139", variant=True
-    ),
-    "ends_itself": Fault(
-        forward="os.kill(os.getpid(), signal.SIGSEGV)", status="crashed", message="SIGSEGV"
-    ),
-    "takes_all_memory": Fault(
-        forward="y = torch.zeros(2**40).sum() + y", status="out_of_memory", message="memory"
-    ),
+    "raises_in_build": Fault("error", "RuntimeError: no", build="raise RuntimeError('no')"),
+    "raises_in_forward": Fault("error", "ValueError: no", "raise ValueError('no')"),
+    "returns_nan": Fault("wrong_output", "NaN", "y = y * float('nan')"),
+    "returns_another_shape": Fault("wrong_output", "(1, 1, 2, 32)", "y = y[:, 1:]"),
+    "is_never_the_same": Fault("wrong_output", "eager", "y = y + torch.rand_like(y)"),
+    "loops_forever": Fault("timeout", "no answer within 3 s", "while True: time.sleep(0.01)"),
+    "exits": Fault("crashed", "exit status 139", "os._exit(139)", variant=True),
+    "ends_itself": Fault("crashed", "SIGSEGV", "os.kill(os.getpid(), signal.SIGSEGV)"),
+    "takes_all_memory": Fault("out_of_memory", "memory", "y = torch.zeros(2**40).sum() + y"),
     "takes_memory_bit_by_bit": Fault(
-        forward="kept = [torch.ones(2**26) for _ in range(32)]",
-        status="out_of_memory",
-        message="memory",
-        variant=True,
+        "out_of_memory", "memory", "ones = [torch.ones(2**26) for _ in range(32)]", variant=True
     ),
     "prints_megabytes": Fault(forward="print('x' * 2**20)"),
-    "leaves_a_child": Fault(
-        build="subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
-        "start_new_session=True)"
-    ),
+    "leaves_a_child": Fault(build=f"subprocess.Popen({_SLEEP}, start_new_session=True)"),
     "forks": Fault(build="os.fork() or (os.fork(), time.sleep(600))"),
     "forks_and_goes_on_twice": Fault(build="os.fork()", variant=True),
-    "fails_at_length": Fault(
-        forward="raise ValueError('not today ' * 1000)", status="error", message="not today"
-    ),
+    "fails_at_length": Fault("error", "not today", "raise ValueError('not today ' * 1000)"),
 }
 
 

@@ -200,14 +200,6 @@ def test_an_output_that_differs_from_eager(tmp_path: Path) -> None:
     measure(case(attention="mine", params=(), impl="eager"), plugins)
 
 
-def test_unsupported() -> None:
-    """The mechanism's own reason, in words."""
-    outcome = outcome_of(case(attention="hilo", params=(("alpha", 1.5), ("window_size", 2))))
-    assert isinstance(outcome, Failed)
-    assert outcome.kind == "unsupported"
-    assert "alpha" in outcome.message
-
-
 def test_a_backbone(tmp_path: Path) -> None:
     """Images in, any tensors out."""
     plugins = {"tiny": plugin(tmp_path, "tiny", BACKBONE)}

@@ -38,6 +38,7 @@ def test_a_case_that_cannot_run() -> None:
     found = prepare(case(dim=30, num_heads=4), RULE, {}, with_facts=False)
     assert isinstance(found, Failed)
     assert found.kind == "unsupported"
+    assert "divisible" in found.message
     assert gc.isenabled()
 
 

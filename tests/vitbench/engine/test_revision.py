@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,16 @@ from vitbench.errors import BadInput
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two commits on main, the first with a tag; the current folder."""
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two commits on main, the first with a tag; the current folder. No worktree is left of it."""
     folder = tmp_path / "project"
     folder.mkdir()
     for text in ("first", "second"):
         commit(folder, text, "mine.py")
     git(folder, "tag", "v1", "HEAD~1")
     monkeypatch.chdir(folder)
-    return folder
+    yield folder
+    assert worktrees(folder) == 1
 
 
 def worktrees(folder: Path) -> int:
@@ -40,14 +42,12 @@ def test_a_revision_is_a_worktree(repository: Path) -> None:
         assert worktrees(repository) == 3
         kept = base.target.root
     assert not kept.exists()
-    assert worktrees(repository) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_worktrees_go_however_it_ends(repository: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), revision.checkout("v1", None):
         raise error
-    assert worktrees(repository) == 1
 
 
 def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,6 @@ def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(revision, "_git", interrupted)
     with pytest.raises(KeyboardInterrupt), revision.checkout("v1", None):
         pass
-    assert worktrees(repository) == 1
 
 
 def test_the_working_tree_is_measured_as_it_is(repository: Path) -> None:
@@ -93,9 +92,10 @@ def test_hooks_do_not_run(repository: Path) -> None:
 
 def test_inside_a_hook(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """git tells its hooks of a repository by the environment; ours is the current folder's."""
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    with revision.checkout("v1", None) as (base, _):
-        assert base.commit is not None
+    with monkeypatch.context() as inside:
+        inside.setenv("GIT_DIR", "/nowhere")
+        with revision.checkout("v1", None) as (base, _):
+            assert base.commit is not None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,6 @@ def test_what_is_nothing(repository: Path, name: str, told: str) -> None:
     with pytest.raises(BadInput) as caught, revision.checkout(name, None):
         pass
     assert told in str(caught.value)
-    assert worktrees(repository) == 1
 
 
 def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,19 +101,6 @@ def test_every_case_in_every_round(workers: Workers, folder: Path) -> None:
     assert {row["rounds"] for row in rows} == {"3"}
 
 
-def test_an_outcome_is_written_before_the_next_case(workers: Workers, folder: Path) -> None:
-    """When a worker is asked for case n + 1, the journal holds n outcomes."""
-    written: list[int] = []
-
-    def script(_: Case) -> Answer:
-        written.append(len(journal.read(folder).outcomes))
-        return measured()
-
-    workers.script = script
-    runner.measure(PLAN, folder)
-    assert written == list(range(len(whole())))
-
-
 DIED = ChildDied("status 139")
 BROKEN = Failed("error", "no")
 
@@ -168,7 +155,8 @@ def test_a_case_that_leaves_a_process_ends_its_worker(workers: Workers, folder: 
 
 @pytest.mark.parametrize("done", range(len(whole()) + 1))
 def test_resume_ends_as_if_undisturbed(workers: Workers, folder: Path, done: int) -> None:
-    """Cut off after any number of outcomes: what is done is not done again, and nothing is missing.
+    """Cut off after any number of outcomes: all are in the journal, none is measured again, and
+    nothing is missing.
     A finished run starts no worker; the derived files are written anew."""
     if done < len(whole()):
         before = interrupted(workers, folder, *[measured()] * done)
