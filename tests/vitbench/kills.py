@@ -51,12 +51,9 @@ def answerer(folder: Path) -> Path:
     """The worker's code as a file, with what it answers written into it."""
     ready = Ready(device="cpu", environment=environment(), ceilings=ceilings())
     finished = Finished(outcome=measured(*[0.01] * 10))
-    constants = {
-        "READY": ready.model_dump(mode="json"),
-        "OUTCOME": finished.model_dump(mode="json")["outcome"],
-    }
+    outcome = finished.model_dump(mode="json")["outcome"]
     path = folder / "answerer.py"
-    path.write_text("".join(f"{name} = {data!r}\n" for name, data in constants.items()) + ANSWERER)
+    path.write_text(f"READY = {ready.model_dump(mode='json')}\nOUTCOME = {outcome}\n{ANSWERER}")
     return path
 
 
@@ -88,32 +85,19 @@ def kill_worker(folder: Path, after_s: float) -> bool:
     """Kills the run's worker after a while; whether there was one."""
     pid = fork_run(folder)
     time.sleep(after_s)
-    hit = False
-    for process in psutil.Process(pid).children() if psutil.pid_exists(pid) else []:
+    workers = psutil.Process(pid).children() if psutil.pid_exists(pid) else []
+    for process in workers:
         process.kill()
-        hit = True
     os.waitpid(pid, 0)
-    return hit
+    return bool(workers)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The journal's outcomes and the rows of the CSV files, as text."""
-    found = []
-    for line in (folder / JOURNAL).read_text().splitlines():
-        entry = json.loads(line)
-        if entry["event"] == "outcome":
-            found.append({"outcome": json.dumps(entry, sort_keys=True)})
-    return found + read_csv(folder / RECORDS) + read_csv(folder / SAMPLES)
-
-
-def differences(folder: Path, wanted: Counter[str]) -> list[str]:
-    """What a run has too many or too few times; a torn line is an exception."""
-    have = Counter(json.dumps(row, sort_keys=True) for row in rows(folder))
-    return [
-        f"{have[row] - wanted[row]:+d} {row[:200]}"
-        for row in have | wanted
-        if have[row] != wanted[row]
-    ]
+def rows(folder: Path) -> Counter[str]:
+    """The journal's outcomes and the rows of the CSV files; a torn line is an exception."""
+    entries = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    outcomes = [entry for entry in entries if entry["event"] == "outcome"]
+    written = [*outcomes, *read_csv(folder / RECORDS), *read_csv(folder / SAMPLES)]
+    return Counter(json.dumps(row, sort_keys=True) for row in written)
 
 
 def main(folder: Path, count: int, what: str) -> None:
@@ -122,15 +106,18 @@ def main(folder: Path, count: int, what: str) -> None:
     start = time.monotonic()
     runner.measure(PLAN, folder / "undisturbed")
     whole_s = time.monotonic() - start
-    wanted = Counter(json.dumps(row, sort_keys=True) for row in rows(folder / "undisturbed"))
+    expected = rows(folder / "undisturbed")
     rng = random.Random(0)
     kill = {"runner": kill_runner, "worker": kill_worker}[what]
     hits, wrong = 0, []
     for number in range(count):
         after_s = rng.uniform(0, whole_s)
         hits += kill(folder / str(number), after_s)
-        wrong += [f"kill {number}: {told}" for told in differences(folder / str(number), wanted)]
-    print(json.dumps({"kills": count, "hits": hits, "wrong": wrong, "rows": sum(wanted.values())}))
+        have = rows(folder / str(number))
+        if have != expected:
+            wrong.append(f"kill {number}: missing {expected - have}, too many {have - expected}")
+    report = {"kills": count, "hits": hits, "wrong": wrong, "rows": expected.total()}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

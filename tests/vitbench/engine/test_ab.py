@@ -136,9 +136,9 @@ def test_a_slowdown_is_found(workers: Workers, tmp_path: Path, slowdown: float) 
     found = 0
     for number in range(10):
         result = comparison(tmp_path / str(number)).measure()
-        told = words(result)
-        found += told.pop("hilo") == "slower" and result.status == REGRESSION
-        assert not {"slower", "faster"} & set(told.values())
+        verdicts = words(result)
+        found += verdicts.pop("hilo") == "slower" and result.status == REGRESSION
+        assert not {"slower", "faster"} & set(verdicts.values())
     assert found >= 9
 
 

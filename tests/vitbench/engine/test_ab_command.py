@@ -47,9 +47,9 @@ def options(*words: str) -> list[str]:
 def action(folder: Path, summary: Path, **given: str) -> subprocess.CompletedProcess[str]:
     """What action.yml runs, as GitHub would run it."""
     yaml = pytest.importorskip("yaml")
-    told = yaml.safe_load((ROOT / "action.yml").read_text())
-    (step,) = (step for step in told["runs"]["steps"] if step.get("id") == "gate")
-    inputs = {name: str(one.get("default", "")) for name, one in told["inputs"].items()}
+    definition = yaml.safe_load((ROOT / "action.yml").read_text())
+    (step,) = (step for step in definition["runs"]["steps"] if step.get("id") == "gate")
+    inputs = {name: str(key.get("default", "")) for name, key in definition["inputs"].items()}
     inputs |= {name.replace("_", "-"): text for name, text in given.items()}
     environment = {
         name: inputs[text.removeprefix("${{ inputs.").removesuffix(" }}")]
@@ -74,29 +74,20 @@ def test_a_slower_head(project: Path, tmp_path: Path, blocks: int) -> None:
     commit(project, products(80), "layer.py")
     fast = _FAST.replace("6", str(blocks))
     small = f"--plugin layer.py --attention layer {_SIZE} {fast} --json speed.json"
-    done = action(
-        project,
-        tmp_path / "summary.md",
-        base="HEAD~1",
-        head="HEAD",
-        args=small,
-        max_slowdown="20%",
-        out="result",
-    )
+    inputs = {"base": "HEAD~1", "head": "HEAD", "max_slowdown": "20%", "out": "result"}
+    done = action(project, tmp_path / "summary.md", args=small, **inputs)
     assert done.returncode == 3, done.stdout + done.stderr
     flat = re.sub(r"\s+", " ", done.stdout)
     assert "layer 64px" in flat
     if blocks > 1:
-        told = re.search(
-            r"layer 64px .* is slower: (\d+\.\d{3}) times the base's latency \(9", flat
-        )
-        assert told is not None, flat
-        assert float(told[1]) > 1.2
+        slower = r"layer 64px .* is slower: (\d+\.\d{3}) times the base's latency \(9"
+        ratio = re.search(slower, flat)
+        assert ratio is not None, flat
+        assert float(ratio[1]) > 1.2
         assert "again: vitbench ab HEAD~1 HEAD --plugin" in flat
         assert "--attention layer --resolution 64x64" in flat
     assert "::error title=vitbench::layer 64px" in done.stdout
-    result = json.loads((project / "speed.json").read_text())
-    assert result["status"] == 3
+    assert json.loads((project / "speed.json").read_text())["status"] == 3
     failures = [
         one.attrib["message"] for one in ElementTree.parse(project / "vitbench.xml").iter("failure")
     ]
@@ -140,7 +131,7 @@ def test_a_mechanism_that_the_base_lacks(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (["v9"], "v9 is no revision of project"),
         (["HEAD", "HEAD"], "there is nothing to compare: both sides are the same"),
@@ -150,11 +141,11 @@ def test_a_mechanism_that_the_base_lacks(project: Path) -> None:
         (["HEAD", "--attention", "hillo"], "no attention mechanism is called 'hillo'"),
     ],
 )
-def test_bad_input(project: Path, words: list[str], told: str) -> None:
+def test_bad_input(project: Path, words: list[str], reason: str) -> None:
     """One sentence, status 2, no traceback, no folder and no worktree."""
     done = vitbench(project, "ab", *options(), *words)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr
+    assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (project / "reports").exists()
     assert git(project, "worktree", "list").count("\n") == 1
@@ -188,11 +179,10 @@ def test_interrupted(project: Path, number: signal.Signals) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    readings = project / "result" / "readings.csv"
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and not (
-        readings.exists() and readings.read_text().count("\n") > 4
-    ):
+    readings, deadline = project / "result" / "readings.csv", time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if readings.exists() and readings.read_text().count("\n") > 4:
+            break
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=180)

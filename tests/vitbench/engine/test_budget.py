@@ -47,9 +47,9 @@ def test_a_budget_that_holds_nothing_is_refused() -> None:
     """With the least that does; and that one is accepted."""
     with pytest.raises(
         BadInput, match=r"a budget of 5 s .* 10 cases in 1 round; .* about (\d+) s"
-    ) as told:
+    ) as caught:
         budget.rounds_in(5, CASES, TimingRule())
-    least = int(str(told.value).split("about ")[1].removesuffix(" s"))
+    least = int(str(caught.value).split("about ")[1].removesuffix(" s"))
     assert budget.rounds_in(least, CASES, TimingRule()) == 1
     with pytest.raises(BadInput, match="in 9 rounds"):
         budget.check(least, CASES, TimingRule(), 9)

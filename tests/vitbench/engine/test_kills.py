@@ -41,10 +41,12 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_the_rows_are_those_of_an_undisturbed_run(killed: tuple[Path, dict[str, Any]]) -> None:
     """The same outcomes in the journal and the same rows in the CSV files, each once."""
-    _, told = killed
-    assert told["wrong"] == []
-    assert told["rows"] > 0
-    assert told["hits"] > told["kills"] / 2  # most kills hit a run at work, or this shows nothing
+    _, report = killed
+    assert report["wrong"] == []
+    assert report["rows"] > 0
+    assert (
+        report["hits"] > report["kills"] / 2
+    )  # most kills hit a run at work, or this shows nothing
 
 
 def test_nobody_is_left(killed: tuple[Path, dict[str, Any]]) -> None:

@@ -41,14 +41,11 @@ REPLIES: list[messages.Reply] = [
 
 def test_each_survives_its_line() -> None:
     """Types of values included: a 2.0 does not become a 2, nor a tuple a list."""
-    for request in REQUESTS:
-        line = messages.to_line(request)
+    for message in (*REQUESTS, *REPLIES):
+        line = messages.to_line(message)
         assert line.index("\n") == len(line) - 1
-        assert repr(messages.read_request(line)) == repr(request)
-    for reply in REPLIES:
-        line = messages.to_line(reply)
-        assert line.index("\n") == len(line) - 1
-        assert repr(messages.read_reply(line.encode())) == repr(reply)
+        read = messages.read_request if message in REQUESTS else messages.read_reply
+        assert repr(read(line)) == repr(read(line.encode())) == repr(message)
 
 
 MEASURE = json.loads(messages.to_line(REQUESTS[3]))

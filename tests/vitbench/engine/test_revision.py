@@ -55,10 +55,10 @@ def test_a_half_made_worktree_goes(repository: Path, monkeypatch: pytest.MonkeyP
     real = revision._git
 
     def interrupted(folder: Path, *words: str) -> str:
-        told = real(folder, *words)
+        output = real(folder, *words)
         if words[:2] == ("worktree", "add"):
             raise KeyboardInterrupt
-        return told
+        return output
 
     monkeypatch.setattr(revision, "_git", interrupted)
     with pytest.raises(KeyboardInterrupt), revision.checkout("v1", None):
@@ -99,16 +99,16 @@ def test_inside_a_hook(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         ("v9", "v9 is no revision of project, no folder and no Python environment; revisions are "),
         ("./nothing", "./nothing is no revision of project"),
     ],
 )
-def test_what_is_nothing(repository: Path, name: str, told: str) -> None:
+def test_what_is_nothing(repository: Path, name: str, reason: str) -> None:
     with pytest.raises(BadInput) as caught, revision.checkout(name, None):
         pass
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_a_backbone_has_no_layer_columns() -> None:
 
 
 def test_the_state_is_the_worst_of_the_rounds() -> None:
-    """Highest of what disturbs, lowest of what helps; None where nothing was told."""
+    """Highest of what disturbs, lowest of what helps; None where nothing was read."""
     rounds = [
         measured(state=state(cpu_share=0.9, neighbour_cores=0.1, sm_clock_hz=1.4e9)),
         measured(
