@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TextIO, assert_never
 
 from vitbench import devices
@@ -30,14 +29,14 @@ from vitbench.subjects.backbones.weights import BadWeights
 
 
 class Worker:
-    """Answers requests, one at a time."""
+    """Answers requests, one at a time; the first is SetUp."""
+
+    _setup: messages.SetUp
+    _device: devices.Device
+    _threads: int
+    _idle_state: Mapping[str, Any]
 
     def __init__(self) -> None:
-        self._plugins: Mapping[str, Path] = {}
-        self._weights: Path | None = None
-        self._idle_state: Mapping[str, Any] = {}
-        self._device: devices.Device | None = None
-        self._threads = host.usable_cores()
         self._prepared: prepared_case.PreparedCase | None = None
 
     def answer(self, request: messages.Request) -> messages.Reply:
@@ -52,9 +51,9 @@ class Worker:
                 outcome = passes.measure(
                     request.case,
                     request.rule,
-                    self._plugins,
+                    self._setup.plugins,
                     with_facts=request.with_facts,
-                    weights=self._weights,
+                    weights=self._setup.weights,
                 )
                 return self._finished(outcome)
             case messages.PrepareCase():
@@ -77,17 +76,15 @@ class Worker:
             limits = (request.memory_limit_bytes, request.memory_limit_bytes)
             resource.setrlimit(resource.RLIMIT_DATA, limits)
         try:
-            device = devices.connect(request.device)
+            self._device = device = devices.connect(request.device)
         except BadInput as error:
             return messages.Refused(reason=str(error))
-        self._device = device
-        self._plugins, self._weights = request.plugins, request.weights
-        self._threads = request.threads or host.usable_cores()
-        device.configure(self._threads)
+        self._setup, self._threads = request, request.threads or host.usable_cores()
+        self._configure()
         allocator = device.set_allocator(request.allocator)
         facts = ceilings = None
         if request.environment:
-            facts = device.fingerprint(self._plugins) | {"allocator": allocator}
+            facts = device.fingerprint(request.plugins) | {"allocator": allocator}
         if request.ceilings:
             ceilings = Ceilings(**device.ceilings(request.ceilings))
         self._idle_state = device.idle()
@@ -95,12 +92,11 @@ class Worker:
 
     def _configure(self) -> None:
         """Sets again what an earlier mechanism may have changed."""
-        assert self._device is not None
         self._device.configure(self._threads)
 
     def _check_weights(self, case: Case) -> messages.Reply:
         try:
-            subjects.build_module(case, self._plugins, case.impl, self._weights)
+            subjects.build_module(case, self._setup.plugins, case.impl, self._setup.weights)
         except (BadWeights, subjects.Unsupported) as reason:
             return messages.Refused(reason=str(reason))
         return messages.Accepted()
@@ -110,9 +106,9 @@ class Worker:
         prepared = prepared_case.prepare(
             request.case,
             request.rule,
-            self._plugins,
+            self._setup.plugins,
             with_facts=request.with_facts,
-            weights=self._weights,
+            weights=self._setup.weights,
         )
         if isinstance(prepared, Failed):
             return messages.Finished(outcome=prepared)
@@ -135,7 +131,6 @@ class Worker:
     def _finished(self, outcome: Outcome) -> messages.Reply:
         if isinstance(outcome, Measured):
             outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle_state})
-        assert self._device is not None
         self._device.release()
         return messages.Finished(outcome=outcome)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import re
@@ -17,7 +16,8 @@ import pytest
 
 import attentions
 import vitbench
-from tests.vitbench.examples import PLUGIN, ROOT, ceilings, environment, measured, plugin
+from tests.vitbench import examples
+from tests.vitbench.examples import PLUGIN, ROOT, ceilings, environment, measured, plugin, read_csv
 from vitbench.__main__ import run
 from vitbench.cases import suite
 from vitbench.cases.plan import Plan
@@ -55,14 +55,7 @@ class Answer:
 
 def command(*words: str, cwd: Path, **environment: str) -> Answer:
     """The real command, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vitbench", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | environment,
-        check=False,
-    )
+    done = examples.vitbench(cwd, *words, **environment)
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
@@ -308,16 +301,10 @@ def vitbench_there(
     return vitbench_here
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def by_case(folder: Path, first: Answer) -> dict[tuple[str, str], dict[str, str]]:
     """The rows of the real run, by mechanism and height."""
-    rows = rows_of(folder / "first" / "records.csv")
+    rows = read_csv(folder / "first" / "records.csv")
     return {(row["attention"], row["image_height"]): row for row in rows}
 
 
@@ -368,7 +355,7 @@ def test_a_size_that_is_unsupported(
 
 def test_samples(folder: Path, by_case: dict[tuple[str, str], dict[str, str]]) -> None:
     """Every sample of every measured case, as many as its row says."""
-    counts = Counter(sample["case"] for sample in rows_of(folder / "first" / "samples.csv"))
+    counts = Counter(sample["case"] for sample in read_csv(folder / "first" / "samples.csv"))
     assert counts == {r["case"]: int(r["samples"]) for r in by_case.values() if r["samples"]}
 
 
@@ -378,7 +365,7 @@ def test_two_runs_agree_exactly(folder: Path, first: Answer) -> None:
     second = real_run(folder, "second")
     assert second.status == 0, second.err
     exact = [
-        [[row[name] for name in EXACT_COLUMNS] for row in rows_of(folder / run / "records.csv")]
+        [[row[name] for name in EXACT_COLUMNS] for row in read_csv(folder / run / "records.csv")]
         for run in ("first", "second")
     ]
     assert exact[0] == exact[1]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.vitbench.examples import plugin
+from tests.vitbench.examples import plugin, vitbench
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.sweep import Sweep
 from vitbench.engine import passes as measurement
@@ -110,15 +108,7 @@ def test_weights_reach_the_model(tmp_path: Path) -> None:
     assert torch.equal(module.state_dict()["head.weight"], source.state_dict()["head.weight"])
 
 
-def vitbench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The real command."""
-    return subprocess.run(
-        [sys.executable, "-m", "vitbench", "run", "--device", "cpu", "--out", "out", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+RUN = "run --device cpu --out out --resolution 64"
 
 
 @pytest.mark.parametrize(
@@ -135,9 +125,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, kept: Any, words: str) -
     if kept is not None:
         torch.save(kept, path)
     before = set(tmp_path.iterdir())
-    done = vitbench(
-        "--backbone", "litv2_s", "--resolution", "64", "--weights", "w.pth", cwd=tmp_path
-    )
+    done = vitbench(tmp_path, *f"{RUN} --backbone litv2_s --weights w.pth".split())
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -146,8 +134,8 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, kept: Any, words: str) -
 
 def test_measured_through_the_command(tmp_path: Path) -> None:
     """A swap."""
-    words = "--backbone litv2_s[attention=pooling] --resolution 64 --batch-size 1"
-    done = vitbench(*words.split(), "--untimed", "--quiet", "--threads", "1", cwd=tmp_path)
+    words = "--backbone litv2_s[attention=pooling] --batch-size 1 --untimed --quiet --threads 1"
+    done = vitbench(tmp_path, *RUN.split(), *words.split())
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "out" / "records.csv").read_text()
     assert "attention=pooling" in rows
