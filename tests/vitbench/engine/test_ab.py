@@ -358,7 +358,7 @@ def test_mechanisms_that_the_base_lacks(tmp_path: Path) -> None:
 def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
     workers: Workers, tmp_path: Path
 ) -> None:
-    """It does not fail the check; a comparison of nothing but new ones does."""
+    """It does not fail the check; a comparison of nothing but new ones does, with the reason."""
     registry = tmp_path / "base" / "attentions"
     registry.mkdir(parents=True)
     (registry / "_registry.py").touch()
@@ -373,3 +373,5 @@ def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
     assert words(both) == {"msa": "same", "hilo": "missing"}
     assert both.status == PASSED
     assert against(CASES[1:2], "new").status == NOTHING
+    (verdict,) = against((case(params=(("new", 1),)),), "parameter").verdicts
+    assert (verdict.word, verdict.why) == ("missing", "the base has no parameter 'new'")
