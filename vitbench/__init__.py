@@ -1,4 +1,4 @@
-"""vitbench measures vision attention on the machine in front of it.
+"""vitbench measures vision attention on the machine it runs on.
 
     from vitbench import Sweep, make_plan, measure, read_records
 

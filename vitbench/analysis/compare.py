@@ -213,7 +213,7 @@ class _CasePair:
     def _untimed(self) -> Verdict:
         compared = "counts compared"
         if not self._is_same_memory():
-            compared += ", peak memory not: it follows device_name, threads and torch, which differ"
+            compared += ", but not peak memory: device_name, threads or torch differ"
         return self._verdict("changed" if self._changed() else "same", compared)
 
     def _advice(self, ratio: stats.Ratio, threshold: float) -> str:
@@ -224,7 +224,7 @@ class _CasePair:
             unit, fewest = "rounds on each side", stats.RANK_ROUNDS
             count = min(len(medians) for medians in self._round_medians())
         if count < 2:
-            return f"one shows nothing of the spread between processes: take more {unit}"
+            return f"a single one does not show the spread between processes: take more {unit}"
         width = math.log(ratio.high / ratio.low) / 2
         room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
         needed = math.inf if room <= 0 else max(fewest, math.ceil(count * (width / room) ** 2))

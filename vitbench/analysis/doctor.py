@@ -84,9 +84,9 @@ def _of_machine(cpu: Mapping[str, Any], host: HostSnapshot) -> Iterator[Finding]
         what = f"the frequency governor is {cpu['governor']}"
         yield Finding(what, "performance", "cpupower frequency-set --governor performance")
     if cpu["hypervisor"]:
-        what = "this is a virtual machine: its neighbours cannot be seen"
+        what = "this is a virtual machine: others on its host are invisible"
         remedy = "compare only what was measured in one run, and take more rounds"
-        yield Finding(what, "a machine of one's own", remedy)
+        yield Finding(what, "a dedicated machine", remedy)
     if host.available_memory_bytes < 2 * _GIB:
         what = f"{host.available_memory_bytes / _GIB:.1f} GiB of memory are available"
         remedy = "free memory, or smaller batches: what swaps is not measured"

@@ -16,7 +16,7 @@ UsageError: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="vitbench",
-    help="Measure vision attention on the machine in front of you.",
+    help="Measure vision attention on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -60,7 +60,7 @@ def ab(
     precision: Precision,
     judging: judge.Judging,
 ) -> int:
-    """Measure two versions in turns, A B B A, and judge. Exit status 0, 3, 4, 5 as check has it."""
+    """Measure two versions in turns, A B B A, and judge. Exit statuses are those of check."""
     policy = judging.rules()
     limits = precision.rules()
     from vitbench.engine import ab as interleaved
@@ -103,7 +103,9 @@ def _outlook(comparison: AbComparison) -> None:
     rows = [[name_of(pair.head), pair.incomparable_reason] for pair in comparison.pairs]
     console.print(tables.listing(("case", ""), rows))
     least = interleaved.blocks_needed(len(rows))
-    console.print(f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, as noise decides")
+    console.print(
+        f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, depending on the noise"
+    )
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

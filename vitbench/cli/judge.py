@@ -208,7 +208,7 @@ def update(
     run: Annotated[Path, typer.Argument(help="The run folder to keep.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("baseline.csv"),
 ) -> None:
-    """Write the rows of a run as a baseline, a CSV file that one commits, with its environment."""
+    """Write the rows of a run as a baseline, a CSV file to commit, with its environment."""
     from vitbench.results.columns import COLUMN_NAMES
     from vitbench.results.csv import write_csv, write_json
     from vitbench.results.folder import environment_file, read_environment

@@ -170,14 +170,14 @@ def _outlook(plan: Plan) -> str:
     if not plan.timed:
         return f"{cases} on {plan.device}, untimed: about {units.duration(least)}"
     rounds = f"{plan.rounds} {'round' if plan.rounds == 1 else 'rounds'}"
-    told = f"{cases} on {plan.device}, {rounds}: "
+    scope = f"{cases} on {plan.device}, {rounds}: "
     if plan.budget_s is None:
-        return told + f"{units.duration(least)} to {units.duration(most)}, as noise decides"
+        return scope + f"{units.duration(least)} to {units.duration(most)}, depending on the noise"
     samples = budget.samples_each(plan)
-    return told + (
-        f"{units.duration(plan.budget_s)} at most, which buys some {samples} samples a case; where "
-        f"samples scatter by 10%, that is a median known to {budget.half_width(0.1, samples):.1%}, "
-        "and what processes differ by comes on top"
+    return scope + (
+        f"at most {units.duration(plan.budget_s)}, about {samples} samples per case; if samples "
+        f"scatter by 10%, the median is known to {budget.half_width(0.1, samples):.1%}, plus the "
+        "differences between processes"
     )
 
 
@@ -191,7 +191,7 @@ def _carry_out(work: Callable[[Path, ProgressBar], Run], folder: Path, *, quiet:
             done = work(folder, bar)
         except KeyboardInterrupt:
             typer.echo(
-                f"vitbench: interrupted; {folder} holds what there is; continue with "
+                f"vitbench: interrupted; {folder} contains the results so far; continue with "
                 f"`vitbench run --resume {folder}`",
                 err=True,
             )
@@ -238,8 +238,8 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     if done.plan.budget_s is not None and noises:
         median, (worst, subject) = noises[len(noises) // 2][0], noises[-1]
         console.print(
-            f"the budget of {units.duration(done.plan.budget_s)} bought medians known to "
-            f"{median:.1%}, at worst {worst:.1%} ({subject})"
+            f"precision within the budget of {units.duration(done.plan.budget_s)}: medians are "
+            f"known to {median:.1%}, at worst {worst:.1%} ({subject})"
         )
     for path in (folder / RECORDS, folder / SAMPLES, *plots):
         console.print(str(path), style="cyan")

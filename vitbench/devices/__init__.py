@@ -332,7 +332,7 @@ def connect(asked: str) -> Device:
         reason = module.Device.reason_for_none()
         why = f" ({reason})" if reason else ""
         remedy = f"try --device {host()}"
-        raise BadInput(f"no {title} device is there for --device {asked}{why}; {remedy}")
+        raise BadInput(f"--device {asked}: this machine has no {title} device{why}; {remedy}")
     if int(index or 0) >= count:
         known = ", ".join(f"{kind}:{number}" for number in range(count))
         raise BadInput(f"no {title} device {asked!r} is there; known: {known}")

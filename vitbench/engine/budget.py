@@ -45,9 +45,9 @@ def check(budget_s: float, cases: Sequence[Case], rule: TimingRule, rounds: int)
     least = least_s(cases, rule, rounds)
     if least > budget_s:
         raise BadInput(
-            f"a budget of {budget_s:g} s holds no short sample of each of {len(cases)} cases in "
-            f"{rounds} {'round' if rounds == 1 else 'rounds'}; the least is about "
-            f"{math.ceil(least)} s"
+            f"a budget of {budget_s:g} s is too short for {len(cases)} cases in {rounds} "
+            f"{'round' if rounds == 1 else 'rounds'}: it takes at least {math.ceil(least)} s; "
+            "give more time, fewer cases or fewer rounds"
         )
 
 

@@ -46,10 +46,10 @@ def test_more_time_never_buys_fewer_rounds(budget_s: float, more: float) -> None
 def test_a_budget_that_holds_nothing_is_refused() -> None:
     """With the least that does; and that one is accepted."""
     with pytest.raises(
-        BadInput, match=r"a budget of 5 s .* 10 cases in 1 round; .* about (\d+) s"
+        BadInput, match=r"a budget of 5 s .* 10 cases in 1 round: .* at least (\d+) s"
     ) as caught:
         budget.rounds_in(5, CASES, TimingRule())
-    least = int(str(caught.value).split("about ")[1].removesuffix(" s"))
+    least = int(str(caught.value).split("at least ")[1].split(" s")[0])
     assert budget.rounds_in(least, CASES, TimingRule()) == 1
     with pytest.raises(BadInput, match="in 9 rounds"):
         budget.check(least, CASES, TimingRule(), 9)

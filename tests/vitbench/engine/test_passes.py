@@ -277,4 +277,4 @@ def test_a_worker_refuses_a_device_that_is_not_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cuda.Device, "count", lambda: 0)
     (reply,) = serve(SetUp(device="cuda"))
     assert isinstance(reply, Refused)
-    assert "no CUDA device is there" in reply.reason
+    assert "this machine has no CUDA device" in reply.reason

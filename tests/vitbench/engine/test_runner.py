@@ -254,7 +254,7 @@ def test_probe(workers: Workers) -> None:
     workers.starting = [ChildDied("no torch")] * 3
     with pytest.raises(BadInput, match="no worker process could be started: no torch"):
         pool.probe("cuda")
-    workers.refused = "no CUDA device is there for --device cuda"
-    with pytest.raises(BadInput, match="no CUDA device is there"):
+    workers.refused = "--device cuda: this machine has no CUDA device"
+    with pytest.raises(BadInput, match="this machine has no CUDA device"):
         pool.probe("cuda")
     assert (len(workers.started), workers.alive) == (5, 0)
