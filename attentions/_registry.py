@@ -221,13 +221,12 @@ def _defaults_of_fields(name: str, tree: ast.Module, folder: Path) -> dict[str, 
 def _defaults(arguments: ast.arguments) -> dict[str, Any] | None:
     if arguments.kwarg is not None:
         return None
-    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    positional = arguments.args[4:]  # after self, dim, num_heads, grid
-    defaults = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
-    keywords = {argument.arg: _literal(defaults.get(argument)) for argument in positional}
-    keywords |= {argument.arg: _literal(default) for argument, default in pairs}
-    keywords.pop("impl", None)
-    return keywords
+    unset = [None] * (len(arguments.args) - len(arguments.defaults))
+    positional = zip(arguments.args, [*unset, *arguments.defaults], strict=True)
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    keywords = {argument.arg: _literal(default) for argument, default in (*positional, *named)}
+    given = ("self", "dim", "num_heads", "grid", "impl")
+    return {name: value for name, value in keywords.items() if name not in given}
 
 
 def _literal(node: ast.expr | None) -> Any:

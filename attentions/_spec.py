@@ -82,8 +82,9 @@ def _no_settings() -> Mapping[int, Mapping[str, Any]]:
 class AttentionSpec:
     """One attention mechanism. `AttentionSpec(module=MyAttention)` alone is valid.
 
-    module      class; `module(dim, num_heads, grid, **params)` maps a channels-last feature
-                map (batch, height, width, dim) to one of the same shape
+    module      class; of dim, num_heads, grid and impl it takes those that it names, and its
+                hyper-parameters; maps a channels-last feature map (batch, height, width, dim) to
+                one of the same shape
     params      frozen dataclass of the hyper-parameters and their defaults. Where it is given, the
                 module and the functions below are written with one argument `params`, an object of
                 this class, in place of the keywords; who calls the spec gives keywords either way
@@ -138,9 +139,10 @@ class AttentionSpec:
         return settings_at(self.settings, stride)
 
     def build(self, dim: int, num_heads: int, grid: Grid, *, impl: str, **params: Any) -> nn.Module:
-        """The module; `impl` is passed on where the module takes it.
+        """The module. Of dim, num_heads, grid and impl it gets those that it takes, by name.
 
-        Raises ValueError where `unsupported` gives a reason, or `impl` is not one of `impls`.
+        Raises ValueError where `unsupported` gives a reason, `impl` is not one of `impls`, or the
+        module needs an argument that nobody gives.
         """
         if impl not in self.impls:
             raise ValueError(f"impl is one of {', '.join(self.impls)}, got {impl!r}")
@@ -149,9 +151,21 @@ class AttentionSpec:
             raise ValueError(reason)
         if self.params is not None:
             params = {"params": self.params(**params)}
-        if "impl" in inspect.signature(self.module).parameters:
-            params["impl"] = impl
-        return self.module(dim, num_heads, grid, **params)
+        taken = inspect.signature(self.module).parameters
+        offered = {"dim": dim, "num_heads": num_heads, "grid": grid, "impl": impl}
+        params |= {name: value for name, value in offered.items() if name in taken}
+        needed = [
+            name
+            for name, parameter in taken.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if missing := [name for name in needed if name not in params]:
+            raise ValueError(
+                f"{self.module.__name__} needs {', '.join(missing)}; it is given dim, num_heads, "
+                "grid, impl and its hyper-parameters, by these names"
+            )
+        return self.module(**params)
 
     def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
         """Why this mechanism cannot run here, in words; None where it can."""

@@ -317,6 +317,49 @@ def test_build_refuses_with_a_reason() -> None:
         refusing.build(8, 2, Grid(3, 3), impl="eager")
 
 
+class WithoutGrid(nn.Module):
+    """As many attention modules are written: a flag stands where vitbench has the grid."""
+
+    def __init__(self, dim: int, num_heads: int = 8, qkv_bias: bool = False) -> None:
+        super().__init__()
+        self.built_for = dim, num_heads, qkv_bias
+
+
+class Open(nn.Module):
+    """Takes any keyword."""
+
+    def __init__(self, dim: int, **others: Any) -> None:
+        super().__init__()
+        self.built_for = dim, others
+
+
+class Renamed(nn.Module):
+    """Calls dim by another name."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+
+
+def test_arguments_are_given_by_name() -> None:
+    """A module gets what it names, never the grid as its third argument; what it needs beyond that
+    is named in a sentence.
+    """
+    without = AttentionSpec(module=WithoutGrid)
+    module: Any = without.build(8, 2, Grid(3, 3), impl="eager")
+    assert module.built_for == (8, 2, False)
+    assert without.build(8, 2, Grid(3, 3), impl="eager", qkv_bias=True).built_for == (8, 2, True)
+    module = AttentionSpec(module=Open).build(8, 2, Grid(3, 3), impl="eager", alpha=1)
+    assert module.built_for == (8, {"alpha": 1})
+    with pytest.raises(ValueError, match=r"Renamed needs embed_dim; it is given dim, num_heads,"):
+        AttentionSpec(module=Renamed).build(8, 2, Grid(3, 3), impl="eager")
+
+
+def test_outline_of_a_module_without_a_grid(tmp_path: Path) -> None:
+    """Its hyper-parameters are those of its arguments that vitbench does not give."""
+    text = PLUGIN.replace('dim, num_heads, grid, *, strength=1.5, mode="a"', "dim, qkv_bias=False")
+    assert attentions.outline(written(tmp_path, text)).keywords == {"qkv_bias": False}
+
+
 def test_settings_of_the_nearest_stage() -> None:
     """A stride without settings takes those of the nearest in ratio, the finer on a tie."""
     spec = AttentionSpec(module=Bare, settings={8: {"a": 8}, 32: {"a": 32}})

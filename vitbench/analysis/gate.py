@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,23 +16,12 @@ from vitbench import devices
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
 from vitbench.cases.row import name_of
+from vitbench.cases.scalars import share
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, subject_of
 
 PASSED, REGRESSION, UNDECIDED, NOTHING = 0, 3, 4, 5
-
-
-def share(value: Any) -> float:
-    """`5%` or 0.05. Raises ValueError."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value)
-        if not match:
-            raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
-        return float(match[1]) / (100 if match[2] else 1)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
-    return float(value)
 
 
 Share = Annotated[float, BeforeValidator(share), Field(ge=0, lt=10)]
@@ -154,7 +142,8 @@ def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
         faults.append(
             f"{verdict.describe} is slower: {verdict.ratio.value:.3f} times the base's latency "
             f"(95% interval {verdict.ratio.low:.3f} to {verdict.ratio.high:.3f}, "
-            f"limit {1 + verdict.threshold:.3f}); again: {command} {verdict.options}"
+            f"limit +{verdict.threshold:.1%}){f', {verdict.why}' if verdict.why else ''}; "
+            f"again: {command} {verdict.options}"
         )
     names = {"peak_memory_bytes": "max_memory", "macs": "max_macs", "params": "max_params"}
     for column, (old, new) in verdict.changed.items():
@@ -172,16 +161,14 @@ def _growth(old: object, new: object) -> float:
 def _status(verdicts: Sequence[Verdict], policy: Policy) -> tuple[int, str]:
     number_of = Counter(case.word for case in verdicts)
     counts = ", ".join(f"{count} {word}" for word, count in number_of.most_common()) or "no case"
-    compared = any(case.ratio is not None or case.word in ("same", "changed") for case in verdicts)
+    decided = any(case.word in ("faster", "same", "slower", "changed") for case in verdicts)
     if broken := sum(bool(case.faults) for case in verdicts):
         return REGRESSION, f"regression in {broken} of {len(verdicts)} cases ({counts})"
-    lost = any(case.failed_side == "candidate" for case in verdicts)
-    if lost or (not compared and not number_of["incomparable"]):
+    is_compared = decided or number_of["undecided"] or number_of["incomparable"]
+    if any(case.failed_side == "candidate" for case in verdicts) or not is_compared:
         return NOTHING, f"not everything was measured ({counts})"
-    if policy.strict and (number_of["undecided"] or number_of["incomparable"]):
-        return UNDECIDED, f"not decided ({counts})"
-    if not compared:
-        return UNDECIDED, f"nothing could be compared ({counts})"
+    if not decided or (policy.strict and (number_of["undecided"] or number_of["incomparable"])):
+        return UNDECIDED, f"{'not' if decided else 'nothing was'} decided ({counts})"
     return PASSED, f"no regression ({counts})"
 
 

@@ -1,8 +1,10 @@
-"""Hyper-parameters as text and as values. Pure."""
+"""Hyper-parameters and shares as text and as values. Pure."""
 
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 from vitbench.errors import BadInput
 
@@ -36,6 +38,19 @@ def check(owner: str, key: str, value: Scalar, default: Scalar | None) -> None:
             f"{owner}.{key} is {_kind(default)} like {format_scalar(default)}, "
             f"got {format_scalar(value)!r}"
         )
+
+
+def share(value: Any) -> float:
+    """`5%`, or the number 0.05. Raises ValueError, also for a bare number of 1 or more: `5` may
+    stand for 5% or for 500%.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(value).strip())
+    if not match or isinstance(value, bool):
+        raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
+    number, percent = float(match[1]), match[2]
+    if number >= 1 and not percent:
+        raise ValueError(f"{value} may mean {number:g}% or {100 * number:g}%: write one of them")
+    return number / 100 if percent else number
 
 
 def _same_kind(value: Scalar, default: Scalar) -> bool:

@@ -49,7 +49,7 @@ def compare(
     compared = comparing.compare(
         records(base),
         records(candidate),
-        threshold=share("--max-slowdown", max_slowdown),
+        threshold=parse.share("--max-slowdown", max_slowdown),
         across=() if across is None else parse.words(across),
     )
     if json:
@@ -59,16 +59,6 @@ def compare(
     console.print(verdicts.table(compared))
     if mean := comparing.geometric_mean(compared):
         console.print(f"\ngeometric mean of the latency ratios: {mean:.3f}")
-
-
-def share(option: str, text: str) -> float:
-    """The value of an option such as `5%`. Raises BadInput."""
-    from vitbench.analysis import gate
-
-    try:
-        return gate.share(text)
-    except ValueError as error:
-        raise BadInput(f"{option}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +86,7 @@ class Judging:
         if self.policy is not None or project.is_file():
             policy = gate.read_policy(self.policy or project)
         if self.max_slowdown is not None:
-            limit = share("--max-slowdown", self.max_slowdown)
+            limit = parse.share("--max-slowdown", self.max_slowdown)
             policy = policy.model_copy(update={"max_slowdown": limit})
         return policy.model_copy(update={"strict": self.strict or policy.strict})
 

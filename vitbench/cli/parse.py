@@ -41,6 +41,16 @@ def own_params(items: list[str]) -> dict[str, Any]:
     return found
 
 
+def share(option: str, text: str) -> float:
+    """`5%` or `0.05`, the value of an option."""
+    from vitbench.cases import scalars
+
+    try:
+        return scalars.share(text)
+    except ValueError as error:
+        raise BadInput(f"{option}: {error}") from None
+
+
 def amount_of_memory(text: str) -> int | None:
     """`8GiB`, `500MB`, `1000000`; `none` for no limit."""
     if text.strip().lower() == "none":

@@ -32,17 +32,29 @@ class Rule:
 
     warmup_calls: int | None = option(None, "Least number of warm-up calls.")
     warmup_s: float | None = option(None, "Least warm-up, seconds.", "--warmup")
-    warmup_agree: float | None = option(
-        None, "Warm-up ends when two blocks of calls agree within this share."
+    warmup_agree: str | None = option(
+        None, "Warm-up ends when two blocks of calls agree within this share, such as 2%."
     )
     warmup_cap_s: float | None = option(None, "Longest warm-up, seconds.", "--warmup-cap")
     sample_s: float | None = option(None, "Shortest sample, seconds.", "--sample-time")
     min_samples: int | None = option(None, "Least number of samples in a round.")
     min_s: float | None = option(None, "Shortest sampling in a round, seconds.", "--min-time")
-    target_noise: float | None = option(
-        None, "Sampling ends at this half-width of the median's 95% interval, a share.", "--noise"
+    target_noise: str | None = option(
+        None,
+        "Sampling ends at this half-width of the median's 95% interval, such as 1%.",
+        "--noise",
     )
     cap_s: float | None = option(None, "Longest sampling in a round, seconds.", "--cap")
+
+    def overrides(self) -> dict[str, Any]:
+        """Fields of TimingRule. Raises BadInput."""
+        shares = {"--warmup-agree": "warmup_agree", "--noise": "target_noise"}
+        texts = {option: getattr(self, field) for option, field in shares.items()}
+        return asdict(self) | {
+            shares[option]: parse.share(option, text)
+            for option, text in texts.items()
+            if text is not None
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +132,7 @@ def run(
         **selection.settings(),
         effort=precision.effort,
         rounds=precision.rounds,
-        rule=asdict(rule),
+        rule=rule.overrides(),
         timed=not precision.untimed,
         weights=weights,
         **machine.settings(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitbench.cli import judge, terminal
+from vitbench.cli import judge, parse, terminal
 from vitbench.errors import BadInput, writing
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def trend(
     """Show each case's throughput over runs or commits, and name the commit where it changed."""
     from vitbench.analysis import trend as trends
 
-    least = judge.share("--min-change", min_change)
+    least = parse.share("--min-change", min_change)
     history = [_snapshot(path) for path in runs]
     series = trends.series(history, least)
     if not series:

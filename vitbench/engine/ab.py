@@ -165,6 +165,7 @@ class AbComparison:
         self.on_progress = on_progress or (lambda _: None)
         self._phases = {phase: defaultdict[str, _Readings](_Readings) for phase in (1, 2)}
         self._flagged: list[CasePair] = []
+        self._unconfirmed: set[str] = set()
         self._start_s = time.monotonic()
 
     def measure(self) -> Result:
@@ -177,10 +178,10 @@ class AbComparison:
                 csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
                 self._phase(1, [p for p in self.pairs if p.base is not None], file)
                 verdicts = self._verdicts(1)
-                self._flagged = [
-                    p for p in self.pairs if verdicts[p.head.id].word in ("slower", "faster")
-                ]
-                self._phase(2, self._flagged, file)
+                self._flagged = self._called(self.pairs, verdicts)
+                still_open = self._phase(2, self._flagged, file)
+                if self._is_time_up():
+                    self._unconfirmed = {pair.head.id for pair in still_open}
         except OSError as error:
             raise StorageFull(f"{self._folder} cannot be written: {error.strerror}") from None
         return self.finish()
@@ -219,24 +220,37 @@ class AbComparison:
 
     # Measuring
 
-    def _phase(self, phase: int, pairs: Sequence[CasePair], file: TextIO) -> None:
-        """Blocks over the open cases until each is settled or the rules end it."""
+    def _phase(self, phase: int, pairs: Sequence[CasePair], file: TextIO) -> list[CasePair]:
+        """Blocks over the open cases until each is settled or the rules end it. Returns the open.
+
+        The first phase leaves time to measure again the cases that are called so far.
+        """
         least = blocks_needed(len(pairs))
-        open_pairs = list(pairs)
+        open_pairs, reserve_s = list(pairs), 0.0
         for block in range(self.rules.max_blocks):
-            if not open_pairs or self._is_time_up():
-                return
+            if not open_pairs or self._is_time_up(reserve_s):
+                break
+            start_s = time.monotonic()
             self._block(phase, block, open_pairs, file)
+            block_s = time.monotonic() - start_s
             if block + 1 >= least:
                 verdicts = self._verdicts(phase)
                 open_pairs = [p for p in open_pairs if verdicts[p.head.id].word == "undecided"]
+                called = self._called(pairs, verdicts) if phase == 1 else []
+                # A block of the called cases takes no longer than one of more cases.
+                reserve_s = block_s * blocks_needed(len(called)) if called else 0.0
             else:
                 readings = self._phases[phase]
                 open_pairs = [p for p in open_pairs if not readings[p.head.id].has_failed]
+        return open_pairs
 
-    def _is_time_up(self) -> bool:
+    @staticmethod
+    def _called(pairs: Sequence[CasePair], verdicts: Mapping[str, Verdict]) -> list[CasePair]:
+        return [pair for pair in pairs if verdicts[pair.head.id].word in ("slower", "faster")]
+
+    def _is_time_up(self, reserve_s: float = 0.0) -> bool:
         budget_s = self.rules.budget_s
-        return budget_s is not None and time.monotonic() - self._start_s >= budget_s
+        return budget_s is not None and time.monotonic() - self._start_s + reserve_s >= budget_s
 
     def _block(self, phase: int, block: int, pairs: Sequence[CasePair], file: TextIO) -> None:
         """A fresh worker of each side, and every open case in a shuffled order."""
@@ -332,10 +346,14 @@ class AbComparison:
         return by_case
 
     def _final(self) -> list[Verdict]:
-        """From all blocks; a flagged case is called only if its re-run calls it again."""
+        """From all blocks; a flagged case is called only if its re-run calls it again, or had no
+        time to.
+        """
         first, again, both = self._verdicts(1), self._verdicts(2), self._verdicts(1, 2)
         final = first | {
-            case_id: _repeated(both[case_id], first[case_id], again[case_id])
+            case_id: _unconfirmed(both[case_id])
+            if case_id in self._unconfirmed and both[case_id].word == "slower"
+            else _repeated(both[case_id], first[case_id], again[case_id])
             for case_id in (pair.head.id for pair in self._flagged)
         }
         return list(final.values())
@@ -364,6 +382,12 @@ def blocks_needed(cases: int) -> int:
     and Holm's correction multiplies that by the number of cases.
     """
     return max(stats.TRIM_BLOCKS, math.ceil(math.log2(max(cases, 1) / SIGNIFICANCE)))
+
+
+def _unconfirmed(verdict: Verdict) -> Verdict:
+    """A slowdown in all blocks that the budget left no time to measure again fails all the same."""
+    reason = "not confirmed: the budget ended before it was measured again; give more time"
+    return dataclasses.replace(verdict, why=reason)
 
 
 def _repeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:

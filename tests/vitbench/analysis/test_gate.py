@@ -17,6 +17,7 @@ from tests.vitbench.examples import environment, facts, measured, run_folder
 from vitbench.__main__ import run
 from vitbench.analysis import compare, gate
 from vitbench.analysis.gate import Policy
+from vitbench.cases import scalars
 from vitbench.errors import BadInput
 from vitbench.results.outcome import FAILURE_KINDS, Failed, FailureKind, Outcome
 from vitbench.results.record import Record, build_record
@@ -56,7 +57,7 @@ def test_a_regression_names_everything() -> None:
     assert fault.startswith("hilo ")
     assert "1.300 times" in fault
     assert "95% interval" in fault
-    assert "limit 1.1" in fault
+    assert "limit +10.0%" in fault
 
 
 def test_limits_by_mechanism() -> None:
@@ -115,19 +116,36 @@ def test_no_word_of_a_message_decides_a_status(words: str, kind: FailureKind) ->
 def test_strict() -> None:
     """Undecided and incomparable pass only where the policy is not strict; alone they never do."""
     lone = [build_record(case, [measured()], None, environment()) for case in CASES]
-    assert gate.check(rows(), lone, Policy()).status == gate.PASSED
-    assert gate.check(rows(), lone, Policy(strict=True)).status == gate.UNDECIDED
+    some = [*rows()[:1], *lone[1:]]
+    assert gate.check(rows(), some, Policy()).status == gate.PASSED
+    assert gate.check(rows(), some, Policy(strict=True)).status == gate.UNDECIDED
+    nothing = gate.check(rows(), lone, Policy())
+    assert nothing.status == gate.UNDECIDED
+    assert nothing.sentence == "nothing was decided (2 undecided)"
     elsewhere = environment(torch={"version": "2.99", "threads": 2})
     other = [build_record(case, [measured()], None, elsewhere) for case in CASES]
     assert gate.check(rows(), other, Policy()).status == gate.UNDECIDED
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("5%", 0.05), ("0.05", 0.05), ("12.5 %", 0.125), (0, 0.0)]
+    ("text", "value"),
+    [("5%", 0.05), ("0.05", 0.05), ("12.5 %", 0.125), (0, 0.0), ("500%", 5.0), (0.999, 0.999)],
 )
 def test_shares(text: object, value: float) -> None:
     """A percentage or a number."""
-    assert gate.share(text) == value
+    assert scalars.share(text) == value
+
+
+@pytest.mark.parametrize("number", [1, 1.0, 5, "5", "100"])
+def test_a_bare_number_of_one_or_more_is_refused(tmp_path: Path, number: object) -> None:
+    """5 was taken for 500%, which lets every slowdown pass; both readings are named."""
+    low, high = f"{float(str(number)):g}%", f"{100 * float(str(number)):g}%"
+    with pytest.raises(ValueError, match=f"{number} may mean {low} or {high}: write one"):
+        scalars.share(number)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f"max-slowdown = {number}\n")
+    with pytest.raises(BadInput, match=f"max-slowdown: .* may mean {low} or {high}"):
+        gate.read_policy(policy)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ REFUSED = [
     ("--memory-limit inf", ["'inf'"]),
     ("--memory-limit=-1GiB", ["memory"]),
     ("--memory-limit 0", ["memory"]),
+    ("--noise 5", ["--noise", "5% or 500%"]),
+    ("--warmup-agree much", ["--warmup-agree", "'much'"]),
     ("--budget soon", ["10m", "'soon'"]),
     ("--budget 0s", ["longer than nothing"]),
     ("--budget=-5", ["'-5'"]),

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vitbench.engine import workers as scripted
 from tests.vitbench.examples import ROOT, case, facts, layer, measured, plan, plugin, read_csv
-from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
+from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, UNDECIDED, Limits, Policy
 from vitbench.cases.case import Case
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.ab import AbComparison, Rules
@@ -198,12 +198,13 @@ def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path
     workers.latency = latency
     result = comparison(tmp_path / "ab", cases=CASES[:1]).measure()
     (judged,) = result.verdicts
-    assert judged.word in ("undecided", "same")
     assert not judged.faults
-    assert result.status == PASSED
     if judged.word == "undecided":
         assert "first slower" in judged.why
         assert "run again" in judged.why
+        assert result.status == UNDECIDED
+    else:
+        assert (judged.word, result.status) == ("same", PASSED)
 
 
 def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
@@ -262,18 +263,63 @@ def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
     assert workers.alive == 0
 
 
-def test_a_budget(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No block is begun after it."""
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
+    """A clock of the comparison that goes on by a second with each call of this."""
     now = [0.0]
     monkeypatch.setattr("vitbench.engine.ab.time.monotonic", lambda: now[0])
 
     def tick(_: object) -> None:
         now[0] += 1.0
 
-    one = comparison(tmp_path / "ab", budget_s=12.0)
-    one.on_progress = tick
-    one.measure()
-    assert one.blocks == 3
+    return tick
+
+
+def test_a_budget(workers: Workers, tmp_path: Path, ticking: Callable[[object], None]) -> None:
+    """No block is begun after it."""
+    short = comparison(tmp_path / "ab", budget_s=12.0)
+    short.on_progress = ticking
+    short.measure()
+    assert short.blocks == 3
+
+
+@pytest.mark.parametrize("blocks_left", range(8))
+def test_a_slowdown_fails_also_where_time_runs_out(
+    workers: Workers, tmp_path: Path, ticking: Callable[[object], None], blocks_left: int
+) -> None:
+    """Whether the second phase has no time, some, or enough: status 3, and the fault says if the
+    slowdown is not confirmed.
+    """
+    workers.slow = 0.0
+    workers.latency = lambda side, _: 0.015 if side == "head" else 0.01
+    least = ab.blocks_needed(1)
+    hurried = comparison(tmp_path / "ab", cases=CASES[:1], budget_s=float(least + blocks_left))
+    hurried.on_progress = ticking
+    result = hurried.measure()
+    assert result.status == REGRESSION
+    assert hurried.blocks == least + min(blocks_left, least)
+    is_confirmed = blocks_left >= least
+    assert ("not confirmed: the budget ended" in result.verdicts[0].faults[0]) != is_confirmed
+
+
+def test_time_is_set_aside_to_confirm(
+    workers: Workers, tmp_path: Path, ticking: Callable[[object], None]
+) -> None:
+    """A case that stays open does not use up the time in which a called one is measured again."""
+    workers.slow = 0.0
+    noisy = {"msa": 0.3}
+    workers.latency = lambda side, one: (
+        0.01
+        * (1.5 if (side, one.attention) == ("head", "hilo") else 1.0)
+        * math.exp(workers.rng.normal(0, noisy.get(one.attention, 0.0)))
+    )
+    hurried = comparison(tmp_path / "ab", cases=CASES[:2], budget_s=60.0, max_blocks=1000)
+    hurried.on_progress = ticking
+    result = hurried.measure()
+    verdicts = {one.subject: one for one in result.verdicts}
+    assert verdicts["hilo"].word == "slower"
+    assert not verdicts["hilo"].why
+    assert verdicts["msa"].word == "undecided"
 
 
 def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:
