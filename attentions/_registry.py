@@ -89,7 +89,7 @@ def _spec_in(path: Path, importer: Any) -> AttentionSpec:
     try:
         module = importer()
     # Whatever a file raises while it is imported, the reader needs the file's name first.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BrokenAttention(
             f"{path.name} cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -172,6 +172,7 @@ def test_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("import no_such_package", r"mine\.py cannot be imported: ModuleNotFoundError: .*no_such"),
+        ("import sys; sys.exit(0)", r"mine\.py cannot be imported: SystemExit: 0"),
         ("1 / 0", r"mine\.py cannot be imported: ZeroDivisionError: division by zero"),
         ("def f(:", r"mine\.py cannot be imported: SyntaxError"),
         (
@@ -180,7 +181,7 @@ def test_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
         ),
         ("ATTENTION = 3", r"mine\.py must define ATTENTION = .*, found int"),
     ],
-    ids=["missing import", "error", "syntax error", "no ATTENTION", "another ATTENTION"],
+    ids=["missing import", "exit", "error", "syntax error", "no ATTENTION", "another ATTENTION"],
 )
 def test_broken_file_says_what_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:
     """BrokenAttention names the file and what to do."""

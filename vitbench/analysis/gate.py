@@ -78,7 +78,10 @@ def read_policy(path: Path) -> Policy:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"policy {path} is not valid TOML: {error}") from None
     if "tool" in data or path.name == "pyproject.toml":
-        data = data.get("tool", {}).get("vitbench", {}).get("check", {})
+        for key in ("tool", "vitbench", "check"):
+            data = data.get(key, {})
+            if not isinstance(data, dict):
+                raise BadInput(f"policy {path}: {key} must be a table, got {data!r}")
     try:
         return Policy.model_validate(data)
     except ValidationError as error:

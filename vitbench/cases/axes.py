@@ -163,9 +163,10 @@ class Flags(Axis):
         return self.title if value == "true" else f"{self.title}={value}"
 
     def _parse(self, text: str) -> Value:
-        if text.lower() not in self.choices:
+        values = {"true": True, "yes": True, "false": False, "no": False}
+        if text.lower() not in values:
             raise BadInput(f"{self.option} takes true, false or true,false, got {text!r}")
-        return text.lower() == "true"
+        return values[text.lower()]
 
 
 def split(text: str) -> list[str]:

@@ -137,8 +137,8 @@ def settings(
         if one not in mechanisms:
             raise BadInput(f"no attention mechanism is called {one!r}; {nearest(one, mechanisms)}")
         outline = attentions.outline(mechanisms[one])
-        kept = {k: v for k, v in (outline.keywords or {}).items() if v is not None}
-        defaults |= kept | outline.settings_at(_STRIDE)
+        own = {k: v for k, v in (outline.keywords or {}).items() if isinstance(v, Scalar)}
+        defaults |= own | outline.settings_at(_STRIDE)
     for key, value in given.items():
         if key == "attention":
             continue

@@ -169,8 +169,11 @@ class Sweep:
 
     def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
         outline = attentions.outline(self._source(name))
-        known = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
-        settings = known | outline.settings_at(stride)
+        known, given = outline.keywords or {}, outline.settings_at(stride)
+        for key, value in given.items():
+            check(name, key, value, None)
+        # What a case cannot say, such as a tuple, stays the module's own default.
+        settings = {key: value for key, value in known.items() if isinstance(value, Scalar)} | given
         swept = self.params.get(name, {})
         for values in itertools.product(*swept.values()):
             yield settings | dict(zip(swept, values, strict=True))

@@ -60,16 +60,21 @@ def pair_case(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) ->
     """The base's case for one of the head's, by the files of both sides.
 
     A hyper-parameter that the base does not know is left out there if it has the head's default: a
-    new option is no reason not to compare.
+    new option is no reason not to compare. Raises BadInput where the head lacks it.
     """
     if case.backbone:
         is_known = case.backbone in base or case.backbone not in head
         return CasePair(case, case) if is_known else CasePair(case, None, _BASE_LACKS_IT)
+    if case.attention not in head:
+        raise BadInput(f"the candidate does not have {case.attention}")
     if case.attention not in base:
         return CasePair(case, None, _BASE_LACKS_IT)
     try:
-        base_outline = attentions.outline(base[case.attention])
         head_outline = attentions.outline(head[case.attention])
+    except attentions.BrokenAttention as error:
+        raise BadInput(f"candidate: {error}") from None
+    try:
+        base_outline = attentions.outline(base[case.attention])
     except attentions.BrokenAttention as error:
         return CasePair(case, None, f"base: {error}")
     if base_outline.impls is not None and case.impl not in base_outline.impls:

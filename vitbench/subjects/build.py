@@ -125,14 +125,19 @@ def build_input(case: Case) -> Tensor:
 
 
 def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
-    """MACs of one image by the spec's own formula, where it has one."""
+    """MACs of one image by the spec's own formula, where it has one. Raises ValueError where that
+    is no count.
+    """
     if case.backbone:
         formula = backbone_of(case, plugins).macs
-        return None if formula is None else formula(case.image_height, case.image_width)
-    spec = attention_of(case.attention, plugins)
-    if spec.macs is None:
-        return None
-    return spec.macs(case.dim, case.num_heads, case.grid, **dict(case.params))
+        macs = None if formula is None else formula(case.image_height, case.image_width)
+    else:
+        spec = attention_of(case.attention, plugins)
+        arguments = (case.dim, case.num_heads, case.grid)
+        macs = None if spec.macs is None else spec.macs(*arguments, **dict(case.params))
+    if macs is not None and not (isinstance(macs, int) and 0 <= macs < 2**63):
+        raise ValueError(f"macs must be a whole number of at least 0, got {macs!r}"[:200])
+    return macs
 
 
 def formula_macs(case: Case, plugins: Plugins) -> int | None:

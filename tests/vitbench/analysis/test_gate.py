@@ -156,6 +156,8 @@ def test_a_bare_number_of_one_or_more_is_refused(tmp_path: Path, number: object)
         ("[attention.hilo]\nmax-mem = 1", "attention.hilo.max-mem: no such key; nearest: max-mem"),
         ("max-slowdown = -1", "max-slowdown"),
         ("max-slowdown = ", "not valid TOML"),
+        ("tool = 3", "tool must be a table, got 3"),
+        ("[tool]\nvitbench = 3", "vitbench must be a table, got 3"),
     ],
 )
 def test_a_broken_policy(tmp_path: Path, text: str, message: str) -> None:

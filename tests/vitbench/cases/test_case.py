@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attentions
-from tests.vitbench.examples import PLUGIN, case, plugin
+from tests.vitbench.examples import PLUGIN, case, layer, plugin
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import parse_scalar
 from vitbench.cases.sweep import Sweep
@@ -202,6 +202,22 @@ def test_a_plugin_is_swept_like_ours(tmp_path: Path) -> None:
     assert [dict(c.params) for c in one.expand()] == [{"strength": 1.0}, {"strength": 2.0}]
     with pytest.raises(BadInput, match="mine has no parameter 'strenght'; nearest: strength"):
         Sweep(attention=("mine",), plugins=plugins, params={"mine": {"strenght": (1.0,)}}).expand()
+
+
+def test_a_default_that_a_case_cannot_say_stays_the_modules_own(tmp_path: Path) -> None:
+    """A tuple is no parameter of the case, and not to be set; as one of the settings by stage it is
+    refused, since it would be lost.
+    """
+    keywords = ", *, strength=1.0, kernels=(3, 5)"
+    plugins = {"mine": plugin(tmp_path, "mine", layer(keywords=keywords))}
+    (one,) = Sweep(attention=("mine",), plugins=plugins).expand()
+    assert dict(one.params) == {"strength": 1.0}
+    refused = r"mine.kernels must be a number, true or false, or a word to be set, not \(3, 5\)"
+    with pytest.raises(BadInput, match=refused):
+        Sweep(attention=("mine",), plugins=plugins, params={"mine": {"kernels": (3,)}}).expand()
+    staged = layer(keywords=keywords, spec=", settings={16: {'kernels': (3, 5)}}")
+    with pytest.raises(BadInput, match=refused.replace("mine", "other")):
+        Sweep(attention=("other",), plugins={"other": plugin(tmp_path, "other", staged)}).expand()
 
 
 def test_nearest_names_what_is_like_it() -> None:

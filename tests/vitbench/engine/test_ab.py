@@ -401,6 +401,16 @@ def test_mechanisms_that_the_base_lacks(tmp_path: Path) -> None:
         assert reason in pair.incomparable_reason
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "candidate does not have mine"), ("def", "candidate: mine.py is not")]
+)
+def test_a_mechanism_that_the_head_lacks(tmp_path: Path, text: str, reason: str) -> None:
+    """Gone, or not to be read: a sentence that names the right side."""
+    head = {"mine": plugin(tmp_path, "mine", text)} if text else {}
+    with pytest.raises(BadInput, match=reason):
+        ab.pair_case(case(attention="mine", params=()), mechanism(tmp_path / "base"), head)
+
+
 def test_a_new_mechanism_is_missing_and_the_rest_is_judged(
     workers: Workers, tmp_path: Path
 ) -> None:
