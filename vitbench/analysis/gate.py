@@ -164,14 +164,16 @@ def _growth(old: object, new: object) -> float:
 def _status(verdicts: Sequence[Verdict], policy: Policy) -> tuple[int, str]:
     number_of = Counter(case.word for case in verdicts)
     counts = ", ".join(f"{count} {word}" for word, count in number_of.most_common()) or "no case"
-    decided = any(case.word in ("faster", "same", "slower", "changed") for case in verdicts)
+    compared = any(case.ratio is not None or case.word in ("same", "changed") for case in verdicts)
     if broken := sum(bool(case.faults) for case in verdicts):
         return REGRESSION, f"regression in {broken} of {len(verdicts)} cases ({counts})"
-    is_compared = decided or number_of["undecided"] or number_of["incomparable"]
-    if any(case.failed_side == "candidate" for case in verdicts) or not is_compared:
+    failed = any(case.failed_side == "candidate" for case in verdicts)
+    if failed or (not compared and not number_of["incomparable"]):
         return NOTHING, f"not everything was measured ({counts})"
-    if not decided or (policy.strict and (number_of["undecided"] or number_of["incomparable"])):
-        return UNDECIDED, f"{'not' if decided else 'nothing was'} decided ({counts})"
+    if policy.strict and (number_of["undecided"] or number_of["incomparable"]):
+        return UNDECIDED, f"not decided ({counts})"
+    if not compared:
+        return UNDECIDED, f"nothing could be compared ({counts})"
     return PASSED, f"no regression ({counts})"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vitbench.engine import workers as scripted
 from tests.vitbench.examples import ROOT, case, facts, layer, measured, plan, plugin, read_csv
-from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, UNDECIDED, Limits, Policy
+from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
 from vitbench.cases.case import Case
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.ab import AbComparison, Rules
@@ -199,12 +199,11 @@ def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path
     result = comparison(tmp_path / "ab", cases=CASES[:1]).measure()
     (judged,) = result.verdicts
     assert not judged.faults
+    assert judged.word in ("undecided", "same")
+    assert result.status == PASSED
     if judged.word == "undecided":
         assert "first slower" in judged.why
         assert "run again" in judged.why
-        assert result.status == UNDECIDED
-    else:
-        assert (judged.word, result.status) == ("same", PASSED)
 
 
 def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
