@@ -49,7 +49,7 @@ def share(value: Any) -> float:
     """`5%`, or the number 0.05. Raises ValueError, also for a bare number of 1 or more: `5` may
     stand for 5% or for 500%.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(value).strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(%?)", str(value).strip())
     if not match or isinstance(value, bool):
         raise ValueError(f"a share is like 5% or 0.05, got {value!r}")
     number, percent = float(match[1]), match[2]

@@ -125,7 +125,7 @@ def test_strict() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5%", 0.05), ("0.05", 0.05), ("12.5 %", 0.125), (0, 0.0), ("500%", 5.0), (0.999, 0.999)],
+    [("5%", 0.05), ("0.05", 0.05), ("12.5 %", 0.125), (0, 0.0), ("500%", 5.0), (1e-5, 1e-5)],
 )
 def test_shares(text: object, value: float) -> None:
     """A percentage or a number."""
