@@ -31,11 +31,11 @@ def parse_scalar(text: str) -> Scalar:
 
 def check(owner: str, key: str, value: Scalar, default: Scalar | None) -> None:
     """Raises BadInput for a value that cannot be the owner's parameter `key`."""
-    if not isinstance(value, Scalar) or not isinstance(default, Scalar | None):
-        text = value if isinstance(default, Scalar | None) else default
-        raise BadInput(
-            f"{owner}.{key} must be a number, true or false, or a word to be set, not {text!r}"
-        )
+    for part in (default, value):
+        if part is not None and not isinstance(part, Scalar):
+            raise BadInput(
+                f"{owner}.{key} must be a number, true or false, or a word to be set, not {part!r}"
+            )
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInput(f"{owner}.{key} must be finite, got {value}")
     if default is not None and not _same_kind(value, default):
