@@ -42,11 +42,12 @@ class XCA(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
-        qkv = self.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
-        q, k, v = (split_heads(part, self.num_heads) for part in qkv)
-        # Products of unscaled fp16 leave its range.
-        scaled_first = self.impl == "eager" or x.dtype == torch.float16
-        mixing = self.channel_mixing(q, k) if scaled_first else self.scaled_after(q, k)
+        qkv = self.qkv(x.flatten(1, 2))
+        q, k, v = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
+        if self.impl == "eager" or x.itemsize < 4:
+            mixing = self.channel_mixing(q, k)
+        else:
+            mixing = self.scaled_after(q, k, qkv)
         return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view(x.shape)
 
     def channel_mixing(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
@@ -54,13 +55,14 @@ class XCA(nn.Module):
         q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
         return (q.transpose(-2, -1) @ k * self.temperature).softmax(dim=-1)
 
-    def scaled_after(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
+    def scaled_after(
+        self, q: Heads, k: Heads, qkv: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
         """The same, with the d x d products divided by the lengths in place of q and k."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        lengths = (part.norm(dim=-2, dtype=wide).clamp_min(1e-12) for part in (q, k))
-        of_q, of_k = lengths
-        products = (q.transpose(-2, -1) @ k).to(wide) / of_q[..., :, None] / of_k[..., None, :]
-        return (products * self.temperature).softmax(dim=-1).to(q.dtype)
+        lengths = torch.linalg.vector_norm(qkv, dim=1).clamp_min(1e-12)  # one pass over all heads
+        of_q, of_k, _ = lengths.unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        products = q.transpose(-2, -1) @ k / of_q[..., :, None] / of_k[..., None, :]
+        return (products * self.temperature).softmax(dim=-1)
 
 
 def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
@@ -69,8 +71,10 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
 
 
 def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
-    """Where the lengths cannot be divided by after the product."""
-    return "products of unscaled tokens leave the range of fp16" if dtype == "float16" else None
+    """Where the lengths are not divided by after the product."""
+    if dtype == "float16":
+        return "products of unscaled tokens leave the range of fp16"
+    return "tokens are scaled first, which is faster in bf16" if dtype == "bfloat16" else None
 
 
 ATTENTION = AttentionSpec(

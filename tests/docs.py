@@ -33,20 +33,6 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUN = ROOT / "reports" / "cpu-quick"
 BENCHMARKS = ROOT / "reports" / "benchmarks"
 
-# Fields of TimingRule: the option that sets it, its unit and what it decides.
-_KNOBS = {
-    "warmup_calls": ("--warmup-calls", "calls", "least warm-up"),
-    "warmup_s": ("--warmup", "s", "least warm-up"),
-    "warmup_agree": ("--warmup-agree", "share", "then until two blocks of calls agree within this"),
-    "warmup_cap_s": ("--warmup-cap", "s", "most warm-up"),
-    "sample_s": ("--sample-time", "s", "least time of one sample"),
-    "min_samples": ("--min-samples", "samples", "least samples"),
-    "min_s": ("--min-time", "s", "least sampling"),
-    "target_noise": ("--noise", "share", "then until the noise is below this"),
-    "cap_s": ("--cap", "s", "most sampling, whatever the noise"),
-    "cap_samples": ("", "samples", "least samples where the time is up"),
-}
-
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], figures: int = 0) -> str:
     """A Markdown table whose last `figures` columns are aligned to the right."""
@@ -105,18 +91,18 @@ def knobs() -> str:
     """Every knob of the timing with its default, by effort and kind of device."""
     settings = [(effort, kind) for effort in EFFORTS for kind in sorted(device_kinds.names())]
     rules = [rule_of(effort, device, {}) for effort, device in settings]
-    header = ["option", "unit", "decides", *(f"{effort}, {device}" for effort, device in settings)]
+    header = ["option", "decides", *(f"{effort}, {device}" for effort, device in settings)]
+    options = {option.name: option for option in _options("vitbench run")}
     rounds = [str(rounds_of(effort, device)) for effort, device in settings]
-    rows = [["`--rounds`", "processes", "fresh worker processes", *rounds]]
-    for field, (option, unit, meaning) in _KNOBS.items():
-        defaults = [f"{getattr(rule, field):g}" for rule in rules]
-        rows.append([_code(option) or "(fixed)", unit, meaning, *defaults])
+    rows = [["`--rounds`", _help(options["rounds"]), *rounds]]
+    for field in TimingRule.__dataclass_fields__:
+        knob = (
+            [_code(options[field].opts[0]), _help(options[field])]
+            if field in options
+            else ["(fixed)", "Least number of samples where the time is up."]
+        )
+        rows.append([*knob, *(f"{getattr(rule, field):g}" for rule in rules)])
     return _table(header, rows, len(settings))
-
-
-def fields_without_a_knob() -> set[str]:
-    """Fields of TimingRule that the table leaves out."""
-    return set(TimingRule.__dataclass_fields__) - set(_KNOBS)
 
 
 def grades() -> str:
@@ -185,6 +171,11 @@ def _commands(group: Any, prefix: str = "vitbench") -> Iterator[tuple[str, Any]]
             yield f"{prefix} {name}", command
 
 
+def _options(command: str) -> list[Any]:
+    """The options of a command, and its arguments."""
+    return list(dict(_commands(get_command(app)))[command].params)
+
+
 def _is_axis(option: Any) -> bool:
     return (option.rich_help_panel or "").startswith(_AXES)
 
@@ -209,8 +200,8 @@ def _argument(parameter: Any) -> str:
 
 def axes() -> str:
     """The axes of a sweep: the options that take several values."""
-    run = dict(_commands(get_command(app)))["vitbench run"]
-    rows = [(_code(option.opts[0]), _help(option)) for option in run.params if _is_axis(option)]
+    options = filter(_is_axis, _options("vitbench run"))
+    rows = [(_code(option.opts[0]), _help(option)) for option in options]
     return _table(("option", "values"), rows)
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.vitbench.examples import ROOT, vitbench
 from vitbench.cases.case import Resolution
-
-ROOT = Path(__file__).parents[2]
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported
 
@@ -60,18 +57,10 @@ class Section:
         return "\n\n".join(self.parts)
 
 
-def vitbench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own; its tables are not folded."""
-    command, environment = [sys.executable, "-m", "vitbench"], os.environ | {"COLUMNS": "160"}
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-
-
 def measured(*arguments: str) -> float:
     """Seconds of the real command. Raises RuntimeError where it fails."""
     start = time.monotonic()
-    done = vitbench(*arguments)
+    done = vitbench(ROOT, *arguments)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return time.monotonic() - start

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import attentions
-from tests.benchmarks import ROOT, Options, Section, page
+from tests.benchmarks import Options, Section, page
+from tests.vitbench.examples import ROOT
 from vitbench.cases.case import Resolution
 
 REPORT = ROOT / "reports" / "benchmarks"

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks import ROOT, Options, Section, measured, verdict, vitbench
+from tests.benchmarks import Options, Section, measured, verdict
+from tests.vitbench.examples import ROOT, vitbench
 from vitbench.render import tables
 from vitbench.results.folder import JOURNAL
 
@@ -53,7 +54,7 @@ def resumed(out: Path) -> int:
     again = ["run", "--resume", str(out), "--quiet"]
     if not (out / JOURNAL).exists():
         again = [*ARGUMENTS, "--out", str(out)]
-    return vitbench(*again).returncode
+    return vitbench(ROOT, *again).returncode
 
 
 def run(options: Options) -> Section:

@@ -7,8 +7,9 @@ import sys
 import time
 from functools import partial
 
-from tests.benchmarks import ROOT, Options, Section, verdict
+from tests.benchmarks import Options, Section, verdict
 from tests.benchmarks.side_by_side import interleave
+from tests.vitbench.examples import ROOT
 from vitbench.analysis import stats
 from vitbench.render import tables
 

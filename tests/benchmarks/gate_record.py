@@ -20,13 +20,14 @@ from unittest import mock
 
 import numpy as np
 
-from tests.benchmarks import ROOT, vitbench
-from tests.vitbench.examples import environment, facts, measured, plan
+from tests.vitbench.engine.workers import Worker, Workers
+from tests.vitbench.examples import ROOT, facts, measured, plan, vitbench
 from vitbench.analysis.gate import Policy
 from vitbench.cases.sweep import Sweep
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.child import Target
 from vitbench.engine.revision import Revision
+from vitbench.results.outcome import Facts
 
 NAMES = ("msa", "hilo", "window", "sra", "shifted_window")
 SLOWED = "hilo"
@@ -81,7 +82,8 @@ class Command:
 def command(base: Path, head: Path, folder: Path, *options: str) -> Command:
     """`vitbench ab` on two trees, as a user would type it."""
     start = time.monotonic()
-    done = vitbench("ab", str(base), str(head), *AXES, *options, "--out", str(folder))
+    words = ("ab", str(base), str(head), *AXES, *options, "--out", str(folder))
+    done = vitbench(ROOT, *words, COLUMNS="160")  # its tables are not folded
     seconds = time.monotonic() - start
     output = (done.stdout + done.stderr).strip()
     if not (folder / "result.json").exists():
@@ -115,56 +117,41 @@ class EndOfRecord(Exception):
     """The comparison wants more blocks than there are."""
 
 
-class Replay:
-    """Stands in for the workers of a comparison, with blocks of a record in their order."""
+class Replay(Workers):
+    """Workers that answer turn by turn what was recorded; each has its side's next block."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
         self._blocks = blocks
-        self._started = {"base": 0, "head": 0}
+        self._worked: dict[int, Block] = {}
+        self._left: dict[int, list[Sequence[float]]] = {}
+        self._taken: dict[int, list[float]] = {}
+        self._facts: dict[int, Facts | None] = {}
 
     @property
     def used(self) -> int:
         """Blocks so far."""
-        return max(self._started.values())
+        return max(self.started.count("base"), self.started.count("head"))
 
-    def start(self, target: Target) -> ReplayedWorker:
-        """In place of Child(target): a worker of that side's next block."""
-        assert target.root is not None
-        side = target.root.name
-        if self._started[side] == len(self._blocks):
+    def make(self, target: Target) -> Worker:
+        worker = super().make(target)
+        if self.used > len(self._blocks):
             raise EndOfRecord
-        block = self._blocks[self._started[side]]
-        self._started[side] += 1
-        return ReplayedWorker(
-            {name: [s for which, s in turns if which == side] for name, turns in block.items()}
-        )
+        self._worked[worker.number] = self._blocks[self.started.count(worker.side) - 1]
+        return worker
 
-
-class ReplayedWorker:
-    """Answers as a worker does: turn by turn, what was recorded of the case."""
-
-    def __init__(self, turns: Mapping[str, Sequence[Sequence[float]]]) -> None:
-        self._turns = turns
-        self._left: list[Sequence[float]] = []
-        self._taken: list[float] = []
-        self._with_facts = False
-
-    def ask(self, request: messages.Request, timeout_s: float) -> messages.Reply:
-        if isinstance(request, messages.SetUp):
-            return messages.Ready(device="cpu", environment=environment())
+    def answer(self, worker: Worker, request: messages.Request) -> messages.Reply:
+        number = worker.number
         if isinstance(request, messages.PrepareCase):
-            self._left, self._taken = list(self._turns[request.case.subject]), []
-            self._with_facts = request.with_facts
+            turns = self._worked[number][request.case.subject]
+            self._left[number] = [samples for side, samples in turns if side == worker.side]
+            self._taken[number], self._facts[number] = [], facts() if request.with_facts else None
             return messages.Accepted()
         if isinstance(request, messages.Sample):
-            samples = self._left.pop(0)
-            self._taken += samples
+            samples = self._left[number].pop(0)
+            self._taken[number] += samples
             return messages.Sampled(samples_s=tuple(samples))
-        outcome = measured(*self._taken, facts=facts() if self._with_facts else None)
-        return messages.Finished(outcome=outcome)
-
-    def close(self) -> None:
-        """Nothing runs."""
+        return messages.Finished(outcome=measured(*self._taken[number], facts=self._facts[number]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +175,7 @@ def compare(blocks: Sequence[Block], max_blocks: int, folder: Path) -> Compared 
     cases = Sweep(attention=NAMES, batch_size=(BATCH,)).expand()
     rules = ab.Rules(max_blocks=max_blocks)
     policy = Policy(max_slowdown=LIMIT)
-    with mock.patch.object(pool, "Child", replay.start):
+    with mock.patch.object(pool, "Child", replay.make):
         try:
             result = ab.AbComparison(plan(*cases), (base, head), policy, rules, folder).measure()
         except EndOfRecord:
