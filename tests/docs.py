@@ -260,14 +260,14 @@ def gate() -> str:
     header = ("of five layers, one is", "alarms", "of comparisons", "median time, s")
     return f"""{_table(header, rows, 3)}
 
-The machine has two noisy cores. The slower layers repeat work, and their samples are scaled to the
-percent. On the same layers pytest-benchmark's `median:5%` raised an alarm on identical code in
-{counts["pytest-benchmark_alarms"]} of {counts["pytest-benchmark_n"]} comparisons and found a
+The machine has two noisy cores. A slowdown is planted by scaling the samples of one layer. On trees
+in which that layer is 5% slower, pytest-benchmark's `median:5%` raised an alarm on identical code
+in {counts["pytest-benchmark_alarms"]} of {counts["pytest-benchmark_n"]} comparisons and found a
 slowdown in {counts["pytest-benchmark_found"]}; pyperf's `compare_to --min-speed 5` raised one in
 {counts["pyperf_alarms"]} of {counts["pyperf_n"]} and found {counts["pyperf_found"]}."""
 
 
-_CPUS = {"": "with AVX-512", "avx2/": "with AVX2, which emulates bf16"}
+_CPUS = {"": "with AVX-512 and AMX", "avx2/": "with AVX2, which emulates bf16"}
 
 
 def fused() -> str:
@@ -301,8 +301,8 @@ def litv2() -> str:
     return f"""{_table(header, rows, 4)}
 
 LITv2-S is fused, the images have 224 x 224 pixels, and both models of a row run in alternation in
-one process. The CPU of the first two columns has AVX-512; the other one emulates bf16
-([report](../reports/benchmarks/README.md), [AVX2](../reports/benchmarks/avx2/README.md))."""
+one process. The CPU of the first two columns has AVX-512 and AMX; the other one emulates
+bf16 ([report](../reports/benchmarks/README.md), [AVX2](../reports/benchmarks/avx2/README.md))."""
 
 
 def judged() -> str:
