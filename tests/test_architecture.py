@@ -137,7 +137,7 @@ def test_vitbench_imports_no_private_file_of_attentions() -> None:
 
 def test_instruments_and_runtimes_know_nothing_of_case() -> None:
     """They measure and prepare a callable or a module, on a Device that they get."""
-    allowed = {"vitbench.analysis.stats", "vitbench.errors"}
+    allowed = {"vitbench.analysis.stats", "vitbench.errors", "vitbench.listed"}
     check(
         f"{name}: {other}"
         for name, other, package in edges("vitbench.")

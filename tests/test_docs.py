@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attention.write_text(example("ATTENTION =", "docs/plugins.md"), encoding="utf-8")
     model = folder / "patch_classifier.py"
     model.write_text(example("BACKBONE =", "docs/plugins.md"), encoding="utf-8")
-    for name in ("old", "new", "."):
+    for name in ("old", "new"):
         (folder / name).mkdir(exist_ok=True)
         shutil.copy(attention, folder / name / "my_attention.py")
     for name in ("venv-a", "venv-b"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -12,21 +13,40 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line and exits."""
-    sys.exit(run(sys.argv[1:]))
+    _fill_closed_streams()
+    status = run(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        status = _say(_sentence(error), EXIT_FAILED)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    from vitbench import cli
-    from vitbench.cli.options import REPLACED
-    from vitbench.errors import BadInput, StorageFull
+    from vitbench.errors import BadInput
 
     try:
-        status = cli.app(arguments, prog_name="vitbench", standalone_mode=False)
+        from vitbench import cli  # reads the files of devices/, runtimes/ and instruments/
+
+        return _run(cli, arguments)
     except BadInput as error:
         return _say(str(error), EXIT_USAGE)
-    except StorageFull as error:
-        return _say(str(error), EXIT_FAILED)
+    except OSError as error:
+        return _say(_sentence(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted", EXIT_INTERRUPTED)
+
+
+def _run(cli: ModuleType, arguments: list[str]) -> int:
+    """Raises BadInput, OSError, KeyboardInterrupt."""
+    from vitbench.cli import terminal
+    from vitbench.cli.options import REPLACED
+
+    terminal.prepare()
+    try:
+        status = cli.app(arguments, prog_name="vitbench", standalone_mode=False)
     except cli.UsageError as error:
         message = error.format_message().removesuffix(".")
         message = message[:1].lower() + message[1:]
@@ -36,17 +56,31 @@ def run(arguments: list[str]) -> int:
         if option in REPLACED:
             message = f"{option} is now {REPLACED[option]}"
         return _say(message, error.exit_code) if message else error.exit_code  # help was printed
-    except (KeyboardInterrupt, cli.Aborted):
+    except cli.Aborted:
         return _say("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `vitbench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status if isinstance(status, int) else 0
 
 
+def _sentence(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    if error.strerror is None:
+        return " ".join(str(error).split())
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def _say(message: str, status: int) -> int:
-    print(f"vitbench: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # it may be closed
+        print(f"vitbench: {message}", file=sys.stderr)
     return status
+
+
+def _fill_closed_streams() -> None:
+    """Opens /dev/null for every standard stream that is closed: a file that is opened later must
+    not take its number.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,21 @@ def writing(path: Path, fault: type[BadInput | StorageFull] = StorageFull) -> It
     """Raises `fault`, with one sentence, where a file or folder cannot be written."""
     try:
         yield
+    except StorageFull:  # it has its sentence already
+        raise
     except OSError as error:
-        raise fault(f"{path} cannot be written: {error.strerror}") from error
+        raise fault(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(path: Path, fault: type[BadInput | StorageFull] = StorageFull) -> None:
+    """Raises `fault` where a file cannot be written. Leaves no file where there was none."""
+    with writing(path, fault):
+        if path.is_fifo():  # whoever reads it would take this for the end
+            return
+        is_new = not os.path.lexists(path)
+        path.open("a").close()
+        if is_new:
+            path.unlink()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.cases.row import COLUMNS, name_of, options_of
 from vitbench.errors import BadInput, nearest
-from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED
+from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED, UNSUPPORTED
 from vitbench.results.record import Record, subject_of
 
 Word = Literal[
@@ -191,15 +191,18 @@ class _CasePair:
             if record is None:
                 return self._verdict("missing", f"the {side} does not have it", failed_side=side)
         base, candidate = self._both()
-        failed = {
+        failed: dict[Side, Record] = {
             side: record
             for side, record in sides.items()
             if record is not None and record["status"] not in (MEASURED, COUNTED)
         }
         # A failure says more than a case that was not measured because its rival had failed.
-        for side, record in sorted(failed.items(), key=lambda item: _is_skipped(item[1])):
-            why = f"{side}: {record['status']}: {record['message']}"
-            return self._verdict("failed", why, failed_side=side)
+        if said := {side: row for side, row in failed.items() if not _is_skipped(row)} or failed:
+            why = "; ".join(f"{side}: {r['status']}: {r['message']}" for side, r in said.items())
+            # What neither side supports is no fault of the candidate's.
+            statuses = {row["status"] for row in said.values()}
+            is_base = "candidate" not in said or (len(said) > 1 and statuses == {UNSUPPORTED})
+            return self._verdict("failed", why, failed_side="base" if is_base else "candidate")
         for name in ("device", "dtype") if self._is_untimed() else MACHINE:
             values = base[name], candidate[name]
             if name not in self.across and str(values[0] or "") != str(values[1] or ""):

@@ -164,16 +164,17 @@ def _growth(old: object, new: object) -> float:
 def _status(verdicts: Sequence[Verdict], policy: Policy) -> tuple[int, str]:
     number_of = Counter(case.word for case in verdicts)
     counts = ", ".join(f"{count} {word}" for word, count in number_of.most_common()) or "no case"
-    compared = any(case.ratio is not None or case.word in ("same", "changed") for case in verdicts)
+    decided = any(case.word in ("faster", "same", "slower", "changed") for case in verdicts)
+    is_open = bool(number_of["undecided"] or number_of["incomparable"])
     if broken := sum(bool(case.faults) for case in verdicts):
         return REGRESSION, f"regression in {broken} of {len(verdicts)} cases ({counts})"
     failed = any(case.failed_side == "candidate" for case in verdicts)
-    if failed or (not compared and not number_of["incomparable"]):
+    if failed or not (decided or is_open):
         return NOTHING, f"not everything was measured ({counts})"
-    if policy.strict and (number_of["undecided"] or number_of["incomparable"]):
-        return UNDECIDED, f"not decided ({counts})"
-    if not compared:
-        return UNDECIDED, f"nothing could be compared ({counts})"
+    if not decided:
+        return UNDECIDED, f"nothing was decided ({counts})"
+    if policy.strict and is_open:
+        return UNDECIDED, f"not everything was decided ({counts})"
     return PASSED, f"no regression ({counts})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -88,6 +88,16 @@ class Axis:
                 raise ValueError(f"expected {self.written}, got {item!r}")
         return tuple(self._parse(str(item)) for item in items)
 
+    def values(self, data: Value | Iterable[Value]) -> tuple[Value, ...]:
+        """The values that a script gives, one or several. Raises BadInput."""
+        if isinstance(data, str) or not isinstance(data, Iterable):
+            data = (data,)
+        return tuple(self.value(item) for item in data)
+
+    def value(self, item: Value) -> Value:
+        """A value that a script gives. Raises BadInput."""
+        return item
+
     def check(self, values: Sequence[Value]) -> None:
         """Raises BadInput for a value that does not exist."""
         for value in values:
@@ -122,6 +132,9 @@ class Sizes(Axis):
 
     types: ClassVar[tuple[type, ...]] = (int, str)
     written: ClassVar[str] = "224 or '800x1280'"
+
+    def value(self, item: Value) -> Value:
+        return item if isinstance(item, Resolution) else Resolution.parse(str(item))
 
     def _parse(self, text: str) -> Value:
         return Resolution.parse(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class Sweep:
         plugins: Mapping[str, Path] | None = None,
         registry: Mapping[str, Path] | None = None,
         weights: str = "",
-        **axes: Sequence[Value],
+        **axes: Value | Iterable[Value],
     ) -> None:
-        named = {name: tuple(values) for name, values in axes.items() if find(name)}
+        named = {name: find(name).values(values) for name, values in axes.items()}
         self.axes: dict[str, tuple[Any, ...]] = {
             name: named.get(name, axis.defaults) for name, axis in AXES.items()
         }

@@ -71,10 +71,11 @@ def ab(
     with revision.checkout(base, head) as sides:
         if (reason := revision.same_code(*sides, bool(selection.plugin))) is not None:
             raise BadInput(f"there is nothing to compare: {reason}")
+        plugins = [revision.locate(path, *sides) for path in selection.plugin or ()]
         plan = planning.make_plan(
             suite,
             axes=axes,
-            **selection.settings(),
+            **selection.settings() | {"plugins": tuple(plugins)},
             effort="quick",
             rule=_RULE | {"warmup_s": precision.reading / 5},
             registry=sides[1].registry(),
@@ -99,7 +100,7 @@ def _outlook(comparison: AbComparison) -> None:
     from vitbench.render import tables
 
     console = terminal.console()
-    console.print(comparison.title(), markup=False)
+    console.print(comparison.title())
     rows = [[name_of(pair.head), pair.incomparable_reason] for pair in comparison.pairs]
     console.print(tables.listing(("case", ""), rows))
     least = interleaved.blocks_needed(len(rows))
@@ -115,12 +116,11 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 def _carry_out(
     comparison: AbComparison, folder: Path, judging: judge.Judging, *, quiet: bool
 ) -> int:
-    from vitbench.render import forest
     from vitbench.render.progress import ComparisonBar
     from vitbench.results.csv import write_json
 
     console = terminal.console()
-    console.print(comparison.title(), markup=False)
+    console.print(comparison.title())
     interrupted = False
     with ComparisonBar(console, quiet=quiet) as bar:
         comparison.on_progress = bar
@@ -129,14 +129,17 @@ def _carry_out(
         except KeyboardInterrupt:
             interrupted = True
             result = comparison.finish()
-    judge.show(result, console)
-    judging.write(result)
+    try:
+        with writing(folder):
+            write_json(folder / "result.json", comparison.summary(result))
+        judging.write(result)
+    finally:  # a full disk hides no verdict
+        judge.show(result, console)
+    console.print(f"{comparison.blocks} blocks in {comparison.seconds:.0f} s; {folder}")
+    from vitbench.render import forest  # last: where there are no charts, there are verdicts
+
     with writing(folder):
-        write_json(folder / "result.json", comparison.summary(result))
         forest.save(result, comparison.title(), folder)
-    console.print(
-        f"{comparison.blocks} blocks in {comparison.seconds:.0f} s; {folder}", markup=False
-    )
     if interrupted:
         typer.echo("vitbench: interrupted; the verdicts are of what was measured", err=True)
         return 130

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitbench.cli import terminal
-from vitbench.cli.options import AsJson
+from vitbench.cli.options import DEVICE, AsJson
 from vitbench.cli.run import REPORTS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; all usable by default.")] = None,
     json: AsJson = False,
 ) -> None:

@@ -48,7 +48,7 @@ def info(
     from vitbench.render import tables
 
     console = terminal.console()
-    console.print(f"[bold]{facts['name']}[/bold]  ", Text(facts["summary"]), "\n", sep="")
+    console.print(Text(facts["name"], "bold"), "  ", facts["summary"], "\n", sep="")
     console.print(tables.plan(_rows(facts)))
 
 

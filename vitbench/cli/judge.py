@@ -11,7 +11,7 @@ import typer
 
 from vitbench.cli import options, parse, terminal
 from vitbench.cli.options import option
-from vitbench.errors import BadInput, writing
+from vitbench.errors import BadInput, check_writable, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,9 +67,8 @@ class Judging:
 
     panel = "Policy and reports"
 
-    # The backslash: rich takes brackets for markup.
     policy: Path | None = option(
-        None, r"A TOML file; by default \[tool.vitbench.check] of ./pyproject.toml."
+        None, "A TOML file; by default [tool.vitbench.check] of ./pyproject.toml."
     )
     max_slowdown: str | None = option(None, "5%; by default 10% on a CPU and 5% on a GPU.")
     strict: bool = option(False, "Undecided and incomparable cases fail too.", "--strict")
@@ -78,9 +77,18 @@ class Judging:
     json: Path | None = option(None, "Write the result as JSON here.")
 
     def rules(self) -> Policy:
-        """The policy of the file, else of ./pyproject.toml, after the options. Raises BadInput."""
+        """The policy of the file, else of ./pyproject.toml, after the options.
+
+        Raises BadInput, and StorageFull where a report could not be written: before anything is
+        measured.
+        """
         from vitbench.analysis import gate
 
+        for path in (self.junit, self.json):
+            if path is not None:
+                check_writable(path, BadInput)
+        if summary := self._summary():
+            check_writable(summary)
         project = Path("pyproject.toml")
         policy = gate.Policy()
         if self.policy is not None or project.is_file():
@@ -90,21 +98,24 @@ class Judging:
             policy = policy.model_copy(update={"max_slowdown": limit})
         return policy.model_copy(update={"strict": self.strict or policy.strict})
 
+    def _summary(self) -> Path | None:
+        """The file of the job's summary."""
+        name = os.environ.get("GITHUB_STEP_SUMMARY") if self.github else None
+        return Path(name) if name else None
+
     def write(self, result: Result) -> None:
-        """Writes the reports that were asked for. Raises BadInput."""
+        """Writes the reports that were asked for. Raises StorageFull."""
         from vitbench.render import ci
 
         for path, render in ((self.junit, ci.junit), (self.json, ci.json)):
             if path is not None:
-                with writing(path, BadInput):
+                with writing(path):
                     path.write_text(render(result), encoding="utf-8")
-        if not self.github:
-            return
-        if commands := ci.workflow_commands(result):
-            typer.echo(commands)
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(summary, "a", encoding="utf-8") as file:
+        if summary := self._summary():
+            with writing(summary), summary.open("a", encoding="utf-8") as file:
                 file.write(ci.markdown(result))
+        if self.github and (commands := ci.workflow_commands(result)):
+            print(commands)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +148,7 @@ class Measuring:
         console = terminal.console()
         with ProgressBar(console, quiet=self.quiet) as bar:
             measured = runner.measure(plan, folder, bar).records()
-        console.print(str(folder), style="cyan")
+        console.print(str(folder), style="cyan", soft_wrap=True)
         return measured
 
 
@@ -174,8 +185,10 @@ def check(
     if untimed:
         base, candidate = gate.counted(base), gate.counted(candidate)
     result = gate.check(base, candidate, policy, waived)
-    judging.write(result)
-    show(result, terminal.console())
+    try:
+        judging.write(result)
+    finally:  # a full disk hides no verdict
+        show(result, terminal.console())
     return result.status
 
 
@@ -186,7 +199,7 @@ def show(result: Result, console: Console) -> None:
     console.print(verdicts.table(result.verdicts))
     for case in result.verdicts:
         for fault in case.faults:
-            console.print(fault, style="red", markup=False)
+            console.print(fault, style="red")
     console.print(result.sentence)
 
 
@@ -214,4 +227,4 @@ def update(
         if environment:
             written.append(environment_file(out))
             write_json(written[1], {"environment": environment})
-    typer.echo(f"{' and '.join(str(path) for path in written)}: {len(rows)} cases")
+    print(f"{' and '.join(str(path) for path in written)}: {len(rows)} cases")

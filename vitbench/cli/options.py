@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from vitbench import devices
 from vitbench.cases.axes import AXES, Value
 from vitbench.cli import complete, parse
 
@@ -23,6 +24,7 @@ PRECISION = "Precision"
 REPLACED = {"--compile": "--runtime compile", "--cuda-graph": "--runtime cuda-graph"}
 
 SUITE = "A suite's name or a TOML file; `vitbench list --suites` shows the names."
+DEVICE = f"{', '.join(devices.choices())}."
 
 Records = Annotated[Path, typer.Argument(help="A run folder, or a CSV file of records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -31,8 +33,13 @@ AsMarkdown = Annotated[bool, typer.Option("--markdown", help="As a Markdown tabl
 
 def option(default: Any, text: str, *names: str, **settings: Any) -> Any:
     """A field of a group: an option with its default and its help."""
-    declared = typer.Option(*names, help=text, **settings)
+    declared = typer.Option(*names, help=_plain(text), **settings)
     return dataclasses.field(default=default, metadata={"option": declared})
+
+
+def _plain(text: str) -> str:
+    """Help whose square brackets are shown: rich takes them for markup."""
+    return text.replace("[", r"\[")
 
 
 class Axes(dict[str, tuple[Value, ...]]):
@@ -71,7 +78,7 @@ class Machine:
 
     panel = MACHINE
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:1.")
+    device: str = option("auto", DEVICE)
     threads: int | None = option(None, "CPU threads; by default all.")
     timeout: float = option(300.0, "Longest wait for a worker's answer, seconds.")
     seed: int = option(0, "Seed of the order of the cases.")
@@ -122,7 +129,7 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
         for name, axis in AXES.items():
             declared = typer.Option(
                 axis.option,
-                help=axis.described.replace("[", r"\["),  # rich takes it for markup
+                help=_plain(axis.described),
                 autocompletion=complete.values(axis),
                 rich_help_panel=_AXES,
             )

@@ -165,10 +165,15 @@ def _check_resume(context: typer.Context) -> None:
 def _print_plan(plan: Plan) -> None:
     from vitbench.cases.row import name_of
     from vitbench.render import tables
+    from vitbench.subjects.describe import reasons_against
 
+    reasons = reasons_against(plan.cases, plan.plugins)
     console = terminal.console()
-    console.print(tables.listing(("case",), [[name_of(case)] for case in plan.cases]))
+    rows = [[name_of(case), reasons.get(case, "")] for case in plan.cases]
+    console.print(tables.listing(("case", "cannot be measured, because" if reasons else ""), rows))
     console.print(f"\n{_outlook(plan)}")
+    if reasons:
+        console.print(f"{len(reasons)} of {len(rows)} cases cannot be measured")
 
 
 def _outlook(plan: Plan) -> str:
@@ -216,9 +221,9 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from collections import Counter
 
     from vitbench.analysis import published, trust
-    from vitbench.render import charts, recommendation, tables, units
+    from vitbench.render import recommendation, tables, units
     from vitbench.results.folder import RECORDS, SAMPLES
-    from vitbench.results.outcome import COUNTED, MEASURED
+    from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
     records = done.records()
     console.print(tables.results(records))
@@ -228,14 +233,13 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
         reference = done.plan.reference or str(figures[0].key)
         beside, notes = table(records, figures, reference)
-        console.print("\nbeside the published figures:", beside, notes, sep="\n", markup=False)
+        console.print("\nbeside the published figures:", beside, notes, sep="\n")
     advice = recommendation.table(records)
     if advice is not None:
         console.print("\nwhich implementation to use:", advice, sep="\n")
-    plots = charts.draw(folder)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])
-    failed = len(records) - statuses[MEASURED] - statuses[COUNTED] - statuses["unsupported"]
+    failed = len(records) - statuses[MEASURED] - statuses[COUNTED] - statuses[UNSUPPORTED]
     console.print(
         f"\n{statuses[MEASURED]} of {len(records)} cases measured on "
         f"{done.environment['device_name']}"
@@ -253,6 +257,10 @@ def _report(done: Run, folder: Path, console: Console) -> int:
             f"precision within the budget of {units.duration(done.plan.budget_s)}: medians are "
             f"known to {median:.1%}, at worst {worst:.1%} ({subject})"
         )
-    for path in (folder / RECORDS, folder / SAMPLES, *plots):
-        console.print(str(path), style="cyan")
+    for path in (folder / RECORDS, folder / SAMPLES):
+        console.print(str(path), style="cyan", soft_wrap=True)
+    from vitbench.render import charts  # last: where there are no charts, there are figures
+
+    for path in charts.draw(folder):
+        console.print(str(path), style="cyan", soft_wrap=True)
     return 1 if failed else 0

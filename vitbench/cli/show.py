@@ -39,7 +39,7 @@ def list_(lists: Lists) -> None:
 
     terminal.console().print(tables.listing(header, rows))
     if note:
-        typer.echo(f"\n{note}")
+        print(f"\n{note}")
 
 
 # The header of a list, its rows, and a sentence below.
@@ -113,7 +113,7 @@ def plot(
     if not os.path.isdir(folder):
         raise BadInput(f"{folder} is not a run folder")
     for path in charts.draw(folder, out):
-        typer.echo(path)
+        print(path)
 
 
 def table(run: Records, markdown: AsMarkdown = False) -> None:
@@ -122,7 +122,7 @@ def table(run: Records, markdown: AsMarkdown = False) -> None:
 
     records = judge.records(run)
     if markdown:
-        typer.echo(tables.results_markdown(records))
+        print(tables.results_markdown(records))
     else:
         terminal.console().print(tables.results(records))
 
@@ -135,6 +135,6 @@ def columns(markdown: AsMarkdown = False) -> None:
     rows = [(column.name, column.unit, column.meaning) for column in COLUMNS]
     header = ("column", "unit", "meaning")
     if markdown:
-        typer.echo(tables.markdown(header, [(f"`{name}`", *rest) for name, *rest in rows]))
+        print(tables.markdown(header, [(f"`{name}`", *rest) for name, *rest in rows]))
     else:
         terminal.console().print(tables.listing(header, rows))

@@ -51,11 +51,11 @@ def trend(
     sentences = [trends.sentence(case, step, history) for case in series for step in case.steps]
     is_short = max(len(case.runs) for case in series) < 4
     none = "fewer than 4 runs show no step" if is_short else "no step"
-    console.print("", *(sentences or [none]), sep="\n", markup=False)
+    console.print("", *(sentences or [none]), sep="\n")
     folder = make_folder(out or new_folder(Path("reports"), "trend", "runs"))
     with writing(folder):
         path = charts.save(series, history, folder)
-    console.print(str(path), style="cyan")
+    console.print(str(path), style="cyan", soft_wrap=True)
 
 
 def _snapshot(path: Path) -> RunSnapshot:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import importlib
-import pkgutil
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from vitbench import listed
 from vitbench.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -270,12 +269,8 @@ class Device(abc.ABC):
 
 def names() -> tuple[str, ...]:
     """The kinds of devices, accelerators first."""
-    return tuple(sorted(_files(), key=lambda kind: (_module(kind).RULES.is_host, kind)))
-
-
-def _files() -> list[str]:
-    files = (module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in files if not name.startswith("_")]
+    kinds = listed.names(__path__)
+    return tuple(sorted(kinds, key=lambda kind: (_module(kind).RULES.is_host, kind)))
 
 
 def choices() -> tuple[str, ...]:
@@ -309,8 +304,8 @@ def kind_of(device: str) -> str:
 @functools.cache
 def _module(device: str) -> ModuleType:
     kind, colon, index = device.partition(":")
-    if kind in _files():
-        module = importlib.import_module(f"{__name__}.{kind}")
+    if kind in listed.names(__path__):
+        module = listed.load(__name__, kind, needs="RULES")
         if not colon or (module.RULES.is_indexed and index.isdecimal()):
             return module
     raise BadInput(f"no device is called {device!r}; {nearest(device, choices())}")

@@ -30,7 +30,7 @@ from vitbench.cases.row import name_of
 from vitbench.engine import messages
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
-from vitbench.errors import BadInput, StorageFull
+from vitbench.errors import BadInput, writing
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import write_csv
 from vitbench.results.outcome import Failed, Outcome
@@ -160,7 +160,10 @@ class AbComparison:
     ) -> None:
         self.plan, self.policy, self.rules = plan, policy, rules
         self.sides: dict[Which, Revision] = {"base": sides[0], "head": sides[1]}
-        self._plugins = {which: side.plugins(plan.plugins) for which, side in self.sides.items()}
+        self._plugins: dict[Which, dict[str, Path]] = {
+            "base": sides[0].plugins(plan.plugins, sides[1]),
+            "head": sides[1].plugins(plan.plugins, sides[0]),
+        }
         base, head = (side.registry() | self._plugins[which] for which, side in self.sides.items())
         self.pairs = [pair_case(case, base, head) for case in plan.cases]
         self.environments: dict[Which, dict[str, Any]] = {}
@@ -178,25 +181,26 @@ class AbComparison:
 
         Raises BadInput where a side cannot be measured at all, StorageFull.
         """
-        try:
-            with (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
-                self._phase(1, [p for p in self.pairs if p.base is not None], file)
-                verdicts = self._verdicts(1)
-                self._flagged = self._called(self.pairs, verdicts)
-                still_open = self._phase(2, self._flagged, file)
-                if self._is_time_up():
-                    self._unconfirmed = {pair.head.id for pair in still_open}
-        except OSError as error:
-            raise StorageFull(f"{self._folder} cannot be written: {error.strerror}") from None
+        with (
+            writing(self._folder),
+            (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file,
+        ):
+            csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
+            self._phase(1, [p for p in self.pairs if p.base is not None], file)
+            verdicts = self._verdicts(1)
+            self._flagged = self._called(self.pairs, verdicts)
+            still_open = self._phase(2, self._flagged, file)
+            if self._is_time_up():
+                self._unconfirmed = {pair.head.id for pair in still_open}
         return self.finish()
 
     def finish(self) -> Result:
-        """Judges and writes what was measured, also after an interruption."""
+        """Judges and writes what was measured, also after an interruption. Raises StorageFull."""
         self.seconds = time.monotonic() - self._start_s
         result = gate.judge(self._final(), self.policy, self._command)
-        for which in self.sides:
-            write_csv(self._folder / f"{which}.csv", COLUMN_NAMES, self.records(which))
+        with writing(self._folder):
+            for which in self.sides:
+                write_csv(self._folder / f"{which}.csv", COLUMN_NAMES, self.records(which))
         return result
 
     def title(self) -> str:
@@ -278,35 +282,46 @@ class AbComparison:
     def _measure_pair(
         self, pool: Pool[Which], pair: CasePair, phase: int, block: int
     ) -> tuple[dict[Which, Outcome], list[Slice]]:
-        """The outcome of each side, or of the one that failed, and all slices in order."""
+        """The outcome of each side, and all slices in order. Where one side fails, the other is
+        measured alone: it may fail too.
+        """
         assert pair.base is not None
         with_facts, rule, sides = phase == 1 and block == 0, self.plan.rule, _ORDERS[block % 2]
         cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
         sample, finish = messages.Sample(seconds=self.rules.slice_s), messages.Finish()
         slices: list[Slice] = []
 
-        def measure() -> dict[Which, Outcome]:
-            slices.clear()
+        def measure(
+            measured: Sequence[Which], order: Sequence[Which], into: list[Slice]
+        ) -> dict[Which, Outcome]:
+            into.clear()
             try:
-                for which in sides:
+                for which in measured:
                     prepare = messages.PrepareCase(
                         case=cases[which], rule=rule, with_facts=with_facts
                     )
                     pool.ask(which, prepare, messages.Accepted)
-                for which in slice_order(self.rules.abba_cycles, first=block % 2):
-                    slices.append((which, pool.ask(which, sample, messages.Sampled).samples_s))
+                for which in order:
+                    into.append((which, pool.ask(which, sample, messages.Sampled).samples_s))
                 return {
-                    which: pool.ask(which, finish, messages.Finished).outcome for which in sides
+                    which: pool.ask(which, finish, messages.Finished).outcome for which in measured
                 }
             except CaseFailed:
-                for which in sides:
+                for which in measured:
                     pool.discard(which)
                 raise
 
         try:
-            return pool.retry(measure), slices
+            order = slice_order(self.rules.abba_cycles, first=block % 2)
+            return pool.retry(lambda: measure(sides, order, slices)), slices
         except CaseFailed as error:
-            return {which: error.failure for which in sides if which == error.slot}, slices
+            outcomes: dict[Which, Outcome] = {w: error.failure for w in sides if w == error.slot}
+        alone = [which for which in sides if which not in outcomes]
+        try:
+            outcomes |= pool.retry(lambda: measure(alone, alone, []))
+        except CaseFailed as error:
+            outcomes |= dict.fromkeys(alone, error.failure)
+        return outcomes, slices
 
     def _specs(self) -> dict[Which, WorkerSpec]:
         def spec(which: Which, side: Revision) -> WorkerSpec:

@@ -67,30 +67,50 @@ class Target:
         return [python, "-P", str(_ENTRY), str(engine), str(self.root or engine)]
 
 
+def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
+    """The ends of a new pipe, which the stack closes."""
+    ends = os.pipe()
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
+
+
 class Child:
-    """A worker process. What it prints goes to a file, of which a tail is kept for messages."""
+    """A worker process. Raises ChildDied where it cannot be started.
+
+    What it prints goes to a file, of which a tail is kept for messages.
+    """
 
     def __init__(self, target: Target | None = None) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        request_read, request_write = os.pipe()
-        reply_read, reply_write = os.pipe()
         self._mark = uuid.uuid4().hex
-        target = target or Target()
-        command = [*target.command(), str(request_read), str(reply_write)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            cwd=target.root,
-            pass_fds=(request_read, reply_write),
-            start_new_session=True,  # a group of its own, to be ended as one
-            env=os.environ | {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark},
-        )
+        try:
+            self._start(target or Target())
+        except OSError as error:  # too many open files or processes, no folder for temporary files
+            raise ChildDied(f"the worker cannot be started: {error.strerror or error}") from None
+
+    def _start(self, target: Target) -> None:
+        """Raises OSError, and leaves no file open then."""
+        with contextlib.ExitStack() as opened:
+            self._output = opened.enter_context(tempfile.TemporaryFile())
+            request_read, request_write = _pipe(opened)
+            self._replies, reply_write = _pipe(opened)
+            command = [*target.command(), str(request_read), str(reply_write)]
+            marks = {"KINETO_LOG_LEVEL": "99", "PYTHONUNBUFFERED": "1", _MARK: self._mark}
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                cwd=target.root,
+                pass_fds=(request_read, reply_write),
+                start_new_session=True,  # a group of its own, to be ended as one
+                env=os.environ | marks,
+            )
+            opened.pop_all()  # they stay open, but for the worker's own ends
         os.close(request_read)
         os.close(reply_write)
         self._requests = os.fdopen(request_write, "w", encoding="utf-8")
-        self._replies, self._buffer = reply_read, b""
+        self._buffer = b""
 
     def ask(self, request: Request, timeout_s: float) -> Reply:
         """The reply to one request. Raises ChildDied or ChildTimeout."""

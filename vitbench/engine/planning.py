@@ -15,6 +15,7 @@ from vitbench.analysis import published, stats
 from vitbench.cases import backbone_names as models
 from vitbench.cases import plan as plans
 from vitbench.cases import suite as suites
+from vitbench.cases.axes import find
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.cases.row import case_of
@@ -31,6 +32,8 @@ Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 # Of the memory that is available now; beyond it the kernel would end some process, not always the
 # one at fault.
 _MEMORY_SHARE = 0.9
+# The least limit: torch and the libraries beside it take three quarters of it.
+_WORKER_BYTES = 2**30
 # Names of subjects in a title at most.
 _NAMED = 5
 
@@ -57,7 +60,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
 
-    axes      values by name of an axis
+    axes      values by name of an axis: {"resolution": (224, "800x1280"), "dim": (96,)}
     params    by mechanism, then hyper-parameter, each a tuple of values
     plugins   files that define ATTENTION or BACKBONE
     weights   a checkpoint for every backbone, read as tensors only
@@ -76,7 +79,9 @@ def make_plan(
     loaded = suites.load(suite)
     if loaded.published is not None:
         published.read(loaded.published)
-    axes, params, rule = axes or {}, params or {}, rule or {}
+    axes = {name: find(name).values(values) for name, values in (axes or {}).items()}
+    params, rule = params or {}, rule or {}
+    _check_machine(threads, memory_limit_bytes)
     files = plugin_files(plugins)
     checkpoint = "" if weights is None else _weights_name(weights)
     sweep = make_sweep(loaded, axes, params, files, registry, checkpoint)
@@ -134,6 +139,7 @@ def plan_again(
     timed: bool = True,
 ) -> Plan:
     """A plan of the cases of these rows, with enough rounds to compare. Raises BadInput."""
+    _check_machine(threads)
     files = plugin_files(plugins)
     cases = []
     for number, record in enumerate(records, start=1):
@@ -158,6 +164,23 @@ def plan_again(
         plugins=files,
         memory_limit_bytes=_default_memory_limit(device),
     )
+
+
+def _check_machine(threads: int | None, memory_limit_bytes: int | str | None = None) -> None:
+    """Raises BadInput for what no worker on this machine can be given, and where none can start."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise BadInput("the current folder is not there any more; go to another") from None
+    cores = host.usable_cores()
+    if threads is not None and threads > cores:
+        have = "the one core" if cores == 1 else f"the {cores} cores"
+        raise BadInput(f"--threads {threads} is more than {have} that this process may use")
+    if isinstance(memory_limit_bytes, int) and 0 < memory_limit_bytes < _WORKER_BYTES:
+        raise BadInput(
+            f"--memory-limit must be at least {_WORKER_BYTES / 2**30:g}GiB, most of which a worker "
+            f"takes before it measures anything, got {memory_limit_bytes} bytes"
+        )
 
 
 def plugin_files(plugins: tuple[Path, ...]) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from vitbench.results.outcome import Failed
 
 _START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
+_ENVIRONMENT = {"device_name", "torch"}  # what every description of a machine has
 
 Slot = TypeVar("Slot", bound=str)
 AnyReply = TypeVar("AnyReply", bound=messages.Reply)
@@ -58,7 +59,8 @@ class Pool(Generic[Slot]):
     def start(self, *slots: Slot) -> None:
         """Starts workers at once: they import torch side by side. Raises BadInput."""
         for slot in slots:
-            self._children[slot] = Child(self._specs[slot].target)
+            with contextlib.suppress(ChildDied):  # it is tried again
+                self._children[slot] = Child(self._specs[slot].target)
         for slot in slots:
             self._setup_worker(slot)
 
@@ -119,13 +121,20 @@ class Pool(Generic[Slot]):
             try:
                 if slot not in self._children:
                     self._children[slot] = Child(spec.target)
-                reply = self._children[slot].ask(spec.setup(), _START_TIMEOUT_S)
+                request = spec.setup()
+                reply = self._children[slot].ask(request, _START_TIMEOUT_S)
                 break
             except (ChildDied, ChildTimeout) as error:
                 self.end(slot)
                 if attempt == _START_ATTEMPTS - 1:
                     raise BadInput(f"{spec.problem}: {error}") from None
-        spec.on_ready(self._expect(messages.Ready, slot, reply))
+        try:
+            ready = self._expect(messages.Ready, slot, reply)
+        except CaseFailed as error:
+            raise BadInput(f"{spec.problem}: {error}") from None
+        if request.environment and not (ready.environment or {}).keys() >= _ENVIRONMENT:
+            raise BadInput(f"{spec.problem}: the worker does not say what it runs on")
+        spec.on_ready(ready)
 
     def __enter__(self) -> Pool[Slot]:
         return self

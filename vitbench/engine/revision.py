@@ -46,17 +46,46 @@ class Revision:
             return attentions.files()
         return attentions.files(self.target.root / "attentions")
 
-    def plugins(self, files: Mapping[str, Path]) -> dict[str, Path]:
+    def find(self, plugin: Path) -> Path | None:
+        """This side's own file of the plugin that the user names, seen from the current folder."""
+        if self.target.root is None or plugin.is_absolute():
+            return None
+        inside = self.target.root
+        if self.top is not None and (here := Path.cwd()).is_relative_to(self.top):
+            inside /= here.relative_to(self.top)
+        return inside / plugin if os.path.isfile(inside / plugin) else None
+
+    def plugins(self, files: Mapping[str, Path], other: Revision) -> dict[str, Path]:
         """The user's plugin files as this side has them, without those that it lacks.
 
-        A file of the repository, or with a relative path where a folder is measured, is this side's
-        own; any other is the same on both.
+        A file of either side's tree or of the repository, or with a relative path where a folder is
+        measured, is this side's own; any other is the same on both.
         """
-        root, here, own = self.target.root, self.top or Path.cwd(), dict(files)
+        root, own = self.target.root, dict(files)
+        trees = [side.target.root for side in (self, other) if side.target.root is not None]
+        # A tree may lie inside another, and all of them in the current folder.
+        trees = sorted((tree.resolve() for tree in trees), key=lambda tree: -len(tree.parts))
         for name, path in files.items():
-            if root is not None and path.is_relative_to(here):
-                own[name] = root / path.relative_to(here)
+            for tree in (*trees, self.top or Path.cwd()):
+                if root is not None and path.is_relative_to(tree):
+                    own[name] = root / path.relative_to(tree)
+                    break
         return {name: path for name, path in own.items() if path.is_file()}
+
+
+def locate(plugin: Path, base: Revision, head: Revision) -> Path:
+    """The file of the plugin that the user names: the head's, else the one here, else the base's.
+
+    Raises BadInput where there is none.
+    """
+    if (own := head.find(plugin)) is not None:
+        return own
+    if os.path.isfile(plugin):
+        return plugin
+    if (own := base.find(plugin)) is not None:
+        return own
+    sides = f"{base.label} or {head.label}"
+    raise BadInput(f"plugin {plugin} is not a file, neither here nor in {sides}")
 
 
 @contextlib.contextmanager

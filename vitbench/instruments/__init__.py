@@ -7,14 +7,13 @@ has an ORDER, its `read` is called once for each case, beside the timing, in tha
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitbench import listed
 from vitbench.devices import Call, Device
 
 if TYPE_CHECKING:
@@ -78,9 +77,8 @@ Read = Callable[[Workload], Mapping[str, Any]]
 @functools.cache
 def _instruments() -> Mapping[str, ModuleType]:
     """The files by name: those that read in their order, then those that others call."""
-    files = (module.name for module in pkgutil.iter_modules(__path__))
-    names = [name for name in files if not name.startswith("_")]
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    names = listed.names(__path__)
+    modules = {name: listed.load(__name__, name) for name in names}
     names.sort(key=lambda name: (getattr(modules[name], "ORDER", math.inf), name))
     return {name: modules[name] for name in names}
 

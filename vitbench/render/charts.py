@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
-from vitbench.errors import BadInput, writing
+from vitbench.errors import BadInput, StorageFull, writing
 from vitbench.render import labels, units
 from vitbench.results import frame
 from vitbench.results.folder import read_environment
@@ -127,22 +129,34 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"{target} cannot be made: {error.strerror}") from None
+        fault = StorageFull if into is None else BadInput
+        raise fault(f"{target} cannot be made: {error.strerror}") from None
     with writing(target):
         return save_all(rows, name, target)
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """One style for all charts, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC_PARAMS)
+        yield
 
 
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
     """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(RC_PARAMS):
+    with styled():
         return [save(figure, folder, name) for name, figure in figures(rows, device_name)]
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """A figure as PDF and PNG. Returns the path of the PNG."""
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-    figure.savefig(folder / f"{name}.png")
+    """A figure as PDF and PNG. Returns the path of the PNG. Raises OSError."""
+    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+        content = io.BytesIO()  # drawn first: libraries that meet a full disk raise anything
+        figure.savefig(content, format=suffix, metadata=metadata)
+        (folder / f"{name}.{suffix}").write_bytes(content.getvalue())
     return folder / f"{name}.png"
 
 

@@ -19,9 +19,9 @@ def markdown(result: Result) -> str:
         lines += ["", f"Geometric mean of the latency ratios: {mean:.3f}"]
     axis, rows = verdicts.cells(result.verdicts)
     width = max((len(name) for name, *_ in rows), default=4)
-    lines += ["", "```text", f"{'case':{width}}  {'ratio':>7}  {axis}  verdict"]
-    for name, ratio, _, forest, word, remarks in rows:
-        row = f"{name:{width}}  {ratio:>7}  {forest}  {word}"
+    lines += ["", "```text", f"{'case':{width}}  {'ratio':>7}  {axis}  {'limit':>7}  verdict"]
+    for name, ratio, _, forest, limit, word, remarks in rows:
+        row = f"{name:{width}}  {ratio:>7}  {forest}  {limit:>7}  {word}"
         lines.append(f"{row}: {remarks}" if remarks else row)
     return "\n".join([*lines, "```", ""])
 

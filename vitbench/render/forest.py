@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from vitbench.analysis.gate import Result
 from vitbench.analysis.stats import Ratio
 from vitbench.render import charts, labels
-from vitbench.render.charts import RC_PARAMS
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
 _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
@@ -20,7 +18,7 @@ _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
 
 def save(result: Result, caption: str, folder: Path) -> Path | None:
     """forest.png and forest.pdf; None where there is no ratio to draw."""
-    with mpl.rc_context(RC_PARAMS):
+    with charts.styled():
         figure = forest(result, caption)
         return None if figure is None else charts.save(figure, folder, "forest")
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.analysis.trend import RunSnapshot, Series
 from vitbench.render import charts, labels
-from vitbench.render.charts import RC_PARAMS, style_of
+from vitbench.render.charts import style_of
 
 _COLUMNS = 3
 _MANY_RUNS = 12
@@ -23,7 +22,7 @@ _MANY_RUNS = 12
 
 def save(cases: Sequence[Series], history: Sequence[RunSnapshot], folder: Path) -> Path:
     """history.png and history.pdf in the folder; returns the PNG's path."""
-    with mpl.rc_context(RC_PARAMS):
+    with charts.styled():
         return charts.save(chart(cases, history), folder, "history")
 
 

@@ -54,8 +54,8 @@ class ProgressBar(_Bar):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}", style="bold"),
-            TextColumn("{task.fields[last]}", style="dim"),
+            TextColumn("{task.description}", style="bold", markup=False),
+            TextColumn("{task.fields[last]}", style="dim", markup=False),
             quiet=quiet,
         )
         self._task = self._bar.add_task("starting", total=None, round=1, last="")
@@ -90,7 +90,7 @@ class ComparisonBar(_Bar):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             quiet=quiet,
         )
         self._task = self._bar.add_task("starting", total=None, phase="block", block=1)

@@ -17,25 +17,26 @@ _WIDTH = 31  # characters of a forest line; odd, so that 1 has a slot of its own
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
-    """One row a case: the ratio, its interval in figures and drawn, the verdict, and remarks."""
+    """One row a case: the ratio, its interval in figures and drawn, the slowdown from which on it
+    is called slower, the verdict, and remarks."""
     axis, rows = cells(verdicts)
-    header = ("case", "latency ratio", "95% interval", axis, "verdict", "")
+    header = ("case", "latency ratio", "95% interval", axis, "limit", "verdict", "")
     styled: list[list[str | Text]] = [
         [*figures, Text(word, style=_COLOURS.get(word, "")), remarks]
         for *figures, word, remarks in rows
     ]
-    return tables.listing(header, styled, right=header[1:3])
+    return tables.listing(header, styled, right=(*header[1:3], header[4]))
 
 
 def cells(verdicts: Sequence[Verdict]) -> tuple[str, list[tuple[str, ...]]]:
     """The axis of the forest, and for each case its name, ratio, interval in figures, interval
-    drawn, verdict, and remarks."""
+    drawn, limit, verdict, and remarks."""
     reach = _reach(verdicts)
     low, high = f"{math.exp(-reach):.2f}", f"{math.exp(reach):.2f}"
     axis = f"{low}{'1'.center(_WIDTH - len(low) - len(high))}{high}"
     names = labels.short([verdict.describe for verdict in verdicts])
     rows: list[tuple[str, ...]] = [
-        (name, *_figures(v.ratio), _forest(v.ratio, reach), v.word, _remarks(v))
+        (name, *_figures(v.ratio), _forest(v.ratio, reach), _limit(v), v.word, _remarks(v))
         for name, v in zip(names, verdicts, strict=True)
     ]
     return axis, rows
@@ -47,6 +48,11 @@ def _figures(ratio: Ratio | None) -> tuple[str, str]:
     high = "?" if math.isinf(ratio.high) else f"{ratio.high:.3f}"
     low = "?" if ratio.low == 0 else f"{ratio.low:.3f}"
     return f"{ratio.value:.3f}", f"{low} to {high}"
+
+
+def _limit(verdict: Verdict) -> str:
+    """The slowdown that is called; none where no times are compared."""
+    return "" if verdict.ratio is None else f"+{verdict.threshold:.1%}"
 
 
 def _remarks(verdict: Verdict) -> str:

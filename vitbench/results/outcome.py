@@ -15,6 +15,7 @@ FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 MEASURED = "measured"
 COUNTED = "counted"
 NOT_MEASURED = "not_measured"
+UNSUPPORTED = "unsupported"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,11 @@ name is the value of the axis `runtime`.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from vitbench import listed
 from vitbench.devices import Call, Device
 from vitbench.errors import BadInput, nearest
 from vitbench.instruments import Column
@@ -103,8 +102,8 @@ class Runtime(Protocol):
 
 @functools.cache
 def _runtimes() -> Mapping[str, Runtime]:
-    files = (module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{f}") for f in files if not f.startswith("_")]
+    files = listed.names(__path__)
+    modules = [listed.load(__name__, file, needs="RULES") for file in files]
     runtimes = {module.RULES.name: cast("Runtime", module) for module in modules}
     return {DEFAULT: runtimes[DEFAULT], **runtimes}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
-from vitbench.cases.case import Resolution
+from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import Scalar
 from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
@@ -78,6 +78,27 @@ def describe(
         "unsupported": reason,
         "counts": counts,
     }
+
+
+def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
+    """Why cases cannot be measured, as far as their mechanisms say without being built: those that
+    are unsupported, and those whose mechanism cannot be asked. Whole models cannot. Imports torch.
+    """
+    reasons = {}
+    for case in cases:
+        if not case.attention:
+            continue
+        try:
+            reason = attention_of(case.attention, plugins).reason_against(
+                case.dim, case.num_heads, case.grid, **dict(case.params)
+            )
+        except attentions.BrokenAttention as error:
+            reason = str(error)
+        except Exception as error:  # a plugin may raise anything
+            reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            reasons[case] = reason
+    return reasons
 
 
 def _counts(

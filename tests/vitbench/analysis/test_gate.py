@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -114,13 +115,36 @@ def test_no_word_of_a_message_decides_a_status(words: str, kind: FailureKind) ->
 
 
 def test_strict() -> None:
-    """Undecided and incomparable pass only where the policy is not strict; alone they never do."""
-    lone = [build_record(case, [measured()], None, environment()) for case in CASES]
+    """An undecided case passes beside a decided one, but for a strict policy."""
+    lone = [rows()[0], build_record(CASES[1], [measured()], None, environment())]
     assert gate.check(rows(), lone, Policy()).status == gate.PASSED
     assert gate.check(rows(), lone, Policy(strict=True)).status == gate.UNDECIDED
-    elsewhere = environment(torch={"version": "2.99", "threads": 2})
-    other = [build_record(case, [measured()], None, elsewhere) for case in CASES]
-    assert gate.check(rows(), other, Policy()).status == gate.UNDECIDED
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("version", ["2.13", "2.99"])
+def test_nothing_decided_is_no_pass(strict: bool, version: str) -> None:
+    """All undecided, or all incomparable: status 4, and no word of a pass. Nor with a case that the
+    base lacks."""
+    machine = environment(torch={"version": version, "threads": 2})
+    lone = [build_record(case, [measured()], None, machine) for case in CASES]
+    for base in (rows(), rows()[:1]):
+        result = gate.check(base, lone, Policy(strict=strict))
+        assert result.status == gate.UNDECIDED
+        assert result.sentence.startswith("nothing was decided (")
+
+
+def test_what_fails_on_both_sides_never_passes() -> None:
+    """Status 5, and both reasons; what neither side supports is no fault of the candidate's."""
+    base, candidate = failed("crashed"), failed("wrong_output")
+    result = gate.check(base, candidate, Policy())
+    assert result.status == gate.NOTHING
+    assert (
+        result.verdicts[1].why
+        == "base: crashed: it would not; candidate: wrong_output: it would not"
+    )
+    neither = gate.check(failed("unsupported"), failed("unsupported"), Policy())
+    assert neither.status == gate.PASSED
 
 
 @pytest.mark.parametrize(
@@ -191,6 +215,63 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     return tmp_path
+
+
+@pytest.mark.parametrize("limit", ["2%", "0.125"])
+def test_a_table_shows_the_limit(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limit: str,
+) -> None:
+    """As a percentage, whichever way it was written; in the summary too. Counts have none."""
+    good, slow = str(written(here / "good")), str(written(here / "slow", 1.3))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    shown = {"2%": "+2.0%", "0.125": "+12.5%"}[limit]
+    for words in (["compare"], ["check", "--github"]):
+        run([*words, good, slow, "--max-slowdown", limit])
+        rows = re.findall(rf"{re.escape(shown)} +(same|slower)", capsys.readouterr().out)
+        assert rows == ["same", "slower"]
+    assert (here / "summary.md").read_text().partition("```text")[2].count(shown) == 2
+    run(["check", good, slow, "--untimed"])
+    assert "+" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "summary", "status"),
+    [("--junit no/j.xml", "", 2), ("--json no/r.json", "", 2), ("--github", "no/summary.md", 1)],
+)
+@pytest.mark.parametrize("command", ["check good", "ab good bad --plugin x.py"])
+def test_a_report_that_cannot_be_written(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    words: str,
+    summary: str,
+    status: int,
+) -> None:
+    """Is found before anything is measured; reports that can be written are not begun."""
+    written(here / "good")
+    before = sorted(here.iterdir())
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", summary)
+    assert run([*command.split(), *words.split()]) == status
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{summary or words.split()[1]} cannot be written: No such file" in error
+    assert (
+        run([*command.split(), "--junit", "j.xml", "--threads", "5000", "--plugin", "no.py"]) == 2
+    )
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_report_that_fails_in_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1 and a sentence; the verdicts are shown all the same."""
+    good = str(written(here / "good"))
+    assert run(["check", good, good, "--junit", "/dev/full"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "vitbench: /dev/full cannot be written: No space left on device\n"
+    assert "no regression (2 same)" in captured.out
 
 
 def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

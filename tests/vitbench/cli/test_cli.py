@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +21,6 @@ from vitbench.cases import suite
 from vitbench.cases.plan import Plan
 from vitbench.engine import runner
 from vitbench.errors import StorageFull
-from vitbench.render import charts as plots
 from vitbench.results import journal
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
 from vitbench.results.csv import derive
@@ -122,6 +119,7 @@ REFUSED = [
     ("--rounds 0", ["rounds", "0"]),
     ("--rounds many", ["rounds"]),
     ("--threads 0", ["threads"]),
+    ("--threads 5000", ["--threads 5000", "core"]),
     ("--timeout 0", ["timeout"]),
     ("--timeout nan", ["timeout"]),
     ("--timeout inf", ["timeout"]),
@@ -145,6 +143,7 @@ REFUSED = [
     ("--memory-limit inf", ["'inf'"]),
     ("--memory-limit=-1GiB", ["memory"]),
     ("--memory-limit 0", ["memory"]),
+    ("--memory-limit 1KB", ["--memory-limit", "at least 1GiB", "got 1000 bytes"]),
     ("--noise 5", ["--noise", "5% or 500%"]),
     ("--warmup-agree much", ["--warmup-agree", "'much'"]),
     ("--budget soon", ["10m", "'soon'"]),
@@ -478,18 +477,35 @@ def test_a_full_disk(vitbench_here: Vitbench, monkeypatch: pytest.MonkeyPatch) -
     assert (answer.status, answer.err) == (1, "vitbench: the disk that holds out is full\n")
 
 
-def test_charts_on_a_full_disk(vitbench_here: Vitbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures are safe by then; the charts that lack are a sentence."""
-
-    def save_all(*_: object) -> list[Path]:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/plots/macs.png")
-
-    monkeypatch.setattr(plots, "save_all", save_all)
+@pytest.mark.parametrize(
+    "where", ["plots/throughput-bars.pdf", "plots/throughput-bars.png", "plots"]
+)
+def test_charts_on_a_full_disk(
+    vitbench_here: Vitbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The figures are safe by then, and printed; the charts that lack are a sentence."""
     carried_out(monkeypatch, [measured()])
+    (tmp_path / "out" / where).parent.mkdir(parents=True)
+    (tmp_path / "out" / where).symlink_to("/dev/full")
     answer = vitbench_here(*TINY, "--out", "out")
     assert answer.status == 1
     assert answer.err.count("\n") == 1
-    assert "out/plots" in answer.err
+    assert answer.err.startswith("vitbench: out/plots cannot be ")
+    assert "1 of 1 cases measured" in answer.out
+    assert "out/records.csv" in answer.out.splitlines()
+
+
+def test_a_plan_that_cannot_be_measured(vitbench_here: Vitbench, tmp_path: Path) -> None:
+    """Says how many of its cases, and why; a plugin that cannot be asked counts among them."""
+    plugin(tmp_path, "broken", f"import nothing_of_this_name\n{PLUGIN}")
+    words = "--attention hilo,msa,broken --plugin broken.py --param hilo.alpha=0.5,2"
+    answer = vitbench_here(*TINY, "--dry-run", *words.split())
+    assert answer.status == 0
+    flat = " ".join(answer.out.split())
+    assert "alpha is a share of the heads, between 0 and 1, got 2" in flat
+    assert "broken.py cannot be imported: ModuleNotFoundError" in flat
+    assert "2 of 4 cases cannot be measured" in flat
+    assert "cannot" not in vitbench_here(*TINY, "--dry-run").out
 
 
 def test_dry_run_writes_nothing(vitbench_here: Vitbench, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vitbench.engine import workers as scripted
 from tests.vitbench.examples import ROOT, case, facts, layer, measured, plan, plugin, read_csv
-from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, Limits, Policy
+from vitbench.analysis.gate import NOTHING, PASSED, REGRESSION, UNDECIDED, Limits, Policy
 from vitbench.cases.case import Case
 from vitbench.engine import ab, messages, pool
 from vitbench.engine.ab import AbComparison, Rules
@@ -200,7 +200,7 @@ def test_what_the_rerun_does_not_repeat_is_not_called(workers: Workers, tmp_path
     (judged,) = result.verdicts
     assert not judged.faults
     assert judged.word in ("undecided", "same")
-    assert result.status == PASSED
+    assert result.status == (UNDECIDED if judged.word == "undecided" else PASSED)
     if judged.word == "undecided":
         assert "first slower" in judged.why
         assert "run again" in judged.why
@@ -250,6 +250,57 @@ def test_a_head_that_fails_never_passes(
     assert kind in verdicts["hilo"].why
     assert result.status == NOTHING
     assert all(verdicts[name].ratio is not None for name in verdicts if name != "hilo")
+    assert workers.alive == 0
+
+
+@pytest.mark.parametrize("where", [messages.PrepareCase, messages.Sample, messages.Finish])
+@pytest.mark.parametrize("kind", ["crashed", "timeout", "wrong_output"])
+def test_what_fails_on_both_sides_never_passes(
+    workers: Workers, tmp_path: Path, kind: str, where: type[messages.Request]
+) -> None:
+    """Both failures are recorded, whichever side is asked first; the others are measured."""
+    faults: dict[str, Any] = {
+        "crashed": ChildDied("no"),
+        "timeout": ChildTimeout("no"),
+        "wrong_output": Failed("wrong_output", "no"),
+    }
+    workers.fault = lambda _, one, request: (
+        faults[kind] if (one.attention, request) == ("hilo", where) else None
+    )
+    result = comparison(tmp_path / "ab").measure()
+    verdicts = {one.subject: one for one in result.verdicts}
+    assert verdicts["hilo"].why == f"base: {kind}: no; candidate: {kind}: no"
+    assert result.status == NOTHING
+    for side in ("base", "head"):
+        rows = read_csv(tmp_path / "ab" / f"{side}.csv")
+        statuses = {row["attention"]: row["status"] for row in rows}
+        assert statuses == dict.fromkeys(statuses, "measured") | {"hilo": kind}
+    assert workers.alive == 0
+
+
+def test_the_side_that_works_is_measured(workers: Workers, tmp_path: Path) -> None:
+    """Where its rival fails: its row says so."""
+    workers.fault = lambda side, *_: Failed("error", "no") if side == "base" else None
+    comparison(tmp_path / "ab", cases=CASES[:1]).measure()
+    (row,) = read_csv(tmp_path / "ab" / "head.csv")
+    assert row["status"] == "measured"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        messages.Ready(device="cpu"),
+        messages.Ready(device="cpu", environment={"torch": {}}),
+        messages.Accepted(),
+    ],
+)
+def test_a_worker_that_does_not_say_what_it_runs_on(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: messages.Reply
+) -> None:
+    """One sentence, with the side's name; no worker is left."""
+    monkeypatch.setattr(scripted.Worker, "_answer", lambda *_: reply)
+    with pytest.raises(BadInput, match=r"base main \(1234567\) cannot be measured: the worker "):
+        comparison(tmp_path / "ab").measure()
     assert workers.alive == 0
 
 

@@ -16,7 +16,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.vitbench.examples import MARK, ROOT, commit, git, layer, left_behind, vitbench
+from tests.vitbench.examples import (
+    MARK,
+    ROOT,
+    commit,
+    git,
+    layer,
+    left_behind,
+    plugin,
+    vitbench,
+)
+from vitbench.__main__ import run
 
 _SIZE = "--resolution 64 --dim 32 --heads 2 --batch-size 1 --impl eager --device cpu --quiet"
 # One thread: tests run side by side, and two threads on one core wait for each other in turns.
@@ -149,6 +159,26 @@ def test_bad_input(project: Path, words: list[str], reason: str) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (project / "reports").exists()
     assert git(project, "worktree", "list").count("\n") == 1
+
+
+def test_two_folders_with_a_plugin_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the README has it, with no third copy here. Missing on a side, a sentence says so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new", "empty"):
+        Path(name).mkdir()
+        if name != "empty":
+            plugin(Path(name), "my", layer())
+    words = ["--plugin", "my.py", *_SIZE.split(), "--dry-run"]
+    assert run(["ab", "old/", "new/", *words]) == 0
+    out = capsys.readouterr().out
+    assert "my 64px" in out
+    assert "does not have it" not in out
+    assert run(["ab", "empty/", "new/", *words]) == 0
+    assert "the base does not have it" in capsys.readouterr().out
+    assert run(["ab", "old/", "empty/", *words]) == 2
+    assert capsys.readouterr().err == "vitbench: the candidate does not have my\n"
 
 
 def test_a_base_that_does_not_import(tmp_path: Path) -> None:

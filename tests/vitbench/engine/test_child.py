@@ -7,6 +7,7 @@ and test_cli.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -256,3 +257,17 @@ def test_no_descriptor_is_left(start: Callable[[], Child]) -> None:
         with contextlib.closing(start()) as child:
             ask(child, do="echo")
     assert len(list(folder.iterdir())) == before
+
+
+@pytest.mark.parametrize("fails", ["os.pipe", "subprocess.Popen", "tempfile.TemporaryFile"])
+def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Where files or processes run out: a sentence, and nothing is left open."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(f"vitbench.engine.child.{fails}", refused)
+    with pytest.raises(ChildDied, match="the worker cannot be started: Too many open files"):
+        Child()
+    assert len(os.listdir("/proc/self/fd")) == before

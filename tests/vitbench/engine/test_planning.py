@@ -18,6 +18,7 @@ from vitbench.cases.plan import Plan
 from vitbench.engine import planning, pool
 from vitbench.engine.messages import Ready
 from vitbench.errors import BadInput
+from vitbench.instruments import host
 
 QUICK = {"msa", "window", "shifted_window", "sra", "hilo"}
 
@@ -219,3 +220,29 @@ def test_rows_and_charts_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="Not a directory"):
         vitbench.draw(tmp_path, tmp_path / "file" / "plots")
+
+
+@pytest.mark.parametrize(
+    "resolution", [224, "224", (224,), ["224"], Resolution(224, 224), (Resolution(224, 224), 224)]
+)
+def test_a_resolution_in_python(resolution: Any) -> None:
+    """A number, a word or a Resolution; one or several."""
+    plan = make_plan(device="cpu", axes={"attention": "msa", "resolution": resolution})
+    assert [case.resolution for case in plan.cases] == [Resolution(224, 224)]
+
+
+@pytest.mark.parametrize("resolution", [None, (None,), 22.4, -224, ((224, 224),), "big"])
+def test_a_resolution_that_is_none(resolution: Any) -> None:
+    """A sentence, whatever it is."""
+    with pytest.raises(BadInput, match="a resolution is pixels like 224"):
+        make_plan(device="cpu", axes={"attention": "msa", "resolution": resolution})
+
+
+def test_threads_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are cores are allowed, one more is not; nor where a baseline is measured."""
+    monkeypatch.setattr(host, "usable_cores", lambda: 3)
+    assert make_plan(device="cpu", threads=3).threads == 3
+    with pytest.raises(BadInput, match="--threads 4 is more than the 3 cores"):
+        make_plan(threads=4)
+    with pytest.raises(BadInput, match="--threads 4 is more than the 3 cores"):
+        planning.plan_again([], title="a baseline", threads=4)

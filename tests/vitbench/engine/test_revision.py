@@ -147,9 +147,61 @@ def test_plugins_are_each_sides_own(repository: Path, tmp_path: Path) -> None:
     (repository / "new.py").touch()
     named = {"mine": repository / "mine.py", "other": elsewhere, "new": repository / "new.py"}
     with revision.checkout("v1", None) as (base, head):
-        assert head.plugins(named) == named
+        assert head.plugins(named, base) == named
         assert base.target.root is not None
-        assert base.plugins(named) == {"mine": base.target.root / "mine.py", "other": elsewhere}
+        own = {"mine": base.target.root / "mine.py", "other": elsewhere}
+        assert base.plugins(named, head) == own
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_plugins_of_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """Each side has its own, whether or not there is a third in the current folder; a folder that
+    lacks it has none."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("old", "new", "new/inside", "empty"):
+        Path(folder).mkdir()
+    for name in ["old/my.py", "new/my.py", "new/inside/my.py", *["my.py"] * here]:
+        Path(name).touch()
+    for names, lacking in (
+        (("old", "new"), set()),
+        (("new", "new/inside"), set()),
+        (("new/inside", "new"), set()),
+        (("empty", "new"), {"empty"}),
+        (("old", "empty"), {"empty"}),
+    ):
+        with revision.checkout(*names) as (base, head):
+            path = revision.locate(Path("my.py"), base, head).resolve()
+            for side, other, name in ((base, head, names[0]), (head, base, names[1])):
+                own = {} if name in lacking else {"my": tmp_path / name / "my.py"}
+                assert side.plugins({"my": path}, other) == own
+
+
+def test_a_plugin_of_neither_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence with both names."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("old", "new"):
+        Path(folder).mkdir()
+    with revision.checkout("old", "new") as sides:
+        for path in (Path("my.py"), tmp_path / "my.py"):
+            with pytest.raises(BadInput, match=r"my.py is not a file, neither here nor in old or"):
+                revision.locate(path, *sides)
+
+
+def test_a_plugin_below_the_top(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path is seen from the current folder, on both sides."""
+    (repository / "src").mkdir()
+    commit(repository, "in src", "src/my.py")
+    git(repository, "tag", "v2")
+    monkeypatch.chdir(repository / "src")
+    (repository / "src" / "my.py").write_text("changed")
+    with revision.checkout("v2", None) as (base, head):
+        path = revision.locate(Path("my.py"), base, head)
+        assert path.read_text() == "changed"
+        assert base.target.root is not None
+        own = {"my": base.target.root / "src" / "my.py"}
+        assert base.plugins({"my": path.resolve()}, head) == own
 
 
 def test_the_registry_is_the_trees(tmp_path: Path, repository: Path) -> None:

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
@@ -46,7 +45,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def drawn(rows: pd.DataFrame) -> dict[str, Figure]:
     """Every chart by name."""
-    with mpl.rc_context(plots.RC_PARAMS):
+    with plots.styled():
         return dict(plots.figures(rows, DEVICE))
 
 

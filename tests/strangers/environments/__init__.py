@@ -1,0 +1,1 @@
+"""Environments that a user may have, with what a command makes of each."""
