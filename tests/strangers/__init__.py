@@ -1,1 +1,1 @@
-"""Other people's modules: whatever PyTorch allows is counted and timed."""
+"""Strangers: modules of other people, and what people and spreadsheets do to files of runs."""

@@ -152,6 +152,8 @@ class _CasePair:
         threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
         if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
             return self._verdict("slower", ratio=ratio, threshold=threshold)
+        if lacking := self._lacking():
+            return self._verdict("undecided", lacking, ratio=ratio, threshold=threshold)
         if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
             return self._verdict("faster", ratio=ratio, threshold=threshold)
         if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
@@ -213,7 +215,22 @@ class _CasePair:
             return self._verdict("failed", why, failed_side="candidate")
         return None
 
+    def _lacking(self) -> str:
+        """Which counts of the base the candidate cannot be compared by, in words; "" for none."""
+        base, candidate = self._both()
+        names = [name for name in self._counts() if base[name] is not None]
+        lacking = [name for name in names if candidate[name] is None]
+        return f"the candidate has no {', '.join(lacking)}" if lacking else ""
+
+    def _counts(self) -> list[str]:
+        """The exact columns that compare between the sides."""
+        return [name for name in EXACT if name != "peak_memory_bytes" or self._is_same_memory()]
+
     def _untimed(self) -> Verdict:
+        base, _ = self._both()
+        lacking = self._lacking() or ("" if any(base[name] for name in EXACT) else "no counts")
+        if lacking:
+            return self._verdict("undecided", lacking)
         compared = "counts compared"
         if not self._is_same_memory():
             compared += ", but not peak memory: device_name, threads or torch differ"
@@ -249,9 +266,7 @@ class _CasePair:
         """Exact columns that both sides have and that differ."""
         if self.base is None or self.candidate is None:
             return {}
-        pairs = {name: (self.base[name], self.candidate[name]) for name in EXACT}
-        if not self._is_same_memory():
-            del pairs["peak_memory_bytes"]
+        pairs = {name: (self.base[name], self.candidate[name]) for name in self._counts()}
         return {
             name: pair for name, pair in pairs.items() if None not in pair and len(set(pair)) > 1
         }

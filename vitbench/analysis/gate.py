@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+import attentions
 from vitbench import devices
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
+from vitbench.cases import backbone_names
 from vitbench.cases.row import name_of
 from vitbench.cases.scalars import share
 from vitbench.errors import BadInput, nearest
@@ -79,6 +81,10 @@ def read_policy(path: Path) -> Policy:
         raise BadInput(f"policy {path} is not valid TOML: {error}") from None
     if "tool" in data or path.name == "pyproject.toml":
         for key in ("tool", "vitbench", "check"):
+            others = data.keys() - {key} if key == "check" else ()
+            if others:
+                name = min(others)
+                raise BadInput(f"policy {path}, tool.vitbench.{name}: no such key; known: {key}")
             data = data.get(key, {})
             if not isinstance(data, dict):
                 raise BadInput(f"policy {path}: {key} must be a table, got {data!r}")
@@ -92,6 +98,21 @@ def read_policy(path: Path) -> Policy:
             known = [_hyphens(name) for name in (Policy if len(keys) == 1 else Limits).model_fields]
             message = f"no such key; {nearest(keys[-1], known)}"
         raise BadInput(f"policy {path}, {'.'.join(keys)}: {message}") from None
+
+
+def check_subjects(policy: Policy, path: Path, measured: Iterable[str]) -> None:
+    """Raises BadInput for limits of a mechanism or backbone that does not exist.
+
+    path      of the policy
+    measured  names of what is judged, the user's own among them
+    """
+    known = {*attentions.names(), *backbone_names.NAMES, *measured}
+    for name in policy.attention:
+        if name not in known and ":" not in name:  # timm:NAME, module:factory
+            raise BadInput(
+                f"policy {path}, attention.{name}: no mechanism or backbone has this name, nor one "
+                f"that is judged; {nearest(name, known)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

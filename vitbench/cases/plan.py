@@ -107,6 +107,7 @@ class Plan:
 # The name of a checkpoint in cases; older releases had such names among the plugins too.
 _WEIGHTS = re.compile(r"weights_[0-9a-f]{12}")
 _SETTINGS = ("allocator", "rounds", "timeout_s", "threads", "memory_limit_bytes", "budget_s")
+_WHOLE = ("rounds", "threads", "memory_limit_bytes")
 
 
 def check_settings(*, allocator: str = "steady", **amounts: float | None) -> None:
@@ -116,6 +117,8 @@ def check_settings(*, allocator: str = "steady", **amounts: float | None) -> Non
     for name, value in amounts.items():
         if value is not None and not 0 < value < math.inf:
             raise BadInput(f"{name} must be positive and finite, got {value}")
+        if name in _WHOLE and not isinstance(value, int | None):
+            raise BadInput(f"{name} must be a whole number, got {value}")
 
 
 def effort(name: str) -> Mapping[str, float]:

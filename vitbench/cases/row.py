@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vitbench import devices
@@ -23,6 +25,8 @@ COLUMNS = (
     Column("device", "", "`cpu`, `cuda` or `cuda:1`", "text", True),
     Column("settings", "", "hyper-parameters of the mechanism or backbone", "text", True),
 )
+# Of the settings of one row.
+_MOST_READINGS = 256
 # The axes with a column of their own, apart from the subjects.
 SETTINGS = tuple(
     name for name, axis in AXES.items() if axis.meaning and name not in ("attention", "backbone")
@@ -47,25 +51,33 @@ def row_of(case: Case) -> dict[str, Cell]:
 
 def case_of(row: Row) -> Case:
     """The inverse of `row_of`. Raises ValueError where the row's id is another case's."""
+    for case in cases_of(row):
+        if case.id == row["case"]:
+            return case
+    raise ValueError(f"its columns are of another case than its id, {row['case']}")
+
+
+def cases_of(row: Row) -> Iterator[Case]:
+    """What the columns of a row may mean, apart from its id, the likeliest first: in `kernel=3` of
+    the column `settings`, 3 is a number, or a word."""
     values: dict[str, Any] = {}
     for column in COLUMNS:
         kind = _KINDS[column.type]
         values[column.name] = kind(row[column.name] or kind())
-    words = [word.partition("=") for word in values["settings"].split()]
-    settings = {name: parse_scalar(value) for name, _, value in words}
     more = {
         name: row[name]
         for name, axis in AXES.items()
         if name not in _FIELDS and axis.meaning and row[name] not in (None, "", axis.default)
     }
-    case = Case(
-        **{name: value for name, value in values.items() if name in _FIELDS},
-        **split_settings(settings, values["backbone"]),
-        more=tuple(more.items()),
-    )
-    if case.id != row["case"]:
-        raise ValueError(f"its columns are of another case than its id, {row['case']}")
-    return case
+    fields = {name: value for name, value in values.items() if name in _FIELDS}
+    # A word that is the value of a setting may hold spaces.
+    words = [word.partition("=") for word in re.split(r" (?=[^ =]+=)", values["settings"]) if word]
+    readings = itertools.product(*(dict.fromkeys((parse_scalar(v), v)) for _, _, v in words))
+    for own in itertools.islice(readings, _MOST_READINGS):
+        settings = {name: value for (name, _, _), value in zip(words, own, strict=True)}
+        yield Case(
+            **fields, **split_settings(settings, values["backbone"]), more=tuple(more.items())
+        )
 
 
 def name_of(case: Case | Row) -> str:

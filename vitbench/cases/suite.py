@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ from vitbench.cases.axes import AXES
 from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput, nearest
 
+# The axes that name what is measured.
+_SUBJECTS = ("attention", "backbone")
 _FOLDER = Path(__file__).parent / "suites"
 
 
@@ -58,30 +60,39 @@ class Suite(BaseModel):
         """The axes for a kind of device."""
         return {**self.axes, **self.on.get(devices.kind_of(device), {})}
 
+    def subjects(self) -> set[str]:
+        """The mechanisms and backbones, on any device."""
+        tables = (self.axes, *self.on.values())
+        names = (name for table in tables for key in _SUBJECTS for name in table.get(key, ()))
+        return {name.partition("[")[0].strip() for name in names}  # litv2_s[attention=sra]
+
 
 def names() -> tuple[str, ...]:
     """The suites that come with vitbench."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
-def load(name: str) -> Suite:
-    """A suite by name, or by the path of a TOML file. Raises BadInput."""
+def load(name: str, others: Iterable[str] = ()) -> Suite:
+    """A suite by name, or by the path of a TOML file. Raises BadInput.
+
+    others  mechanisms and backbones that are measured beside those of the suite, or in their place
+    """
     if name in names():
         return read(_FOLDER / f"{name}.toml")
     if name.endswith(".toml") or "/" in name:
-        return read(Path(name))
+        return read(Path(name), others)
     raise BadInput(f"no suite is called {name!r}; {nearest(name, names())}; or give a .toml file")
 
 
-def read(path: Path) -> Suite:
-    """A suite file. Raises BadInput that names the line and the key."""
+def read(path: Path, others: Iterable[str] = ()) -> Suite:
+    """A suite file, for `load`. Raises BadInput that names the line and the key."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"suite {path} cannot be read: {reason}") from None
     try:
-        return _checked(tomllib.loads(text))
+        return _checked(tomllib.loads(text), others)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"suite {path} is not valid TOML: {error}") from None
     except _Fault as error:
@@ -99,7 +110,7 @@ class _Fault(Exception):
     """Keys and a message."""
 
 
-def _checked(data: dict[str, Any]) -> Suite:
+def _checked(data: dict[str, Any], others: Iterable[str]) -> Suite:
     """The suite of a file. Raises _Fault, ValidationError."""
     known = (*(name for name in Suite.model_fields if name != "on"), *devices.names())
     for key in data:
@@ -108,7 +119,13 @@ def _checked(data: dict[str, Any]) -> Suite:
     tables = {key: _axes(key, data[key]) for key in ("axes", *devices.names()) if key in data}
     rest = {key: value for key, value in data.items() if key not in tables}
     axes = {"axes": tables.pop("axes")} if "axes" in tables else {}
-    return Suite.model_validate(rest | axes | {"on": tables})
+    suite = Suite.model_validate(rest | axes | {"on": tables})
+    subjects = {*suite.subjects(), *others}
+    for name in suite.params:
+        if name not in subjects:
+            hint = nearest(name, subjects)
+            raise _Fault(["params", name], f"not among the attentions and backbones; {hint}")
+    return suite
 
 
 def _axes(table: str, data: Any) -> dict[str, tuple[Any, ...]]:

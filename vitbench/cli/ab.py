@@ -81,6 +81,9 @@ def ab(
             registry=sides[1].registry(),
             **machine.settings(),
         )
+        judging.check_subjects(
+            policy, [*sides[1].registry(), *(case.subject for case in plan.cases)]
+        )
         words = ["vitbench ab", base, *([head] if head else [])]
         words += [f"--plugin {path}" for path in selection.plugin or ()]
         folder = machine.out or new_folder(Path("reports"), "ab", plan.device)

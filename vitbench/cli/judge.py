@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vitbench.analysis.gate import Policy, Result
     from vitbench.results.record import Record
 
+_PROJECT = Path("pyproject.toml")
 Across = Annotated[
     str | None,
     typer.Option(help="Differences to allow: device, dtype, device_name, torch."),
@@ -27,9 +29,9 @@ Across = Annotated[
 
 def records(path: Path) -> list[Record]:
     """The rows of a run folder or a CSV file. Raises BadInput."""
-    from vitbench.results import frame
+    from vitbench.results import rows
 
-    return frame.records(frame.read(path))
+    return rows.read(path)
 
 
 def compare(
@@ -89,10 +91,9 @@ class Judging:
                 check_writable(path, BadInput)
         if summary := self._summary():
             check_writable(summary)
-        project = Path("pyproject.toml")
         policy = gate.Policy()
-        if self.policy is not None or project.is_file():
-            policy = gate.read_policy(self.policy or project)
+        if self.policy is not None or _PROJECT.is_file():
+            policy = gate.read_policy(self.policy or _PROJECT)
         if self.max_slowdown is not None:
             limit = parse.share("--max-slowdown", self.max_slowdown)
             policy = policy.model_copy(update={"max_slowdown": limit})
@@ -102,6 +103,12 @@ class Judging:
         """The file of the job's summary."""
         name = os.environ.get("GITHUB_STEP_SUMMARY") if self.github else None
         return Path(name) if name else None
+
+    def check_subjects(self, policy: Policy, measured: Iterable[str]) -> None:
+        """Raises BadInput where the policy has limits of what does not exist, nor is measured."""
+        from vitbench.analysis import gate
+
+        gate.check_subjects(policy, self.policy or _PROJECT, measured)
 
     def write(self, result: Result) -> None:
         """Writes the reports that were asked for. Raises StorageFull."""
@@ -169,19 +176,20 @@ def check(
 ) -> int:
     """Judge a run by a policy. Exit status 0 passed, 3 regression, 4 undecided, 5 not measured."""
     from vitbench.analysis import gate
+    from vitbench.results.record import subject_of
 
     policy = judging.rules()
     waived = () if across is None else parse.words(across)
-    base = records(baseline)
-    if run is None:
-        candidate = measuring.records(base, baseline.name, untimed=untimed)
-    elif measuring != Measuring(quiet=measuring.quiet):
+    if run is not None and measuring != Measuring(quiet=measuring.quiet):
         raise BadInput(
             "a RUN is given: nothing is measured, and --out, --rounds, --threads and "
             "--plugin have no use"
         )
-    else:
-        candidate = records(run)
+    base = records(baseline)
+    candidate = [] if run is None else records(run)
+    judging.check_subjects(policy, map(subject_of, [*base, *candidate]))
+    if run is None:
+        candidate = measuring.records(base, baseline.name, untimed=untimed)
     if untimed:
         base, candidate = gate.counted(base), gate.counted(candidate)
     result = gate.check(base, candidate, policy, waived)
@@ -208,7 +216,9 @@ baseline = typer.Typer(help="Keep a baseline to check against.", no_args_is_help
 
 @baseline.command("update")
 def update(
-    run: Annotated[Path, typer.Argument(help="The run folder to keep.")],
+    run: Annotated[
+        Path, typer.Argument(help="The run to keep, a folder or a CSV file of records.")
+    ],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("baseline.csv"),
 ) -> None:
     """Write the rows of a run as a baseline, a CSV file to commit, with its environment."""

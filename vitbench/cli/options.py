@@ -27,6 +27,9 @@ SUITE = "A suite's name or a TOML file; `vitbench list --suites` shows the names
 DEVICE = f"{', '.join(devices.choices())}."
 
 Records = Annotated[Path, typer.Argument(help="A run folder, or a CSV file of records.")]
+AllRecords = Annotated[
+    list[Path], typer.Argument(help="Run folders, or CSV files of records; one or more.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 import attentions
 from vitbench.cli import judge, terminal
-from vitbench.cli.options import AsMarkdown, Records, grouped, option
+from vitbench.cli.options import AllRecords, AsMarkdown, grouped, option
 from vitbench.errors import BadInput
 
 
@@ -104,27 +103,36 @@ def _facts(name: str) -> tuple[str, ...]:
 
 
 def plot(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to; FOLDER/plots by default.")] = None,
+    runs: AllRecords,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to, for one run; by default RUN/plots, and NAME-plots for NAME.csv."
+        ),
+    ] = None,
 ) -> None:
-    """Draw the charts of a run again."""
+    """Draw the charts of runs again."""
+    if out is not None and len(runs) > 1:
+        raise BadInput(f"--out is for the charts of one run, got {len(runs)} runs")
     from vitbench.render import charts
 
-    if not os.path.isdir(folder):
-        raise BadInput(f"{folder} is not a run folder")
-    for path in charts.draw(folder, out):
-        print(path)
+    for run in runs:
+        for path in charts.draw(run, out):
+            print(path)
 
 
-def table(run: Records, markdown: AsMarkdown = False) -> None:
-    """Print the table of a run again."""
+def table(runs: AllRecords, markdown: AsMarkdown = False) -> None:
+    """Print the tables of runs again."""
     from vitbench.render import tables
 
-    records = judge.records(run)
-    if markdown:
-        print(tables.results_markdown(records))
-    else:
-        terminal.console().print(tables.results(records))
+    read = [judge.records(run) for run in runs]
+    for run, records in zip(runs, read, strict=True):
+        if len(runs) > 1:
+            print(f"\n{run}:\n")
+        if markdown:
+            print(tables.results_markdown(records))
+        else:
+            terminal.console().print(tables.results(records))
 
 
 def columns(markdown: AsMarkdown = False) -> None:

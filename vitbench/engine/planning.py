@@ -76,13 +76,13 @@ def make_plan(
     device is found before a process is asked for the device.
     """
     devices.check(device)
-    loaded = suites.load(suite)
-    if loaded.published is not None:
-        published.read(loaded.published)
     axes = {name: find(name).values(values) for name, values in (axes or {}).items()}
     params, rule = params or {}, rule or {}
     _check_machine(threads, memory_limit_bytes)
     files = plugin_files(plugins)
+    loaded = suites.load(suite, [*files, *_subjects(axes)])
+    if loaded.published is not None:
+        published.read(loaded.published)
     checkpoint = "" if weights is None else _weights_name(weights)
     sweep = make_sweep(loaded, axes, params, files, registry, checkpoint)
     if checkpoint and not sweep["backbone"]:
@@ -229,8 +229,7 @@ def make_sweep(
     The suite's hyper-parameters hold for the mechanisms and backbones that are left.
     """
     merged = _merge(suite.axes, axes, plugins)
-    backbones = [models.parse(text)[0] for text in merged.get("backbone", ())]
-    subjects = {*merged.get("attention", ()), *backbones}
+    subjects = _subjects(merged)
     swept = {name: dict(values) for name, values in suite.params.items() if name in subjects}
     for name, values in params.items():
         swept[name] = swept.get(name, {}) | dict(values)
@@ -238,6 +237,12 @@ def make_sweep(
     sweep = Sweep(**merged, params=swept, plugins=plugins, registry=known, weights=weights)
     sweep.check()
     return sweep
+
+
+def _subjects(axes: Mapping[str, Any]) -> set[str]:
+    """The mechanisms and backbones that some axes name. Raises BadInput."""
+    backbones = (models.parse(text)[0] for text in axes.get("backbone", ()))
+    return {*axes.get("attention", ()), *backbones}
 
 
 def _merge(

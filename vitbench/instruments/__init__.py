@@ -26,7 +26,8 @@ Type = Literal["text", "bool", "int", "float"]
 class Column:
     """A column of records.csv.
 
-    exact  deterministic: two runs of one plan on one machine give the same bytes
+    exact   deterministic: two runs of one plan on one machine give the same bytes
+    signed  a number below 0 has a meaning
     """
 
     name: str
@@ -34,6 +35,7 @@ class Column:
     meaning: str
     type: Type = "float"
     exact: bool = False
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

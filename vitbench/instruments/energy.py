@@ -8,7 +8,9 @@ from typing import Any
 from vitbench.instruments import Column, Workload
 
 ORDER = 3
-COLUMNS = (Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)"),)
+COLUMNS = (
+    Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)", signed=True),
+)
 
 
 def read(workload: Workload) -> Mapping[str, Any]:

@@ -21,7 +21,12 @@ COLUMNS = (
         exact=True,
     ),
     Column(
-        "activation_memory_bytes", "bytes", "the same, less weights and inputs", "int", exact=True
+        "activation_memory_bytes",
+        "bytes",
+        "the same, less weights and inputs",
+        "int",
+        exact=True,
+        signed=True,
     ),
     Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
     Column(

@@ -23,7 +23,7 @@ from vitbench.cases.row import SETTINGS
 from vitbench.errors import BadInput, StorageFull, writing
 from vitbench.render import labels, units
 from vitbench.results import frame
-from vitbench.results.folder import read_environment
+from vitbench.results.folder import plots_folder
 
 # The index of a mechanism, or of a whole model, gives its colour: append, never reorder.
 _ORDER = (
@@ -118,14 +118,14 @@ QUANTITIES = (THROUGHPUT, MACS, MEMORY)
 SETTING = ("device", *(name for name in SETTINGS if not AXES[name].is_how))
 
 
-def draw(folder: Path, into: Path | None = None) -> list[Path]:
-    """The charts of a run folder, as PNG and PDF; returns the PNG paths.
+def draw(run: Path, into: Path | None = None) -> list[Path]:
+    """The charts of a run folder or a CSV file of records, as PNG and PDF; returns the PNG paths.
 
-    Raises BadInput, StorageFull.
+    They go into `plots_folder` unless told where. Raises BadInput, StorageFull.
     """
-    rows = frame.read(folder)
-    name = str(read_environment(folder).get("device_name") or "unknown device")
-    target = into or folder / "plots"
+    rows = frame.read(run)
+    name = ", ".join(sorted({*rows["device_name"]} - {""})) or "unknown device"
+    target = into or plots_folder(run)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -166,6 +166,8 @@ def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]
     rows = frame.measured(rows.assign(variant=labels.variants(rows)))
     if rows.empty:
         return
+    for end in _ENDS:  # older files need not have them
+        rows[end] = rows[end].fillna(rows["throughput_img_s"])
     area = rows["image_height"] * rows["image_width"]
     rows = rows.assign(area=area, side=area.astype(float) ** 0.5)
     differing = labels.varying(rows, SETTING)

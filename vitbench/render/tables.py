@@ -77,22 +77,20 @@ def _figures(record: Mapping[str, Any]) -> list[str | Text]:
     if record["status"] != MEASURED:
         reason = f"{record['status']}: {record['message']}"
         return ["-", "", "", "", "", "", Text(reason, style="red", overflow="fold")]
-    grade = str(record["trust"])
+    grade, noise = str(record["trust"] or ""), record["noise"]
     return [
         units.significant(record["throughput_img_s"]),
-        f"{record['noise'] * 100:.1f}%",
+        "" if noise is None else f"{noise * 100:.1f}%",
         units.significant(record["latency_s"] * 1e3),
         *_counts(record),
-        Text(grade, style=_GRADE_COLOURS[grade]),
+        Text(grade, style=_GRADE_COLOURS.get(grade, "")),
     ]
 
 
 def _counts(record: Mapping[str, Any]) -> list[str | Text]:
-    return [
-        units.si(record["macs"]),
-        units.si(record["params"]),
-        units.mebibytes(record["peak_memory_bytes"]),
-    ]
+    """Empty where it could not be read."""
+    shown = {"macs": units.si, "params": units.si, "peak_memory_bytes": units.mebibytes}
+    return ["" if record[name] is None else show(record[name]) for name, show in shown.items()]
 
 
 def plan(rows: Sequence[tuple[str, str]]) -> Table:

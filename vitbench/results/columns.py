@@ -61,11 +61,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
     Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
     Column("neighbour_cores", "cores", "busy cores of other processes, while sampling"),
-    Column("steal_share", "share", "time the hypervisor gave to others, while sampling"),
-    Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling"),
+    Column(
+        "steal_share", "share", "time the hypervisor gave to others, while sampling", signed=True
+    ),
+    Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling", signed=True),
     Column("involuntary_switches", "1/s", "involuntary context switches, while sampling"),
     Column("sm_clock_hz", "Hz", "lowest SM clock seen between samples"),
-    Column("temperature_c", "°C", "highest GPU temperature seen"),
+    Column("temperature_c", "°C", "highest GPU temperature seen", signed=True),
     Column("power_w", "W", "median GPU power seen"),
     Column("throttle_reasons", "", "clock limits seen that make the figure suspect", "text"),
     Column(

@@ -17,6 +17,7 @@ JOURNAL = "journal.jsonl"
 RECORDS = "records.csv"
 SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
+PLOTS = "plots"
 
 
 def storage_sentence(error: OSError, path: Path) -> str:
@@ -64,6 +65,8 @@ def remove(path: Path) -> None:
 def read_environment(run: Path) -> dict[str, Any]:
     """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
     path = environment_file(run)
+    if run.name == RECORDS and not path.exists():  # of a run, given as its file
+        path = run.parent / ENVIRONMENT
     try:
         environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["environment"]
     except FileNotFoundError:
@@ -71,6 +74,13 @@ def read_environment(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
     return environment
+
+
+def plots_folder(run: Path) -> Path:
+    """Where the charts of a run folder or of a CSV file go: `plots`, or `NAME-plots` beside it."""
+    if os.path.isdir(run):
+        return run / PLOTS
+    return run.parent / (PLOTS if run.name == RECORDS else f"{run.stem}-{PLOTS}")
 
 
 def environment_file(path: Path) -> Path:

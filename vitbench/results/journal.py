@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,12 +92,14 @@ def read(folder: Path) -> Run:
     except OSError as error:
         raise BadInput(f"{folder} holds no run: {JOURNAL}: {error.strerror}") from None
     run: Run | None = None
+    ids: set[str] = set()
     for number, line in enumerate(data.splitlines(), start=1):
         try:
-            run = _apply(run, json.loads(line))
+            run = _apply(run, ids, json.loads(line))
+            ids = ids or {case.id for case in run.plan.cases}
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = str(error).partition("\n")[0]
             raise BadInput(f"{path}, line {number}, is not a journal entry: {reason}") from None
     if run is None:
@@ -105,8 +107,11 @@ def read(folder: Path) -> Run:
     return run
 
 
-def _apply(run: Run | None, entry: Mapping[str, Any]) -> Run:
+def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
+    """The run with one more entry; `ids` are those of its cases."""
     if entry["event"] == "plan":
+        if run is not None:
+            raise ValueError("a journal has one plan, and this is a second one")
         if entry["format"] != FORMAT:
             raise ValueError(f"format {entry['format']}; this vitbench reads format {FORMAT}")
         return Run(Plan.from_dict(entry["plan"]))
@@ -117,7 +122,12 @@ def _apply(run: Run | None, entry: Mapping[str, Any]) -> Run:
         ceilings = entry["ceilings"]
         run.ceilings = None if ceilings is None else Ceilings(**ceilings)
     elif entry["event"] == "outcome":
-        run.outcomes[entry["case"], entry["round"]] = outcome_from_dict(entry["outcome"])
+        case_id, index = entry["case"], entry["round"]
+        outcome = outcome_from_dict(entry["outcome"])
+        if case_id not in ids or index not in range(run.plan.rounds):
+            raise ValueError(f"the plan has no round {index} of a case {case_id}")
+        if run.outcomes.setdefault((case_id, index), outcome) != outcome:
+            raise ValueError(f"round {index} of the case {case_id} has another outcome before")
     return run
 
 

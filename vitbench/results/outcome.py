@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -86,7 +87,17 @@ def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
     if fields.get("facts") is not None:
         fields = {**fields, "facts": _facts(fields["facts"])}
     outcome: Outcome = _TYPES[name].validate_python(fields)
+    if isinstance(outcome, Measured):
+        _check_samples(outcome)
     return outcome
+
+
+def _check_samples(outcome: Measured) -> None:
+    times_s = (*outcome.samples_s, *outcome.wall_samples_s)
+    if not outcome.samples_s or len(times_s) != 2 * len(outcome.samples_s):
+        raise ValueError("expected one of wall_samples_s for each of samples_s, and at least one")
+    if wrong := [time_s for time_s in times_s if not 0 < time_s < math.inf]:
+        raise ValueError(f"expected samples of more than 0 s, got {wrong[0]}")
 
 
 def _facts(data: Mapping[str, Any]) -> Facts:

@@ -114,6 +114,23 @@ def test_no_word_of_a_message_decides_a_status(words: str, kind: FailureKind) ->
         assert gate.judge(reworded, Policy()).status == status
 
 
+def test_counts_that_could_not_be_read_are_not_the_same() -> None:
+    """A candidate without what the base has is undecided, which passes only beside what is decided
+    and where the policy is not strict. What the base does not have is not asked for."""
+    every = rows()
+    lacking = [every[0] | {"macs": None}, every[1]]
+    for timed in (True, False):
+        base, candidate = (every, lacking) if timed else map(gate.counted, (every, lacking))
+        first, second = gate.check(base, candidate, Policy()).verdicts
+        assert (first.word, first.why) == ("undecided", "the candidate has no macs")
+        assert second.word == "same"
+        assert gate.check(base, candidate, Policy()).status == gate.PASSED
+        assert gate.check(base, candidate, Policy(strict=True)).status == gate.UNDECIDED
+        assert gate.check(candidate, base, Policy(strict=True)).status == gate.PASSED
+    nothing = [row | {"macs": None, "params": None, "peak_memory_bytes": None} for row in USUAL]
+    assert gate.check(nothing, nothing, Policy()).status == gate.UNDECIDED
+
+
 def test_strict() -> None:
     """An undecided case passes beside a decided one, but for a strict policy."""
     lone = [rows()[0], build_record(CASES[1], [measured()], None, environment())]
@@ -187,6 +204,33 @@ def test_a_broken_policy(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match="policy ") as error:
         gate.read_policy(path)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["chek", "checks", "baseline"])
+def test_a_misspelt_table_of_a_project(tmp_path: Path, key: str) -> None:
+    """[tool.vitbench] has the table check and no other."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f'[tool.vitbench.{key}]\nmax-slowdown = "3%"\n')
+    with pytest.raises(BadInput, match=rf"tool\.vitbench\.{key}: no such key; known: check"):
+        gate.read_policy(path)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("hilo2", "nearest: hilo"), ("nosuch", "known: ")])
+def test_limits_of_what_does_not_exist(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str
+) -> None:
+    """One sentence, before anything is measured; the user's own that is judged exists."""
+    good = str(written(here / "good"))
+    (here / "pyproject.toml").write_text(f"[tool.vitbench.check.attention.{name}]\nmax-macs = 0\n")
+    for words in (["check", good, good], ["check", good]):
+        assert run(words) == 2
+        error = capsys.readouterr().err
+        assert f"policy pyproject.toml, attention.{name}: no mechanism or backbone has" in error
+        assert hint in error
+    mine = {a_case(attention=name): [measured()]}
+    assert run(["check", good, str(run_folder(here / "mine", mine))]) != 2
+    policy = Policy.model_validate({"attention": {"timm:anything": {}, "msa": {}, "litv2_s": {}}})
+    gate.check_subjects(policy, here, [])
 
 
 def test_a_policy_in_pyproject(tmp_path: Path) -> None:
@@ -326,7 +370,7 @@ def test_forms_for_ci(
         ("check good good --policy no.toml", "no.toml cannot be read"),
         ("check good good --across thread", "thread"),
         ("check good good --junit no/j.xml", "no/j.xml cannot be written"),
-        ("check broken.csv good", "broken.csv is not a CSV file of records"),
+        ("check broken.csv good", "broken.csv: it is not a CSV file of records"),
         ("check older.csv good", "was written by an older vitbench: it has no column 'torch'"),
         ("check good good --out here", "a RUN is given: nothing is measured"),
         ("compare good good --max-slowdown -1", "--max-slowdown"),

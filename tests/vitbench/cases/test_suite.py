@@ -158,3 +158,21 @@ def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(b'title = "\xff"\n')
     with pytest.raises(BadInput, match="it is not UTF-8 text"):
         suite.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("hlio", "nearest: hilo"), ("window", "known: hilo, msa"), ("litv2_s", "known")],
+)
+def test_hyper_parameters_of_what_is_not_measured(tmp_path: Path, name: str, hint: str) -> None:
+    """They would have no effect: the suite is refused, unless something else measures it."""
+    text = GOOD.replace("[params.hilo]", f"[params.{name}]")
+    said = complaint(tmp_path, text)
+    assert f"line 13, params.{name}: not among the attentions and backbones; {hint}" in said
+    path = written(tmp_path, text)
+    assert suite.load(str(path), [name]).params == {name: {"alpha": (0.5, 0.9)}}
+    on_cuda = text.replace("[cuda]", f'[cuda]\nattention = "{name}"')
+    assert suite.read(written(tmp_path, on_cuda)).params.keys() == {name}
+    model = GOOD.replace("dtype =", "backbone = 'litv2_s[attention=sra]'\ndtype =")
+    model = model.replace("[params.hilo]", "[params.litv2_s]")
+    assert suite.read(written(tmp_path, model)).params.keys() == {"litv2_s"}

@@ -246,8 +246,9 @@ def test_a_malformed_suite(
     [
         ("nonsense", "nonsense"),
         ("list --sweets", "--sweets"),
-        ("plot", "folder"),
-        ("plot no", "not a run folder"),
+        ("plot", "runs"),
+        ("plot no", "no holds no records.csv"),
+        ("plot a b --out c", "--out is for the charts of one run, got 2 runs"),
         ("run --dim", "--dim"),
         ("run quick extra", "extra"),
         ("plot " + "x" * 300, "xxx"),
@@ -412,6 +413,36 @@ def test_table_prints_again(vitbench_here: Vitbench, folder: Path, first: Answer
     assert len(marked) == 6
     assert all(line.startswith("| ") and line.endswith(" |") for line in marked)
     check_refusal(vitbench_here("table", "nowhere"), "nowhere holds no records.csv")
+
+
+def test_several_runs(vitbench_here: Vitbench, folder: Path, first: Answer, tmp_path: Path) -> None:
+    """Their tables below each other, each with its name; charts of a CSV file lie beside it."""
+    run, copy = folder / "first", tmp_path / "copy.csv"
+    copy.write_bytes((run / "records.csv").read_bytes())
+    one = vitbench_here("table", str(run)).out
+    assert (
+        vitbench_here("table", str(run), "copy.csv").out == f"\n{run}:\n\n{one}\ncopy.csv:\n\n{one}"
+    )
+    drawn = vitbench_here("plot", "copy.csv").out.splitlines()
+    assert "copy-plots/overview.png" in drawn
+    assert all((tmp_path / path).is_file() for path in drawn)
+    drawn = vitbench_here("plot", str(run / "records.csv"), "--out", "here").out.splitlines()
+    assert "here/overview.png" in drawn
+
+
+def test_a_run_that_was_killed(vitbench_here: Vitbench, tmp_path: Path) -> None:
+    """All that read runs read its journal."""
+    one = examples.case()
+    with journal.create(tmp_path / "killed", examples.plan(one)) as written:
+        written.append(journal.environment_entry(environment(), ceilings()))
+        for index in range(2):
+            written.append(journal.outcome_entry(one, index, measured()))
+    for words in ("table killed", "compare killed killed", "check killed killed", "plot killed"):
+        answer = vitbench_here(*words.split())
+        assert (answer.status, answer.err) == (0, "")
+    assert (tmp_path / "killed" / "plots" / "throughput-bars.png").is_file()
+    assert vitbench_here("baseline", "update", "killed").status == 0
+    assert vitbench_here("check", "baseline.csv", "killed").status == 0
 
 
 def test_plot_of_no_run(vitbench_here: Vitbench, tmp_path: Path) -> None:

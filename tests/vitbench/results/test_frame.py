@@ -61,7 +61,8 @@ def test_rows_of_older_releases(path: str) -> None:
 
 def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
     """Their four combinations are four runtimes."""
-    rows = read_back(tmp_path, *((case(dim=dim), measured()) for dim in (2, 4, 6, 8)))
+    names = ["eager", "compile", "cuda-graph", "compile+cuda-graph"]
+    rows = read_back(tmp_path, *((case(runtime=name), measured()) for name in names))
     flags = {"compiled": [False, True] * 2, "cuda_graph": [False, False, True, True]}
     write_csv(
         tmp_path / "old.csv",
@@ -69,7 +70,7 @@ def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
         [row | {k: v[i] for k, v in flags.items()} for i, row in enumerate(frame.records(rows))],
     )
     found = frame.read(tmp_path / "old.csv")["runtime"].tolist()
-    assert found == ["eager", "compile", "cuda-graph", "compile+cuda-graph"]
+    assert found == names
 
 
 def test_a_column_of_a_later_release_is_empty(tmp_path: Path) -> None:
@@ -79,6 +80,14 @@ def test_a_column_of_a_later_release_is_empty(tmp_path: Path) -> None:
         path = tmp_path / "older.csv"
         write_csv(path, [column for column in COLUMN_NAMES if column != name], [row])
         assert frame.records(frame.read(path)) == [row | {name: empty}]
+
+
+def test_a_plugin_that_calls_a_number_a_word(tmp_path: Path) -> None:
+    """Its settings may be words that look like numbers, or hold spaces: the row is its case's."""
+    word = case(attention="mine", params=(("kernel", "3"), ("path", "a b"), ("scale", 1.0)))
+    (row,) = frame.records(read_back(tmp_path, (word, measured())))
+    assert row["case"] == word.id
+    assert case_of(row) == word
 
 
 def test_types() -> None:
@@ -101,8 +110,8 @@ def test_a_file_or_its_folder(tmp_path: Path) -> None:
     [
         (b"", "is not a CSV file of records"),
         (b"a,b\n1,2\n", "it has no column 'case'"),
-        (b"\xff\xfe\x00", "is not a CSV file of records"),
-        (b'case\n"', "is not a CSV file of records"),
+        (b"\xff\xfe\x00", "it is not text in UTF-8 or UTF-16"),
+        (b'case\n"', "it has no column 'attention'"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
