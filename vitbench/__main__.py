@@ -70,7 +70,9 @@ def _sentence(error: OSError) -> str:
 
 def _say(message: str, status: int) -> int:
     if sys.stderr is not None:  # it may be closed
-        print(f"vitbench: {message}", file=sys.stderr)
+        # A name that the user gave may hold a line break, or what a terminal obeys.
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        print(f"vitbench: {shown}", file=sys.stderr)
     return status
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
@@ -84,6 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=lines())
+@example(line=["check", "a\nb\x1b[2J", "run"])
 def test_a_command_line(line: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A status that is documented; status 2 comes with one sentence."""
     monkeypatch.chdir(folder)
