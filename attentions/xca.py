@@ -47,7 +47,7 @@ class XCA(nn.Module):
         if self.impl == "eager" or x.itemsize < 4:
             mixing = self.channel_mixing(q, k)
         else:
-            mixing = self.scaled_after(q, k, qkv)
+            mixing = self.scaled_after(q, k)
         return self.proj(merge_heads(v @ mixing.transpose(-2, -1))).view(x.shape)
 
     def channel_mixing(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
@@ -55,12 +55,10 @@ class XCA(nn.Module):
         q, k = F.normalize(q, dim=-2), F.normalize(k, dim=-2)
         return (q.transpose(-2, -1) @ k * self.temperature).softmax(dim=-1)
 
-    def scaled_after(
-        self, q: Heads, k: Heads, qkv: Float[Tensor, "batch tokens channels"]
-    ) -> Float[Tensor, "batch heads head_dim head_dim"]:
+    def scaled_after(self, q: Heads, k: Heads) -> Float[Tensor, "batch heads head_dim head_dim"]:
         """The same, with the d x d products divided by the lengths in place of q and k."""
-        lengths = torch.linalg.vector_norm(qkv, dim=1).clamp_min(1e-12)  # one pass over all heads
-        of_q, of_k, _ = lengths.unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        # A norm over any but the last dimension takes a CPU up to eight times as long.
+        of_q, of_k = (part.square().sum(dim=-2).clamp_min(1e-24).sqrt() for part in (q, k))
         products = q.transpose(-2, -1) @ k / of_q[..., :, None] / of_k[..., None, :]
         return (products * self.temperature).softmax(dim=-1)
 
