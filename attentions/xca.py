@@ -44,7 +44,7 @@ class XCA(nn.Module):
     def forward(self, x: FeatureMap) -> FeatureMap:
         qkv = self.qkv(x.flatten(1, 2))
         q, k, v = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
-        if self.impl == "eager" or x.itemsize < 4:
+        if self.impl == "eager" or x.itemsize < 4:  # `fallback` says why
             mixing = self.channel_mixing(q, k)
         else:
             mixing = self.scaled_after(q, k)
@@ -69,10 +69,11 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
 
 
 def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -> str | None:
-    """Where the lengths are not divided by after the product."""
+    """Why q and k are scaled before their product, as in the equations."""
     if dtype == "float16":
         return "products of unscaled tokens leave the range of fp16"
-    return "tokens are scaled first, which is faster in bf16" if dtype == "bfloat16" else None
+    is_bf16 = dtype == "bfloat16"
+    return "in bf16 scaling tokens is faster than dividing products" if is_bf16 else None
 
 
 ATTENTION = AttentionSpec(

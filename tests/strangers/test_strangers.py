@@ -10,6 +10,7 @@ import pytest
 from tests.strangers.changes import (
     READ,
     REFUSED,
+    REFUSED_CELLS,
     Change,
     exported_by_excel_in_german,
     good_run,
@@ -64,6 +65,16 @@ def test_the_rest_is_one_sentence(
     """With exit status 2: no row is left out, and the gate does not pass."""
     path = changed(good, change, tmp_path)
     assert REFUSED[change] in refusals(["check", str(good), str(path)], path, capsys)
+
+
+@pytest.mark.parametrize(("column", "text"), REFUSED_CELLS)
+def test_a_cell_that_says_something_else(
+    good: Path, column: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same."""
+    path = tmp_path / "changed.csv"
+    path.write_bytes(with_cell(rows_of(good), column, text))
+    assert REFUSED_CELLS[column, text] in refusals(["check", str(good), str(path)], path, capsys)
 
 
 def test_every_command_reads_alike(
