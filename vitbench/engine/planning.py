@@ -32,8 +32,9 @@ Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 # Of the memory that is available now; beyond it the kernel would end some process, not always the
 # one at fault.
 _MEMORY_SHARE = 0.9
-# The least limit: torch and the libraries beside it take three quarters of it.
-_WORKER_BYTES = 2**30
+# The least limit: half is for torch and the libraries beside it, most of the rest for the copy that
+# the device's bandwidth is measured with.
+_WORKER_BYTES = 3 * 2**29
 # Names of subjects in a title at most.
 _NAMED = 5
 

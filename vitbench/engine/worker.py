@@ -86,7 +86,13 @@ class Worker:
         if request.environment:
             facts = device.fingerprint(request.plugins) | {"allocator": allocator}
         if request.ceilings:
-            ceilings = Ceilings(**device.ceilings(request.ceilings))
+            try:
+                ceilings = Ceilings(**device.ceilings(request.ceilings))
+            except (RuntimeError, MemoryError) as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                reason = "a worker has too little memory to begin; --memory-limit sets how much"
+                return messages.Refused(reason=reason)
         self._idle_state = device.idle()
         return messages.Ready(device=device.name, environment=facts, ceilings=ceilings)
 

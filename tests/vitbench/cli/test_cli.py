@@ -143,7 +143,7 @@ REFUSED = [
     ("--memory-limit inf", ["'inf'"]),
     ("--memory-limit=-1GiB", ["memory"]),
     ("--memory-limit 0", ["memory"]),
-    ("--memory-limit 1KB", ["--memory-limit", "at least 1GiB", "got 1000 bytes"]),
+    ("--memory-limit 1KB", ["--memory-limit", "at least 1.5GiB", "got 1000 bytes"]),
     ("--noise 5", ["--noise", "5% or 500%"]),
     ("--warmup-agree much", ["--warmup-agree", "'much'"]),
     ("--budget soon", ["10m", "'soon'"]),
