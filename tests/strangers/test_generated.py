@@ -1,4 +1,4 @@
-"""Command lines, suites and modules that nobody thought of: no traceback, and no fault that passes.
+"""Command lines and suites that nobody thought of: no traceback, and one sentence for a mistake.
 
 The options, their number and their order are drawn from the commands themselves, so that a new
 option is tried without a change here.
@@ -21,7 +21,7 @@ from tests.vitbench.examples import case, measured, run_folder
 from vitbench.__main__ import run
 from vitbench.cli import app
 
-# `run` and `ab` are drawn with --dry-run; these would measure all the same, or write to the shell.
+# `run` and `ab` are drawn with --dry-run; these would measure all the same, or change the shell.
 LEFT_OUT = {"doctor", "--install-completion", "--show-completion", "--resume"}
 STATUSES = {0, 1, 2, 3, 4, 5}
 _WORDS = """
@@ -140,7 +140,7 @@ def toml(table: dict[str, Any]) -> str:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(suite=SUITES)
 def test_a_suite(suite: dict[str, Any], folder: Path) -> None:
-    """It is planned, or a sentence names the file."""
+    """It is planned, or refused in one sentence."""
     path = folder / "suite.toml"
     path.write_text(toml(suite), encoding="utf-8")
     status, err = answer(["run", str(path), "--device", "cpu", "--dry-run"])
