@@ -39,6 +39,18 @@ def check_writable(path: Path, fault: type[BadInput | StorageFull] = StorageFull
             path.unlink()
 
 
+def first_line(error: BaseException, limit: int = 500) -> str:
+    """Of its message, at most so many characters: a row is for reading."""
+    text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
+    lines = text.strip().splitlines()
+    return lines[0][:limit] if lines else "no message"
+
+
+def named(error: BaseException) -> str:
+    """`ValueError: the first line of its message`."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "nearest: a, b" for a misspelt name, else every known name."""
     names = sorted(known)

@@ -227,6 +227,8 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     records = done.records()
     console.print(tables.results(records))
+    for note in tables.notes(records):
+        console.print(note, markup=False, soft_wrap=True)
     figures = published.write(done, folder)
     if figures:
         from vitbench.render.published import table

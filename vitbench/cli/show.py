@@ -133,6 +133,8 @@ def table(runs: AllRecords, markdown: AsMarkdown = False) -> None:
             print(tables.results_markdown(records))
         else:
             terminal.console().print(tables.results(records))
+            for note in tables.notes(records):
+                terminal.console().print(note, markup=False, soft_wrap=True)
 
 
 def columns(markdown: AsMarkdown = False) -> None:

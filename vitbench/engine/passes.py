@@ -15,16 +15,13 @@ import torch
 
 from vitbench import devices, instruments, runtimes
 from vitbench.cases.case import Case
-from vitbench.errors import BadInput
-from vitbench.instruments import Workload, host, timing
+from vitbench.errors import BadInput, first_line, named
+from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
 from vitbench.subjects import build as subjects
 from vitbench.subjects import check
 from vitbench.subjects.backbones.weights import BadWeights
-
-# Characters of a failure's message: a row is for reading.
-MAX_MESSAGE = 500
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -78,8 +75,8 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
         # A mechanism may raise anything; the sweep goes on, and the row carries the message.
         except Exception as error:
             if devices.is_out_of_memory(error):
-                return Failed("out_of_memory", _first_line(error))
-            return Failed("error", f"{type(error).__name__}: {_first_line(error)}")
+                return Failed("out_of_memory", first_line(error))
+            return Failed("error", named(error))
 
     return guarded_work
 
@@ -159,7 +156,10 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
 
 
 def _read(ready: Ready, plugins: subjects.Plugins, *, timed: bool) -> dict[str, Any]:
-    """What the instruments, the runtime and the subject say, by column."""
+    """What the instruments, the runtime and the subject say, by column.
+
+    One that fails leaves its columns empty, and `notes` says why: the case is timed all the same.
+    """
     case, subject, prepared = ready.case, ready.subject, ready.prepared
     workload = Workload(
         device=subject.device,
@@ -169,17 +169,28 @@ def _read(ready: Ready, plugins: subjects.Plugins, *, timed: bool) -> dict[str, 
         images=case.batch_size,
         is_dispatched=prepared.is_dispatched,
         is_timed=timed,
-        counts=lambda: subjects.counts(case, plugins, subject.module),
+        counts=subjects.counts(case, plugins, subject.module),
     )
-    columns: dict[str, Any] = {
-        "fallback": subjects.fallback(case, plugins),
-        "wasted_token_fraction": subjects.wasted_token_fraction(case, plugins),
-        **prepared.columns(),
+    reads: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "fallback": lambda: {"fallback": subjects.fallback(case, plugins)},
+        "wasted_token_fraction": lambda: {
+            "wasted_token_fraction": subjects.wasted_token_fraction(case, plugins)
+        },
+        case.runtime: prepared.columns,
     }
     for name, read in instruments.readers().items():
+        reads[name] = functools.partial(read, workload)
+    columns: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, read_columns in reads.items():
         with _stopwatch(ready.spent, name):
-            columns |= read(workload)
-    return columns
+            try:
+                columns |= (found := read_columns())
+                notes += [str(found[NOTES])] if found.get(NOTES) else []
+            # A mechanism may raise anything in a pass that it does not know.
+            except Exception as error:
+                notes.append(f"{name}: {named(error)}")
+    return columns | {NOTES: "; ".join(notes)}
 
 
 def _time(ready: Ready, rule: timing.TimingRule) -> tuple[timing.Timing, dict[str, Any]]:
@@ -208,9 +219,3 @@ def _stopwatch(spent: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     spent[name] = time.perf_counter() - start
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
-    lines = text.strip().splitlines()
-    return lines[0][:MAX_MESSAGE] if lines else "no message"

@@ -42,15 +42,17 @@ class Column:
 class Counts:
     """What the MACs of one image are counted from.
 
+    Each is asked for when it is wanted, and may raise whatever the subject raises.
+
     parts        the eager module and its input's shape, batch 1; a model's parts under a head,
                  which is the part called "head"
     closed_form  MACs by the subject's own formula; None where it has none
     formula      MACs by the formula that its authors publish figures by; None where there is none
     """
 
-    parts: Mapping[str, tuple[nn.Module, tuple[int, ...]]]
-    closed_form: int | None
-    formula: int | None
+    parts: Callable[[], Mapping[str, tuple[nn.Module, tuple[int, ...]]]]
+    closed_form: Callable[[], int | None]
+    formula: Callable[[], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ class Workload:
     images         in one call
     is_dispatched  torch dispatches the operators of a call one by one
     is_timed       the call's time is asked for too
-    counts         what MACs are counted from; made when it is asked for
+    counts         what MACs are counted from
     """
 
     device: Device
@@ -70,10 +72,12 @@ class Workload:
     images: int
     is_dispatched: bool
     is_timed: bool
-    counts: Callable[[], Counts]
+    counts: Counts
 
 
+# What an instrument read, by column, and under NOTES what it could not read of it, in words.
 Read = Callable[[Workload], Mapping[str, Any]]
+NOTES = "notes"
 
 
 @functools.cache

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COLUMNS = (
-    Column("checked_against", "", "reference of the output check", "text"),
+    Column(
+        "checked_against",
+        "",
+        "reference of the output check: in float64, else in the case's dtype, else `nothing`, and "
+        "why not",
+        "text",
+    ),
     Column("error_rms", "share", "rms difference from that reference, relative to its rms"),
     Column("error_worst", "share", "largest difference, relative to its rms"),
 )

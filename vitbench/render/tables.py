@@ -93,6 +93,14 @@ def _counts(record: Mapping[str, Any]) -> list[str | Text]:
     return ["" if record[name] is None else show(record[name]) for name, show in shown.items()]
 
 
+def notes(records: Sequence[Record], most: int = 10) -> list[str]:
+    """A line for each subject and note, and how many more there are."""
+    lines = [f"{subject_of(record)}: {record['notes']}" for record in records if record["notes"]]
+    lines = list(dict.fromkeys(lines))
+    rest = len(lines) - most
+    return lines if rest <= 0 else [*lines[:most], f"and {rest} more in the column `notes`"]
+
+
 def plan(rows: Sequence[tuple[str, str]]) -> Table:
     """A table of two columns: a name and what it says."""
     table = listing(("", ""), rows)

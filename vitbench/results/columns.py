@@ -10,7 +10,7 @@ from vitbench.results.outcome import FAILURE_KINDS
 HOST_BOUND_RATIO = 1.2
 
 
-_SUBJECT = (
+_CASE = (
     Column(
         "fallback",
         "",
@@ -19,6 +19,12 @@ _SUBJECT = (
         "text",
     ),
     Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
+    Column(
+        "notes",
+        "",
+        "what was not read, and why: `memory: RuntimeError: ...`; the case is timed all the same",
+        "text",
+    ),
 )
 
 COLUMNS: tuple[Column, ...] = (
@@ -56,7 +62,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s", "bool"),
     *instruments.columns(),
     *runtimes.columns(),
-    *_SUBJECT,
+    *_CASE,
     Column("flops_rate", "FLOP/s", "flops x batch_size / latency_s"),
     Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
     Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
@@ -87,5 +93,5 @@ COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 EXACT_COLUMNS = tuple(column.name for column in COLUMNS if column.exact)
 # Those that Facts hold.
 FACT_COLUMNS = tuple(
-    column.name for column in (*instruments.columns(), *runtimes.columns(), *_SUBJECT)
+    column.name for column in (*instruments.columns(), *runtimes.columns(), *_CASE)
 )
