@@ -4,18 +4,9 @@ names() lists them, load(name) gives an AttentionSpec, whose module maps a chann
 map (batch, height, width, dim) to one of the same shape. Importing this package imports no torch.
 """
 
-from attentions._registry import (
-    BrokenAttention,
-    Outline,
-    UnknownAttention,
-    files,
-    import_file,
-    load,
-    load_file,
-    names,
-    outline,
-    path_of,
-)
+from attentions._files import import_file, importable, place_of
+from attentions._outline import BrokenAttention, Outline, outline
+from attentions._registry import UnknownAttention, files, load, load_file, names, path_of
 from attentions._spec import AttentionSpec, Grid, Paper
 
 __all__ = [
@@ -27,9 +18,11 @@ __all__ = [
     "UnknownAttention",
     "files",
     "import_file",
+    "importable",
     "load",
     "load_file",
     "names",
     "outline",
     "path_of",
+    "place_of",
 ]

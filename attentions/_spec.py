@@ -82,9 +82,9 @@ def _no_settings() -> Mapping[int, Mapping[str, Any]]:
 class AttentionSpec:
     """One attention mechanism. `AttentionSpec(module=MyAttention)` alone is valid.
 
-    module      class; of dim, num_heads, grid and impl it takes those that it names, and its
-                hyper-parameters; maps a channels-last feature map (batch, height, width, dim) to
-                one of the same shape
+    module      class, or a function that gives a module; of dim, num_heads, grid and impl it takes
+                those that it names, and its hyper-parameters; maps a channels-last feature map
+                (batch, height, width, dim) to one of the same shape
     params      frozen dataclass of the hyper-parameters and their defaults. Where it is given, the
                 module and the functions below are written with one argument `params`, an object of
                 this class, in place of the keywords; who calls the spec gives keywords either way
@@ -128,6 +128,14 @@ class AttentionSpec:
     traps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if hasattr(self.module, "forward") and not isinstance(self.module, type):
+            name = type(self.module).__name__
+            raise TypeError(
+                f"module is a class, which vitbench builds at each size, got an object of it: "
+                f"write module={name}, not module={name}(...)"
+            )
+        if not callable(self.module):
+            raise TypeError(f"module is a class of torch.nn.Module, got {self.module!r}"[:200])
         if self.params is not None:
             for name in ("macs", "computed", "unsupported", "fallback"):
                 function = getattr(self, name)
@@ -151,7 +159,7 @@ class AttentionSpec:
             raise ValueError(reason)
         if self.params is not None:
             params = {"params": self.params(**params)}
-        taken = inspect.signature(self.module).parameters
+        taken = _parameters_of(self.module)
         offered = {"dim": dim, "num_heads": num_heads, "grid": grid, "impl": impl}
         params |= {name: value for name, value in offered.items() if name in taken}
         needed = [
@@ -160,12 +168,23 @@ class AttentionSpec:
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]
-        if missing := [name for name in needed if name not in params]:
+        name = getattr(self.module, "__name__", "the module")
+        if missing := [argument for argument in needed if argument not in params]:
             raise ValueError(
-                f"{self.module.__name__} needs {', '.join(missing)}; it is given dim, num_heads, "
+                f"{name} needs {', '.join(missing)}; it is given dim, num_heads, "
                 "grid, impl and its hyper-parameters, by these names"
             )
-        return self.module(**params)
+        positional = [
+            params.pop(argument)
+            for argument, parameter in taken.items()
+            if parameter.kind is parameter.POSITIONAL_ONLY and argument in params
+        ]
+        module = self.module(*positional, **params)
+        from torch import nn
+
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{name} must give a torch.nn.Module, got {type(module).__name__}")
+        return module
 
     def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
         """Why this mechanism cannot run here, in words; None where it can."""
@@ -174,6 +193,22 @@ class AttentionSpec:
         if self.unsupported is None:
             return None
         return self.unsupported(dim, num_heads, grid, **params)
+
+
+def _parameters_of(module: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a class or function takes, by name. One that takes any keyword, but no `dim`, passes
+    it on: what the class above it takes counts too.
+    """
+    parameters = dict(inspect.signature(module).parameters)
+    above = module.__mro__[1:] if isinstance(module, type) else ()
+    for parent in above:
+        kinds = {parameter.kind for parameter in parameters.values()}
+        if "dim" in parameters or inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+        if (method := vars(parent).get("__init__")) is not None:
+            _, *rest = inspect.signature(method).parameters.values()
+            parameters |= {parameter.name: parameter for parameter in rest}
+    return parameters
 
 
 def settings_at(settings: Mapping[int, Mapping[str, Any]], stride: int) -> dict[str, Any]:

@@ -13,6 +13,10 @@ class BadInput(ValueError):
     """The command cannot be carried out as asked; the message is one sentence for the user."""
 
 
+class BrokenPlugin(BadInput):
+    """A file of the user's own cannot be used; nothing was measured."""
+
+
 class StorageFull(OSError):
     """The disk took no more; the message is one sentence."""
 
@@ -47,8 +51,9 @@ def first_line(error: BaseException, limit: int = 500) -> str:
 
 
 def named(error: BaseException) -> str:
-    """`ValueError: the first line of its message`."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    """`ValueError: the first line of its message`, and the notes that were added to it."""
+    notes = [note.partition("\n")[0][:300] for note in getattr(error, "__notes__", ())]
+    return "; ".join([f"{type(error).__name__}: {first_line(error)}", *notes])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

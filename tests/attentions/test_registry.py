@@ -222,7 +222,7 @@ def test_outline_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"def f(:", b"x = '\0'", b"# \xff\n"], ids=["syntax", "null byte", "encoding"]
+    "content", [b"def f(:", b"x = '\0'", b"x = '\xff'\n"], ids=["syntax", "null byte", "encoding"]
 )
 def test_outline_of_invalid_python(tmp_path: Path, content: bytes) -> None:
     """A file that is not Python, or not UTF-8, is named."""

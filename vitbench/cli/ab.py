@@ -11,7 +11,7 @@ import typer
 
 from vitbench.cli import complete, judge, options, parse, terminal
 from vitbench.cli.options import option
-from vitbench.errors import BadInput, writing
+from vitbench.errors import BadInput, BrokenPlugin, writing
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -119,8 +119,10 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 def _carry_out(
     comparison: AbComparison, folder: Path, judging: judge.Judging, *, quiet: bool
 ) -> int:
+    from vitbench.engine import ab as interleaved
     from vitbench.render.progress import ComparisonBar
     from vitbench.results.csv import write_json
+    from vitbench.results.folder import discard
 
     console = terminal.console()
     console.print(comparison.title())
@@ -129,6 +131,9 @@ def _carry_out(
         comparison.on_progress = bar
         try:
             result = comparison.measure()
+        except BrokenPlugin:  # before anything was measured
+            discard(folder, interleaved.READINGS)
+            raise
         except KeyboardInterrupt:
             interrupted = True
             result = comparison.finish()

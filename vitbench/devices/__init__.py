@@ -335,7 +335,7 @@ def connect(asked: str) -> Device:
     return device
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, the host's or a device's."""
     import torch
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from vitbench.devices import Device
+from vitbench.devices._imports import beside
 from vitbench.instruments import host
 
 _PACKAGES = ("vitbench", "torch", "numpy", "fvcore", "triton", "timm", "torchvision")
@@ -32,11 +33,19 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "device_name": device.label,
         "code": git_state(Path(__file__)),
         "plugins": {
-            name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "git": git_state(path)}
+            name: {"sha256": _digest(path), "git": git_state(path)}
             for name, path in (plugins or {}).items()
         },
         **device.facts(),
     }
+
+
+def _digest(plugin: Path) -> str:
+    """Of a plugin's content, and of the files beside it that it imports."""
+    digest = hashlib.sha256(plugin.read_bytes())
+    for path in beside(plugin):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def torch_facts() -> dict[str, Any]:

@@ -269,6 +269,8 @@ class AbComparison:
         self.blocks += 1
         with Pool(self._specs(), self.plan.timeout_s) as pool:
             pool.start(*_ORDERS[block % 2])
+            if self.blocks == 1:
+                pool.check_plugins("head", self._plugins["head"])
             for pair in order:
                 self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
                 outcomes, slices = self._measure_pair(pool, pair, phase, block)

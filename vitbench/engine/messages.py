@@ -62,6 +62,14 @@ class CheckWeights(_Message):
     case: Case
 
 
+class CheckPlugin(_Message):
+    """Imports a plugin, before anything is measured. The reply is Accepted, or Refused."""
+
+    type: Literal["check_plugin"] = "check_plugin"
+    name: str
+    as_backbone: bool
+
+
 class Measure(_Message):
     """All passes of a case. The reply is Finished.
 
@@ -142,7 +150,7 @@ class Finished(_Message):
     outcome: Measured | Counted | Failed
 
 
-Request = SetUp | CheckWeights | Measure | PrepareCase | Sample | Finish | Discard
+Request = SetUp | CheckWeights | CheckPlugin | Measure | PrepareCase | Sample | Finish | Discard
 Reply = Ready | Refused | Accepted | Sampled | Finished
 
 _Parsed = TypeVar("_Parsed")

@@ -21,6 +21,7 @@ from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
 from vitbench.subjects import build as subjects
 from vitbench.subjects import check
+from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones.weights import BadWeights
 
 Arguments = ParamSpec("Arguments")
@@ -73,7 +74,7 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
         except WrongOutput as reason:
             return Failed("wrong_output", str(reason))
         # A mechanism may raise anything; the sweep goes on, and the row carries the message.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if devices.is_out_of_memory(error):
                 return Failed("out_of_memory", first_line(error))
             return Failed("error", named(error))
@@ -81,10 +82,14 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
     return guarded_work
 
 
-def gradients_of(case: Case) -> contextlib.AbstractContextManager[object]:
-    """Whether torch records for a backward pass, as the case's mode has it."""
+@contextlib.contextmanager
+def conditions(case: Case, plugins: subjects.Plugins) -> Iterator[None]:
+    """What holds while a case runs: whether torch records for a backward pass, as the case's mode
+    has it, and that its plugins can import what lies beside them."""
     trained = case.mode == "forward_backward"
-    return contextlib.nullcontext() if trained else torch.inference_mode()
+    gradients = contextlib.nullcontext() if trained else torch.inference_mode()
+    with own.importable(case, plugins), gradients:
+        yield
 
 
 @guarded
@@ -97,7 +102,7 @@ def measure(
     weights: Path | None = None,
 ) -> Measured | Counted:
     """Checks, reads and times one case; without a rule it is not timed."""
-    with gradients_of(case):
+    with conditions(case, plugins):
         ready = prepare(
             case, plugins, with_facts=with_facts, timed=rule is not None, weights=weights
         )
@@ -117,16 +122,16 @@ def prepare(
     timed: bool,
     weights: Path | None = None,
 ) -> Ready:
-    """Builds, runs, checks and, where asked, reads a case; under `gradients_of` it."""
+    """Builds, runs, checks and, where asked, reads a case; under its `conditions`."""
     if case.weights and weights is None:
         raise BadWeights(f"the checkpoint {case.weights} is not there: give it with --weights")
     spent: dict[str, float] = {}
     runtime = _runtime_of(case)
-    with _stopwatch(spent, "build"):
+    with _stopwatch(spent, "build"), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights)
     with _stopwatch(spent, "prepare"):
         prepared = runtime.prepare(subject)
-    with _stopwatch(spent, "first_call"):
+    with _stopwatch(spent, "first_call"), own.noted(case, plugins, subject.x):
         output = prepared.call()
         subject.device.synchronize()
     ready = Ready(case, subject, prepared, spent=spent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from vitbench.engine.messages import SetUp
 from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.results.record import Record
+from vitbench.subjects.plugins import is_backbone
 
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 
@@ -203,11 +203,6 @@ def plugin_files(plugins: tuple[Path, ...]) -> dict[str, Path]:
     return files
 
 
-def _is_backbone(path: Path) -> bool:
-    """Whether a plugin defines a BACKBONE; else it is taken for a mechanism."""
-    return re.search(r"^BACKBONE\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-
-
 def _weights_name(path: Path) -> str:
     """The name of a checkpoint in cases, by its content. Raises BadInput."""
     try:
@@ -256,7 +251,7 @@ def _merge(
     """
     merged = {**suite_axes, **axes}
     if "attention" not in axes and "backbone" not in axes:
-        backbones = [name for name, path in plugins.items() if _is_backbone(path)]
+        backbones = [name for name, path in plugins.items() if is_backbone(path)]
         layers = [name for name in plugins if name not in backbones]
         merged["attention"] = (*merged.get("attention", ()), *layers)
         merged["backbone"] = (*merged.get("backbone", ()), *backbones)

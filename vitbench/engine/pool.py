@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from vitbench.cases.case import Case
 from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.results.outcome import Failed
+from vitbench.subjects.plugins import is_backbone
 
 _START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
@@ -88,6 +90,17 @@ class Pool(Generic[Slot]):
             message = f"the worker answered {reply.type!r} where {expected.__name__} was due"
             raise CaseFailed(slot, Failed("crashed", message))
         return reply
+
+    def check_plugins(self, slot: Slot, plugins: Mapping[str, Path]) -> None:
+        """Has the slot's worker import them. Raises BrokenPlugin for the first that is broken."""
+        for name, path in plugins.items():
+            request = messages.CheckPlugin(name=name, as_backbone=is_backbone(path))
+            try:
+                self.ask(slot, request, messages.Accepted)
+            except BadInput as error:
+                raise BrokenPlugin(str(error)) from None
+            except CaseFailed as error:
+                raise BrokenPlugin(f"plugin {path.name} cannot be imported: {error}") from None
 
     def discard(self, slot: Slot) -> None:
         """Ends the prepared case of a slot whose rival failed, where its worker still runs."""

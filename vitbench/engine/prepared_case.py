@@ -30,8 +30,8 @@ class PreparedCase:
         weights: Path | None = None,
     ) -> None:
         """Raises whatever the mechanism raises; `prepare` returns that as data."""
-        self._case = case
-        with passes.gradients_of(case):
+        self._case, self._plugins = case, plugins
+        with passes.conditions(case, plugins):
             self._ready = passes.prepare(
                 case, plugins, with_facts=with_facts, timed=True, weights=weights
             )
@@ -49,7 +49,7 @@ class PreparedCase:
     def sample(self, seconds: float) -> list[float]:
         """Samples of so many seconds, at least one: seconds of one call."""
         start = host.read()
-        with passes.gradients_of(self._case):
+        with passes.conditions(self._case, self._plugins):
             samples_s = timing.turn(self._call, self._clock, self._timing, seconds)
         self._spans.append((start, host.read()))
         if self._watch.read is not None:

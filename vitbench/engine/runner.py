@@ -14,11 +14,11 @@ from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
 from vitbench.engine.messages import Finished, Measure, Ready, SetUp
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.instruments.timing import TimingRule
 from vitbench.results import journal as journals
 from vitbench.results.csv import derive
-from vitbench.results.folder import JOURNAL
+from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, discard
 from vitbench.results.journal import Journal, Run
 from vitbench.results.outcome import Failed, Measured, Outcome
 
@@ -38,9 +38,15 @@ OnProgress = Callable[[Progress], None]
 
 
 def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> Run:
-    """Carries out a plan into a new run folder. Raises BadInput, StorageFull."""
-    with journals.create(folder, plan) as journal:
-        return _Runner(Run(plan), journal, on_progress).carry_out(folder)
+    """Carries out a plan into a new run folder. Raises BadInput, StorageFull; a broken plugin is
+    found before anything is measured, and leaves no folder.
+    """
+    try:
+        with journals.create(folder, plan) as journal:
+            return _Runner(Run(plan), journal, on_progress).carry_out(folder)
+    except BrokenPlugin:
+        discard(folder, JOURNAL, RECORDS, SAMPLES, ENVIRONMENT)
+        raise
 
 
 def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
@@ -74,6 +80,8 @@ class _Runner:
                 self._compilers: set[int] = set()  # processes that torch.compile keeps
                 spec = WorkerSpec(self._setup, self._on_ready)
                 with Pool({_SLOT: spec}, self._run.plan.timeout_s) as self._pool:
+                    if index == 0:
+                        self._pool.check_plugins(_SLOT, self._run.plan.plugins)
                     self._measure_round()
         finally:
             derive(folder, self._run)
@@ -174,3 +182,10 @@ def _check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     ):
         if old != new:
             raise BadInput(f"the run was begun with another {name}: {old}, and here is {new}")
+    files = now.get("plugins", {})
+    for name, old in before.get("plugins", {}).items():
+        if old["sha256"] != files.get(name, old)["sha256"]:
+            raise BadInput(
+                f"plugin {name}, or a file that it imports, has changed since the run was begun: "
+                "start a new run"
+            )

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO, assert_never
 
+from attentions import BrokenAttention
 from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
@@ -25,6 +26,7 @@ from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
+from vitbench.subjects import plugins
 from vitbench.subjects.backbones.weights import BadWeights
 
 
@@ -46,6 +48,8 @@ class Worker:
                 return self._setup_worker(request)
             case messages.CheckWeights():
                 return self._check_weights(request.case)
+            case messages.CheckPlugin():
+                return self._check_plugin(request)
             case messages.Measure():
                 self._configure()
                 outcome = passes.measure(
@@ -105,6 +109,13 @@ class Worker:
             subjects.build_module(case, self._setup.plugins, case.impl, self._setup.weights)
         except (BadWeights, subjects.Unsupported) as reason:
             return messages.Refused(reason=str(reason))
+        return messages.Accepted()
+
+    def _check_plugin(self, request: messages.CheckPlugin) -> messages.Reply:
+        try:
+            plugins.load(request.name, self._setup.plugins, as_backbone=request.as_backbone)
+        except BrokenAttention as reason:
+            return messages.Refused(reason=f"plugin {reason}")
         return messages.Accepted()
 
     def _prepare(self, request: messages.PrepareCase) -> messages.Reply:

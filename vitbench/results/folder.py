@@ -62,6 +62,14 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def discard(folder: Path, *names: str) -> None:
+    """Removes these files, and the folder where it is empty then. Best effort."""
+    for name in names:
+        remove(folder / name)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def read_environment(run: Path) -> dict[str, Any]:
     """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
     path = environment_file(run)

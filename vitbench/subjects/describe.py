@@ -13,6 +13,7 @@ from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import Scalar
 from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
+from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones import attention_of
 
 _PAPER = ("title", "venue", "year", "link", "code")
@@ -41,19 +42,18 @@ def describe(
         params={name: {key: (value,) for key, value in params.items()}},
         plugins=plugins,
     ).check()
-    try:
-        spec = attention_of(name, plugins)
-    except attentions.BrokenAttention as error:
-        raise BadInput(str(error)) from None
+    own.check(plugins)
+    spec = attention_of(name, plugins)
     grid = Grid(resolution.height // stride, resolution.width // stride)
     chosen = spec.settings_at(stride) | dict(params)
     outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
     defaults = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
     try:
-        reason = spec.reason_against(dim, num_heads, grid, **chosen)
-        counts = None if reason else _counts(spec, dim, num_heads, grid, chosen)
+        with own.importable_beside(name, plugins):
+            reason = spec.reason_against(dim, num_heads, grid, **chosen)
+            counts = None if reason else _counts(spec, dim, num_heads, grid, chosen)
     # A plugin may raise anything; the user is told what, and whose it is.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"{name} cannot be built: {type(error).__name__}: {error}") from None
     return {
         "name": name,
@@ -82,19 +82,20 @@ def describe(
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
     """Why cases cannot be measured, as far as their mechanisms say without being built: those that
-    are unsupported, and those whose mechanism cannot be asked. Whole models cannot. Imports torch.
+    are unsupported, and those whose mechanism cannot be asked. Whole models cannot. Imports torch
+    and the plugins. Raises BrokenPlugin.
     """
+    own.check(plugins)
     reasons = {}
     for case in cases:
         if not case.attention:
             continue
         try:
-            reason = attention_of(case.attention, plugins).reason_against(
-                case.dim, case.num_heads, case.grid, **dict(case.params)
-            )
-        except attentions.BrokenAttention as error:
-            reason = str(error)
-        except Exception as error:  # a plugin may raise anything
+            with own.importable(case, plugins):
+                reason = attention_of(case.attention, plugins).reason_against(
+                    case.dim, case.num_heads, case.grid, **dict(case.params)
+                )
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
             reason = f"{type(error).__name__}: {error}"
         if reason is not None:
             reasons[case] = reason

@@ -261,7 +261,8 @@ def test_what_a_mechanism_changes_does_not_reach_the_next(
     assert ready.device == "cpu"
     assert ready.environment is not None
     assert ready.environment["torch"]["threads"] == 1
-    assert failed == Finished(outcome=Failed("error", "RuntimeError: gone"))
+    gone = "RuntimeError: gone; raised at rude.py:14"
+    assert failed == Finished(outcome=Failed("error", gone))
     assert isinstance(reply, Finished)
     assert isinstance(reply.outcome, Measured)
     assert reply.outcome.state["gpu_idle_utilisation"] == 0.3

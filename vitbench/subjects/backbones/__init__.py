@@ -154,7 +154,7 @@ def _imported(name: str, importer: Callable[[], ModuleType]) -> ModuleType:
     try:
         return importer()
     # Whatever a module raises while it is imported, the reader needs its name first.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BrokenAttention(
             f"{name} cannot be imported: {type(error).__name__}: {error}"
         ) from error
