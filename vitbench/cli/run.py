@@ -135,6 +135,7 @@ def run(
         rule=rule.overrides(),
         timed=not precision.untimed,
         weights=weights,
+        on_note=partial(typer.echo, err=True),
         **machine.settings(),
         **settings,
     )

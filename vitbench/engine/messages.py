@@ -131,9 +131,10 @@ class Refused(_Message):
 
 
 class Accepted(_Message):
-    """Done, and there is nothing to tell."""
+    """Done; the note says what the user may want to know of it."""
 
     type: Literal["accepted"] = "accepted"
+    note: str = ""
 
 
 class Sampled(_Message):

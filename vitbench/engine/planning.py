@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,7 @@ def make_plan(
     allocator: devices.Allocator = "steady",
     timeout_s: float = 300.0,
     seed: int = 0,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> Plan:
     """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
 
@@ -72,6 +73,7 @@ def make_plan(
     timed     False: cases are checked, counted and their memory measured, once
     memory_limit_bytes  of a worker on a CPU: by default 90% of what is available; None: no limit
     budget_s, threads, allocator, timeout_s, seed  fields of Plan
+    on_note   gets what was done to the names in a checkpoint, one sentence
 
     Raises BadInput, before anything is measured or written. A mistake that can be seen without the
     device is found before a process is asked for the device.
@@ -126,7 +128,8 @@ def make_plan(
     )
     if checkpoint:
         setup = SetUp.of(plan, device=devices.host(), memory_limit_bytes=None)
-        pool.check_weights(plan.cases, setup)
+        if note := pool.check_weights(plan.cases, setup):
+            on_note(f"weights {weights}: {note}")
     return plan
 
 

@@ -171,12 +171,17 @@ def probe(device: str, threads: int | None = None) -> messages.Ready:
     return answers[0]
 
 
-def check_weights(cases: Iterable[Case], setup: messages.SetUp) -> None:
-    """Raises BadInput where a checkpoint does not fit the backbones of the cases."""
+def check_weights(cases: Iterable[Case], setup: messages.SetUp) -> str:
+    """What is done to the names of a checkpoint to fit the backbones of the cases; "" for nothing.
+    Raises BadInput where it does not fit.
+    """
     distinct = {(case.backbone, case.params): case for case in cases if case.backbone}
+    note = ""
     with Pool({"weights": WorkerSpec(lambda: setup)}, _START_TIMEOUT_S) as pool:
         for case in distinct.values():
             try:
-                pool.ask("weights", messages.CheckWeights(case=case), messages.Accepted)
+                request = messages.CheckWeights(case=case)
+                note = pool.ask("weights", request, messages.Accepted).note
             except CaseFailed as error:
                 raise BadInput(f"weights of {case.backbone} cannot be checked: {error}") from None
+    return note

@@ -26,7 +26,7 @@ from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
-from vitbench.subjects import plugins
+from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones.weights import BadWeights
 
 
@@ -105,15 +105,17 @@ class Worker:
         self._device.configure(self._threads)
 
     def _check_weights(self, case: Case) -> messages.Reply:
+        notes: list[str] = []
+        plugins, weights = self._setup.plugins, self._setup.weights
         try:
-            subjects.build_module(case, self._setup.plugins, case.impl, self._setup.weights)
+            subjects.build_module(case, plugins, case.impl, weights, notes.append)
         except (BadWeights, subjects.Unsupported) as reason:
             return messages.Refused(reason=str(reason))
-        return messages.Accepted()
+        return messages.Accepted(note=notes[0] or "" if notes else "")
 
     def _check_plugin(self, request: messages.CheckPlugin) -> messages.Reply:
         try:
-            plugins.load(request.name, self._setup.plugins, as_backbone=request.as_backbone)
+            own.load(request.name, self._setup.plugins, as_backbone=request.as_backbone)
         except BrokenAttention as reason:
             return messages.Refused(reason=f"plugin {reason}")
         return messages.Accepted()

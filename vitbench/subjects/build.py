@@ -74,14 +74,19 @@ def seed_of(case: Case) -> int:
 
 
 def build_module(
-    case: Case, plugins: Plugins, impl: str, checkpoint: Path | None = None
+    case: Case,
+    plugins: Plugins,
+    impl: str,
+    checkpoint: Path | None = None,
+    on_loaded: Callable[[str], object] = lambda done: None,
 ) -> nn.Module:
     """The module in fp32 on the CPU, its weights drawn from the case's seed, or a backbone's from a
-    checkpoint. Raises Unsupported, BadWeights."""
+    checkpoint; `on_loaded` gets what was done to the names in that. Raises Unsupported, BadWeights.
+    """
     torch.manual_seed(seed_of(case))
     if case.backbone:
         try:
-            return _backbone(case, plugins, impl, checkpoint)
+            return _backbone(case, plugins, impl, checkpoint, on_loaded)
         except backbones.Unsuitable as reason:
             raise Unsupported(str(reason)) from None
     why_not = reason_against(case, plugins)
@@ -91,7 +96,13 @@ def build_module(
     return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **dict(case.params))
 
 
-def _backbone(case: Case, plugins: Plugins, impl: str, checkpoint: Path | None) -> nn.Module:
+def _backbone(
+    case: Case,
+    plugins: Plugins,
+    impl: str,
+    checkpoint: Path | None,
+    on_loaded: Callable[[str], object],
+) -> nn.Module:
     """The backbone, under its head where it has one to carry."""
     spec, params = backbone_of(case, plugins), dict[str, Any](case.params)
     size = case.image_height, case.image_width
@@ -102,7 +113,7 @@ def _backbone(case: Case, plugins: Plugins, impl: str, checkpoint: Path | None) 
     else:
         body = spec.make(*size, impl=impl, **params)
     if checkpoint is not None:
-        load_into(body, checkpoint)
+        on_loaded(load_into(body, checkpoint))
     return dense.build(body, case.head, *size) if case.head else body
 
 

@@ -124,7 +124,7 @@ def test_a_checkpoint_has_a_name_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan has its path, cases its name, settings both head and name; it is no plugin."""
-    monkeypatch.setattr(pool, "check_weights", lambda cases, setup: None)
+    monkeypatch.setattr(pool, "check_weights", lambda cases, setup: "")
     path = tmp_path / "w.pth"
     path.write_bytes(b"tensors")
     axes = {"backbone": ("litv2_s",), "task": ("segment",), "impl": ("fused",)}

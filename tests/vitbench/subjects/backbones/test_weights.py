@@ -59,6 +59,45 @@ def test_weights_go_in(tmp_path: Path, nested: str) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    """A model's weights as wrappers name them."""
+    return {f"{prefix}{key}": value for key, value in model().state_dict().items()}
+
+
+STEP = torch.tensor(3)
+
+
+@pytest.mark.parametrize(
+    ("content", "done"),
+    [
+        (prefixed(""), ""),
+        (prefixed("module."), "without the prefix 'module.'"),
+        (prefixed("_orig_mod."), "without '_orig_mod.'"),
+        (prefixed("module._orig_mod."), "without the prefix 'module.', without '_orig_mod.'"),
+        (prefixed("model.module."), "without the prefix 'model.module.'"),
+        (prefixed("module.") | {"n_averaged": STEP}, "without the prefix 'module.'"),
+        ({"model_ema": prefixed(""), "step": STEP}, "taken from 'model_ema'"),
+        ({"model": {"NAME": "x"}, "state_dict": prefixed("")}, "taken from 'state_dict'"),
+        ({"model": prefixed(""), "model_ema": prefixed("")}, "taken from 'model'"),
+        (
+            {"teacher": {"state_dict": prefixed("module.")}, "epoch": 3},
+            "taken from 'teacher.state_dict', without the prefix 'module.'",
+        ),
+    ],
+)
+def test_names_as_wrappers_write_them(tmp_path: Path, content: object, done: str) -> None:
+    """Prefixes that all names share are stripped, nested weights are found; what was done is
+    said."""
+    target = model()
+    assert load_into(target, saved(tmp_path, content)) == done
+
+
+def test_which_of_several_models(tmp_path: Path) -> None:
+    """Is not guessed: a teacher and a student are two models."""
+    content = {"student": prefixed(""), "teacher": prefixed("")}
+    assert "hold several models, teacher and student: save" in complaint(saved(tmp_path, content))
+
+
 def test_a_classifiers_weights_make_a_pyramid(tmp_path: Path) -> None:
     """Its head stays out; the norms of the maps are fresh."""
     source, target = model(), model(features_only=True)
