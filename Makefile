@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # Arguments for vitbench run: make bench RUN="quick --device cpu"
 RUN ?= quick
 
+# Each worker process imports torch, which takes half as long once its files are compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help bench setup test test-all lint format type check docs benchmarks clean
 

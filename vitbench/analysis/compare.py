@@ -156,7 +156,7 @@ class _CasePair:
             return self._verdict("undecided", lacking, ratio=ratio, threshold=threshold)
         if ratio.high < 1 / (1 + threshold) and p_faster <= SIGNIFICANCE:
             return self._verdict("faster", ratio=ratio, threshold=threshold)
-        if ratio.low >= 1 / (1 + self.limit) and ratio.high <= 1 + self.limit:
+        if ratio.within.low >= 1 / (1 + self.limit) and ratio.within.high <= 1 + self.limit:
             return self._verdict("same", ratio=ratio, threshold=threshold)
         advice = self._advice(ratio, threshold)
         return self._verdict("undecided", advice, ratio=ratio, threshold=threshold)
@@ -245,7 +245,9 @@ class _CasePair:
             count = min(len(medians) for medians in self._round_medians())
         if count < 2:
             return f"a single one does not show the spread between processes: take more {unit}"
-        width = math.log(ratio.high / ratio.low) / 2
+        is_inside = abs(math.log(ratio.value)) < math.log1p(self.limit)
+        low, high = (ratio.within.low, ratio.within.high) if is_inside else (ratio.low, ratio.high)
+        width = math.log(high / low) / 2
         room = abs(math.log1p(threshold) - abs(math.log(ratio.value)))
         needed = math.inf if room <= 0 else max(fewest, math.ceil(count * (width / room) ** 2))
         if needed > _MOST_EFFORT * count:

@@ -218,5 +218,8 @@ def summary(result: Result) -> Mapping[str, Any]:
     return {"status": result.status, "sentence": result.sentence, "cases": cases}
 
 
-def _finite(ratio: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in ratio.items()}
+def _finite(value: Any) -> Any:
+    """Numbers as JSON can hold them, also those of a dictionary."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return value if math.isfinite(value) else None

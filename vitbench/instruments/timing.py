@@ -127,9 +127,9 @@ def warmed(call: Call, clock: Clock, rule: TimingRule, *, max_calls: int | None 
 def turn(call: Call, clock: Clock, timing: Timing, seconds: float) -> list[float]:
     """Samples for so long, at least one; they are kept in `timing` too.
 
-    A first sample is thrown away: another process ran meanwhile, and threads and caches are cold.
+    A first call is thrown away: another process ran meanwhile, and threads and caches are cold.
     """
-    clock.read(call, timing.calls_per_sample)
+    clock.read(call, 1)
     begun, start = len(timing.samples), clock.now()
     while True:
         _take_sample(call, clock, timing)
