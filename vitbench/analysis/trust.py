@@ -77,6 +77,8 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
         reasons.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
     if record.get("checked_against") and record.get("error_rms") is None:
         reasons.append((1, f"the output was checked against {record['checked_against']}"))
+    if record.get("settings_changed"):
+        reasons.append((2, f"it changed settings while timed: {record['settings_changed']}"))
     macs, by_fvcore = record.get("macs"), record.get("macs_fvcore")
     if macs is not None and by_fvcore is not None and macs != by_fvcore:
         reasons.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))

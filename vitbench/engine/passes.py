@@ -20,7 +20,7 @@ from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
 from vitbench.subjects import build as subjects
-from vitbench.subjects import check
+from vitbench.subjects import check, settings
 from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones.weights import BadWeights
 
@@ -32,8 +32,9 @@ Result = TypeVar("Result")
 class Ready:
     """A case that was built, prepared, run once, checked, and read where that was asked for.
 
-    facts  None where they were not asked for
-    spent  seconds of each pass
+    facts        None where they were not asked for
+    spent        seconds of each pass
+    timed_under  the settings of the process
     """
 
     case: Case
@@ -41,6 +42,7 @@ class Ready:
     prepared: runtimes.Prepared
     facts: Facts | None = None
     spent: dict[str, float] = field(default_factory=dict)
+    timed_under: settings.Settings = field(default_factory=settings.read)
 
     def measured(self, timed: timing.Timing, state: Mapping[str, Any]) -> Measured:
         """The outcome, when it was timed. Raises RuntimeError where the time is no call's."""
@@ -56,10 +58,14 @@ class Ready:
             warmup_calls=timed.warmup_calls,
             warmup_s=timed.warmup_s,
             stopped_by=timed.stopped_by,
-            state=state,
+            state={**state, "settings_changed": self._changes()},
             facts=self.facts,
             spent_s=self.spent,
         )
+
+    def _changes(self) -> str:
+        """What the module left changed when it was timed, in words."""
+        return "; ".join(settings.changes(self.timed_under, settings.read()))
 
 
 def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | Failed]:
@@ -111,7 +117,7 @@ def measure(
             return Counted(ready.facts)
         with _stopwatch(ready.spent, "timing"):
             timed, state = _time(ready, rule)
-    return ready.measured(timed, state)
+        return ready.measured(timed, state)
 
 
 def prepare(
@@ -126,14 +132,18 @@ def prepare(
     if case.weights and weights is None:
         raise BadWeights(f"the checkpoint {case.weights} is not there: give it with --weights")
     spent: dict[str, float] = {}
-    runtime = _runtime_of(case)
+    runtime, before = _runtime_of(case), settings.read()
     with _stopwatch(spent, "build"), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights)
+    changed = settings.changes(before, settings.read())
+    settings.restore(before)
+    settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"):
         prepared = runtime.prepare(subject)
     with _stopwatch(spent, "first_call"), own.noted(case, plugins, subject.x):
         output = prepared.call()
         subject.device.synchronize()
+    settings.restore(before)
     ready = Ready(case, subject, prepared, spent=spent)
     with _stopwatch(spent, "check"):
         check.check_form(case, subject, output)
@@ -142,6 +152,10 @@ def prepare(
     del output
     if with_facts:
         columns = checked | _read(ready, plugins, timed=timed)
+        if changed:
+            said = f"set again after it was built: {', '.join(changed)}"
+            columns[NOTES] = "; ".join(filter(None, (said, columns[NOTES])))
+        settings.restore(before)
         # In the case's dtype, whatever dtype the module computes in here.
         weight_bytes = subject.x.itemsize * sum(p.numel() for p in subject.module.parameters())
         ready.facts = Facts(weight_bytes + subject.x.nbytes + output_bytes, columns)

@@ -69,7 +69,8 @@ class PreparedCase:
         self._ready.spent["timing"] = sum(end.wall_s - start.wall_s for start, end in self._spans)
         state: dict[str, Any] = host.between(*host.apart(self._spans), torch.get_num_threads())
         state |= self._watch.columns(self._timing.chunks)
-        return self._ready.measured(self._timing, state)
+        with passes.conditions(self._case, self._plugins):
+            return self._ready.measured(self._timing, state)
 
 
 prepare = passes.guarded(PreparedCase)

@@ -27,6 +27,7 @@ from vitbench.instruments import host
 from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
 from vitbench.subjects import plugins as own
+from vitbench.subjects import settings
 from vitbench.subjects.backbones.weights import BadWeights
 
 
@@ -36,6 +37,7 @@ class Worker:
     _setup: messages.SetUp
     _device: devices.Device
     _threads: int
+    _settings: settings.Settings
     _idle_state: Mapping[str, Any]
 
     def __init__(self) -> None:
@@ -84,7 +86,8 @@ class Worker:
         except BadInput as error:
             return messages.Refused(reason=str(error))
         self._setup, self._threads = request, request.threads or host.usable_cores()
-        self._configure()
+        self._device.configure(self._threads)
+        self._settings = settings.read()
         allocator = device.set_allocator(request.allocator)
         facts = ceilings = None
         if request.environment:
@@ -102,6 +105,7 @@ class Worker:
 
     def _configure(self) -> None:
         """Sets again what an earlier mechanism may have changed."""
+        settings.restore(self._settings)
         self._device.configure(self._threads)
 
     def _check_weights(self, case: Case) -> messages.Reply:

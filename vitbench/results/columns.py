@@ -83,6 +83,12 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile", "int"
     ),
+    Column(
+        "settings_changed",
+        "",
+        "settings of the process, such as threads, that the module changed while it was timed",
+        "text",
+    ),
     Column("device_name", "", "the device's name, and a CPU's threads", "text", exact=True),
     Column("torch", "", "version of torch", "text", exact=True),
     Column("trust", "", "A to D, from noise, rounds and the state of the machine", "text"),

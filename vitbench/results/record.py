@@ -138,4 +138,8 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
         for name, pick in worst.items()
     }
     reasons = sorted({reason for reasons in seen("throttle_reasons") for reason in reasons})
-    return columns | {"throttle_reasons": ", ".join(reasons)}
+    changes = sorted({text for text in seen("settings_changed") if text})
+    return columns | {
+        "throttle_reasons": ", ".join(reasons),
+        "settings_changed": "; ".join(changes),
+    }

@@ -133,7 +133,9 @@ def input_shape(case: Case, batch_size: int) -> tuple[int, ...]:
 def build_input(case: Case) -> Tensor:
     """Random normal input in fp32 on the CPU: zeros time faster than data."""
     generator = torch.Generator().manual_seed(seed_of(case) + 1)
-    return torch.randn(input_shape(case, case.batch_size), generator=generator)
+    shape = input_shape(case, case.batch_size)
+    # A module may have changed what a new tensor is by default.
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def closed_form_macs(case: Case, plugins: Plugins) -> int | None:

@@ -1,0 +1,154 @@
+"""Modules that change what holds for the whole process: measured under ours, or marked."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.vitbench.examples import case, layer, measured, plugin, state
+from vitbench.analysis import trust
+from vitbench.engine import messages, worker
+from vitbench.engine.messages import Measure, SetUp
+from vitbench.instruments.timing import TimingRule
+from vitbench.results.outcome import Measured
+from vitbench.results.record import build_record
+from vitbench.subjects import settings
+from vitbench.subjects.settings import Settings
+
+ONCE = TimingRule(
+    warmup_calls=1, warmup_s=0.0, warmup_cap_s=0.0, sample_s=0.0, min_samples=2, min_s=0.0, cap_s=0
+)
+
+
+@pytest.fixture(autouse=True)
+def own() -> Iterator[None]:
+    """Puts back what a worker sets in this process."""
+    before = settings.read()
+    yield
+    settings.restore(before)
+
+
+def outcomes(folder: Path, **texts: str) -> list[Measured]:
+    """Of plugins with these texts, one after the other in one worker."""
+    files = {name: plugin(folder, name, text) for name, text in texts.items()}
+    requests: list[messages.Request] = [SetUp(device="cpu", threads=2, plugins=files)]
+    requests += [
+        Measure(
+            case=case(attention=name, impl="eager", params=()), rule=ONCE, with_facts=name == "rude"
+        )
+        for name in files
+    ]
+    replies = io.StringIO()
+    lines = "".join(map(messages.to_line, requests))
+    worker.serve(io.StringIO(lines), replies)
+    answers = [messages.read_reply(line) for line in replies.getvalue().splitlines()[1:]]
+    measured = []
+    for answer in answers:
+        assert isinstance(answer, messages.Finished)
+        assert isinstance(answer.outcome, Measured), answer.outcome
+        measured.append(answer.outcome)
+    return measured
+
+
+# What a module does, and what its row says.
+CHANGES = {
+    "torch.set_num_threads(1)": "threads 2 -> 1",
+    "torch.set_default_dtype(torch.float64)": "default dtype float32 -> float64",
+    "torch.set_default_device('meta')": "default device cpu -> meta",
+    "torch.use_deterministic_algorithms(True)": "deterministic algorithms false -> true",
+    "torch.backends.cudnn.deterministic = True": "cudnn deterministic false -> true",
+    "torch.backends.cudnn.benchmark ^= True": "cudnn benchmark false -> true",
+    "torch.set_flush_denormal(False)": "flush denormal true -> false",
+    "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'": "precision of fp32 in oneDNN matmul",
+    "signal.signal(signal.SIGTERM, lambda *_: None)": "signal handler of SIGTERM",
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)": "signal handler of SIGINT",
+    "os.environ['MY_FLAG'] = '1'": "environment variable MY_FLAG",
+    "os.environ.pop('PATH', None)": "environment variable PATH",
+    "os.chdir('/')": "the current folder",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(c, marks=[pytest.mark.slow] * (n % 5 > 0)) for n, c in enumerate(CHANGES)],
+)
+def test_a_change_while_it_is_built(tmp_path: Path, change: str) -> None:
+    """Is set again before it runs; the row says so, and its figure is none the worse."""
+    (built,) = outcomes(tmp_path, rude=layer(build=change, keywords=""))
+    assert built.state["settings_changed"] == ""
+    assert built.facts is not None
+    assert built.facts.columns["notes"].startswith(
+        f"set again after it was built: {CHANGES[change]}"
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_in_forward(tmp_path: Path, change: str) -> None:
+    """Is in the row and lowers its trust; the next case is measured under our settings."""
+    change = change if "set_default_device" not in change else f"y = y.clone(); {change}"
+    rude, after = outcomes(
+        tmp_path, later=layer(forward=change, keywords=""), sound=layer(keywords="")
+    )
+    said = CHANGES[change.removeprefix("y = y.clone(); ")]
+    assert rude.state["settings_changed"].startswith(said)
+    assert after.state["settings_changed"] == ""
+    record = {"settings_changed": rude.state["settings_changed"]}
+    assert trust.grade(record) == (
+        "C",
+        [f"it changed settings while timed: {record['settings_changed']}"],
+    )
+
+
+def test_a_change_in_the_first_call_alone(tmp_path: Path) -> None:
+    """Is set again before it is timed."""
+    once = "if not hasattr(self, 'warm'):\n    self.warm = True\n    torch.set_num_threads(1)"
+    (outcome,) = outcomes(tmp_path, lazy=layer(forward=once, keywords=""))
+    assert outcome.state["settings_changed"] == ""
+
+
+def test_threads_of_its_own(tmp_path: Path) -> None:
+    """One that every call starts, and that stays, is in the row."""
+    code = "import threading\nthreading.Thread(target=time.sleep, args=(3,), daemon=True).start()"
+    (outcome,) = outcomes(tmp_path, busy=layer(forward=code, keywords=""))
+    assert outcome.state["settings_changed"].startswith("workers ")
+
+
+def test_random_numbers_are_ours(tmp_path: Path) -> None:
+    """Whatever a module seeds or draws while it is built, its first call draws the same."""
+    drawn: list[str] = []
+    for build in ("pass", "torch.manual_seed(3); torch.rand(7)"):
+        folder = tmp_path / str(len(drawn))
+        folder.mkdir()
+        forward = f"""
+with open({str(folder / "drawn")!r}, "a") as file:
+    file.write(f"{{torch.rand(1).item()}} ")"""
+        outcomes(folder, draws=layer(build, forward, keywords=""))
+        drawn.append((folder / "drawn").read_text().split()[0])
+    assert drawn[0] == drawn[1]
+
+
+def test_settings_are_data() -> None:
+    """Two readings of one process are equal; what was changed is said, and set again."""
+    before = settings.read()
+    assert settings.changes(before, settings.read()) == []
+    torch.set_num_threads(before.threads + 1)
+    torch.set_default_dtype(torch.float16)
+    assert settings.changes(before, settings.read()) == [
+        f"threads {before.threads} -> {before.threads + 1}",
+        "default dtype float32 -> float16",
+    ]
+    settings.restore(before)
+    assert settings.read() == before
+    assert isinstance(before, Settings)
+    assert before.workers == threading.active_count()
+
+
+def test_the_row_says_it() -> None:
+    """What any round changed, each once."""
+    rounds = [measured(state=state(settings_changed=text)) for text in ("", "threads 2 -> 1", "")]
+    assert build_record(case(), rounds)["settings_changed"] == "threads 2 -> 1"
