@@ -69,7 +69,7 @@ MODULES = {
     "a wrong closed form": (
         layer(spec=", macs=lambda *_, **__: 2 * 16 * 32**2"),
         IN_FP64,
-        "macs: the closed form gives 32768, fvcore counts 16384",
+        "macs: the closed form gives 32768, counted are 16384",
     ),
     "a closed form in G": (
         layer(spec=", macs=lambda *_, **__: 1.5"),
@@ -86,6 +86,52 @@ MODULES = {
         IN_FP64,
         "closed form: KeyError: 'dim'",
     ),
+    "a part by TorchScript": (
+        layer(
+            build="import warnings\n"
+            "with warnings.catch_warnings():\n"
+            "    warnings.simplefilter('ignore')\n"
+            "    self.scale = torch.jit.script(self.scale)",
+            spec=", macs=lambda *_, **__: 16 * 32**2",
+        ),
+        IN_FP64,
+        "",
+    ),
+    "flex attention": (
+        layer(
+            build="from torch.nn.attention.flex_attention import flex_attention\n"
+            "import warnings\n"
+            "self.attend = flex_attention",
+            forward="q = y.flatten(1, 2)[:, None]\n"
+            "with __import__('warnings').catch_warnings():\n"
+            "    __import__('warnings').simplefilter('ignore')\n"
+            "    y = self.attend(q, q, q).reshape(x.shape)",
+            spec=", macs=lambda *_, **__: 16 * 32**2 + 2 * 16 * 16 * 32",
+        ),
+        IN_FP64,
+        "operators: ",
+    ),
+    "a thread in forward": (
+        layer(
+            forward="import threading\n"
+            "found = []\n"
+            "thread = threading.Thread(target=lambda: found.append(y @ y.mT @ y))\n"
+            "thread.start()\n"
+            "thread.join()\n"
+            "y = found[0]",
+        ),
+        IN_FP64,
+        "macs: a lower bound, without a thread",
+    ),
+    "a fork in forward": (
+        layer(
+            forward="child = os.fork()\nif child == 0:\n    os._exit(0)\nos.waitpid(child, 0)",
+            spec=", macs=lambda *_, **__: 16 * 32**2",
+        ),
+        IN_FP64,
+        "",
+    ),
+    "it prints": (layer(forward="print('hello')"), IN_FP64, ""),
     "a fallback that raises": (
         layer(
             keywords=", *, impl='fused'",
@@ -112,9 +158,9 @@ def test_it_is_timed(name: str, tmp_path: Path) -> None:
 
 
 def test_the_right_counts_stay(tmp_path: Path) -> None:
-    """A closed form that is no count leaves fvcore's, a count that fails leaves the closed form."""
+    """A closed form that is none leaves the count, a count that fails leaves the closed form."""
     no_form = measured(tmp_path, MODULES["a closed form in G"][0]).columns
-    assert (no_form["macs"], no_form["macs_source"]) == (16 * 32**2, "fvcore")
+    assert (no_form["macs"], no_form["macs_source"]) == (16 * 32**2, "counted")
     text = layer(
         forward="if x.shape[0] != 2:\n    raise ValueError('a batch of 2')",
         spec=", macs=lambda *_, **__: 16 * 32**2",
@@ -122,7 +168,7 @@ def test_the_right_counts_stay(tmp_path: Path) -> None:
     (other := tmp_path / "other").mkdir()
     no_count = measured(other, text).columns
     assert (no_count["macs"], no_count["macs_source"]) == (16 * 32**2, "closed form")
-    assert no_count["macs_fvcore"] is None
+    assert no_count["macs_counted"] is None
 
 
 def test_an_unchecked_output_lowers_the_trust(tmp_path: Path) -> None:

@@ -220,6 +220,8 @@ class _CasePair:
         base, candidate = self._both()
         names = [name for name in self._counts() if base[name] is not None]
         lacking = [name for name in names if candidate[name] is None]
+        if candidate.get("macs_is_lower_bound") and not base.get("macs_is_lower_bound"):
+            lacking.append("exact macs")
         return f"the candidate has no {', '.join(lacking)}" if lacking else ""
 
     def _counts(self) -> list[str]:

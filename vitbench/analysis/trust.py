@@ -79,9 +79,9 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
         reasons.append((1, f"the output was checked against {record['checked_against']}"))
     if record.get("settings_changed"):
         reasons.append((2, f"it changed settings while timed: {record['settings_changed']}"))
-    macs, by_fvcore = record.get("macs"), record.get("macs_fvcore")
-    if macs is not None and by_fvcore is not None and macs != by_fvcore:
-        reasons.append((2, f"the closed form gives {macs} MACs, fvcore counts {by_fvcore}"))
+    macs, counted = record.get("macs"), record.get("macs_counted")
+    if macs is not None and counted is not None and macs != counted:
+        reasons.append((2, f"the closed form gives {macs} MACs, counted are {counted}"))
     share = record.get("cpu_share")
     is_low = share is not None and share < MIN_CPU_SHARE
     if is_low and devices.rules(str(record.get("device"))).is_host:

@@ -64,16 +64,6 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     )
 
 
-def joined(parts: Iterable[Macs]) -> Macs:
-    """The counts of a model's parts together."""
-    counted: Counter[str] = Counter()
-    uncounted: Counter[str] = Counter()
-    for part in parts:
-        counted.update(part.counted)
-        uncounted.update(part.uncounted)
-    return Macs(counted.total(), dict(counted), dict(sorted(uncounted.items())))
-
-
 def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> FlopCountAnalysis:
     with torch.inference_mode(False):  # inference tensors cannot be traced
         bare = copy.deepcopy(module).to(device, torch.float32).eval()

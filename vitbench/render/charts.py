@@ -164,6 +164,7 @@ def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
     # Rows that were not measured also count in what makes one row differ from the others.
     rows = frame.measured(rows.assign(variant=labels.variants(rows)))
+    rows = rows.assign(variant=_marked(rows))
     if rows.empty:
         return
     for end in _ENDS:  # older files need not have them
@@ -184,6 +185,14 @@ def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]
             for quantity in QUANTITIES:
                 name = quantity.title.lower().replace(" ", "-")
                 yield f"{name}{suffix}", curves(group, quantity, caption)
+
+
+def _marked(rows: pd.DataFrame) -> pd.Series[str]:
+    """The variants; where MACs are a lower bound, they say so."""
+    bound = rows["macs_is_lower_bound"].fillna(False).astype(bool)
+    bound = bound.groupby([rows["subject"], rows["variant"]]).transform("any")
+    marked = (rows["variant"] + " (MACs ≥)").str.strip()
+    return rows["variant"].where(~bound, marked)
 
 
 def _caption(rows: pd.DataFrame, device_name: str) -> str:

@@ -90,7 +90,10 @@ def _figures(record: Mapping[str, Any]) -> list[str | Text]:
 def _counts(record: Mapping[str, Any]) -> list[str | Text]:
     """Empty where it could not be read."""
     shown = {"macs": units.si, "params": units.si, "peak_memory_bytes": units.mebibytes}
-    return ["" if record[name] is None else show(record[name]) for name, show in shown.items()]
+    cells: list[str | Text] = [
+        "" if record[name] is None else show(record[name]) for name, show in shown.items()
+    ]
+    return [f"≥ {cells[0]}" if record.get("macs_is_lower_bound") else cells[0], *cells[1:]]
 
 
 def notes(records: Sequence[Record], most: int = 10) -> list[str]:

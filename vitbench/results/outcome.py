@@ -103,10 +103,13 @@ def _check_samples(outcome: Measured) -> None:
 def _facts(data: Mapping[str, Any]) -> Facts:
     """Older releases wrote a field for each fact, some of them in another form."""
     if "columns" in data:
-        return Facts(data["compulsory_bytes"], data["columns"])
+        columns = dict(data["columns"])
+        columns.setdefault("macs_counted", columns.get("macs_fvcore"))
+        return Facts(data["compulsory_bytes"], columns)
     columns = dict(data)
     compulsory_bytes = columns.pop("compulsory_bytes")
     closed_form = columns.pop("macs_closed_form")
+    columns["macs_counted"] = columns.get("macs_fvcore")
     columns["macs_source"] = "fvcore" if closed_form is None else "closed form"
     for name in ("uncounted_ops", "sdpa_kernels"):
         counts = columns.get(name, {})

@@ -29,7 +29,7 @@ CASES = (a_case(), a_case(attention="hilo", params=(("alpha", 0.9),)))
 
 def rows(*factors: float, macs: int = 81920, peak: int = 40000) -> list[Record]:
     """Rows of the two cases, whose latencies are so many times the usual."""
-    counts = facts(macs=macs, macs_fvcore=macs, peak_memory_bytes=peak)
+    counts = facts(macs=macs, macs_counted=macs, peak_memory_bytes=peak)
     records = []
     for case, factor in zip(CASES, factors or (1.0, 1.0), strict=True):
         outcomes = [measured(*[factor * median] * 10, facts=counts) for median in QUIET]

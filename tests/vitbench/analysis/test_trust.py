@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
     "throttle_reasons": "",
     "cpu_share": 0.99,
     "macs": 100,
-    "macs_fvcore": 100,
+    "macs_counted": 100,
 }
 
 
@@ -45,7 +45,7 @@ def test_a_quiet_row_is_an_a() -> None:
         ("rounds", 1, "B", "one round only"),
         ("throttle_reasons", "power cap", "C", "the GPU lowered its clock: power cap"),
         ("cpu_share", 0.5, "B", "the process had the CPU for 50% of the time"),
-        ("macs_fvcore", 120, "C", "the closed form gives 100 MACs, fvcore counts 120"),
+        ("macs_counted", 120, "C", "the closed form gives 100 MACs, counted are 120"),
     ],
 )
 def test_one_flaw(column: str, value: object, grade: str, words: str) -> None:

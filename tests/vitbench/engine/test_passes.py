@@ -53,7 +53,7 @@ def test_a_measured_case() -> None:
     assert len(outcome.samples_s) >= 3
     assert min(outcome.samples_s) > 0
     columns = outcome.facts.columns
-    assert columns["macs"] == columns["macs_fvcore"] == 4 * 16 * 32**2 + 2 * 16**2 * 32
+    assert columns["macs"] == columns["macs_counted"] == 4 * 16 * 32**2 + 2 * 16**2 * 32
     assert columns["macs_source"] == "closed form"
     weights, maps = 4 * (4 * 32**2 + 4 * 32), 4 * 2 * 16 * 32
     assert columns["params"] * 4 == weights
@@ -148,12 +148,14 @@ def test_a_wrong_choice_is_seen(tmp_path: Path, largest: str, kind: type) -> Non
 
 
 def test_a_plugin_is_measured(tmp_path: Path) -> None:
-    """Without closed form its MACs are fvcore's."""
+    """Without closed form its MACs are counted, and fvcore's stand beside them."""
     outcome = mine(tmp_path, layer())
     assert isinstance(outcome, Measured), outcome
     assert outcome.facts is not None
-    assert outcome.facts.columns["macs_source"] == "fvcore"
-    assert outcome.facts.columns["macs"] == 16 * 32**2
+    assert outcome.facts.columns["macs_source"] == "counted"
+    names = ("macs", "macs_counted", "macs_fvcore")
+    assert {outcome.facts.columns[name] for name in names} == {16 * 32**2}
+    assert outcome.facts.columns["macs_is_lower_bound"] is False
 
 
 @pytest.mark.parametrize(
