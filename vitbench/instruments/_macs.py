@@ -99,16 +99,16 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     pretend to be on the CPU, and what needs values, with values. Raises what the last way raises.
     """
     unseen: set[str] = set()
-    with _plain(), _watching(unseen):
-        for way in (_on_meta, _on_fake_tensors, _with_values):
+    ways = (_on_meta, _on_fake_tensors, _with_values, _with_gradients)
+    with _plain(), _watching(unseen), torch.inference_mode():
+        for way in ways:
             try:
-                with torch.inference_mode():
-                    return way(module, input_shape).macs(unseen)
+                return way(module, input_shape).macs(unseen)
             # An operator without a meta kernel raises whatever its author chose.
             except Exception:
-                continue
-        with torch.inference_mode(False), torch.enable_grad():  # a module may need its gradients
-            return _with_values(module, input_shape).macs(unseen)
+                if way is ways[-1]:
+                    raise
+    raise AssertionError("the last way returns or raises")
 
 
 @contextlib.contextmanager
@@ -147,6 +147,11 @@ def _on_fake_tensors(module: nn.Module, shape: tuple[int, ...]) -> _Counter:
 def _with_values(module: nn.Module, shape: tuple[int, ...]) -> _Counter:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return _counted(_on_host(module), x)
+
+
+def _with_gradients(module: nn.Module, shape: tuple[int, ...]) -> _Counter:
+    with torch.inference_mode(False), torch.enable_grad():  # a module may ask for its gradients
+        return _with_values(module, shape)
 
 
 def _counted(module: nn.Module, x: Tensor) -> _Counter:
