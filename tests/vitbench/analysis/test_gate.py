@@ -127,6 +127,10 @@ def test_counts_that_could_not_be_read_are_not_the_same() -> None:
         assert gate.check(base, candidate, Policy()).status == gate.PASSED
         assert gate.check(base, candidate, Policy(strict=True)).status == gate.UNDECIDED
         assert gate.check(candidate, base, Policy(strict=True)).status == gate.PASSED
+    bound = [every[0] | {"macs_is_lower_bound": True}, every[1]]
+    first, _ = gate.check(every, bound, Policy()).verdicts
+    assert (first.word, first.why) == ("undecided", "the candidate has no exact macs")
+    assert gate.check(bound, bound, Policy(strict=True)).status == gate.PASSED
     nothing = [row | {"macs": None, "params": None, "peak_memory_bytes": None} for row in USUAL]
     assert gate.check(nothing, nothing, Policy()).status == gate.UNDECIDED
 

@@ -15,7 +15,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
 import attentions
-from tests.vitbench.examples import backbone_case, case, measured, run_folder
+from tests.vitbench.examples import backbone_case, case, facts, measured, run_folder
 from vitbench.cases.case import Case
 from vitbench.render import charts as plots
 from vitbench.results import frame
@@ -213,6 +213,15 @@ def test_variants_are_lines_of_one_colour(tmp_path: Path) -> None:
     assert set(found) == {"msa eager", "msa fused"}
     assert len({line[0].get_color() for line in found.values()}) == 1
     assert len({line[0].get_linestyle() for line in found.values()}) == 2
+
+
+def test_a_lower_bound_of_macs_is_named(tmp_path: Path) -> None:
+    """In the label of its line."""
+    least = measured(facts=facts(macs_is_lower_bound=True))
+    outcomes = {layer(name, 64): [found] for name, found in (("msa", measured()), ("sra", least))}
+    axes, _ = bars_of(drawn(frame.read(run_folder(tmp_path, outcomes))))
+    names = {label.get_text() for label in axes.get_yticklabels()}
+    assert names == {"msa", "sra (MACs ≥)"}
 
 
 def test_a_variant_is_named_though_the_others_failed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tests.vitbench.examples import case, measured
+from tests.vitbench.examples import case, facts, measured
 from vitbench.render import tables
 from vitbench.results.outcome import Failed
 from vitbench.results.record import Record, build_record
@@ -31,6 +31,16 @@ def test_a_row_of_figures() -> None:
         "subject px images/s ± ms a call MACs params peak MiB trust"
     )
     assert " ".join(line.split()) == "msa 64 200 0.0% 10.0 81.9 k 4.22 k 0.0381 B"
+
+
+def test_a_lower_bound_and_its_note() -> None:
+    """MACs that are more than what was counted say so, and each note is a line once."""
+    note = "macs: a lower bound, without a thread"
+    record = build_record(case(), [measured(facts=facts(macs_is_lower_bound=True, notes=note))])
+    assert " ≥ 81.9 k " in printed(tables.results([record]))
+    assert tables.notes([record, record, row()]) == [f"msa: {note}"]
+    many = [record | {"notes": str(index)} for index in range(12)]
+    assert tables.notes(many, most=10)[10:] == ["and 2 more in the column `notes`"]
 
 
 def test_settings_are_shown_where_they_vary() -> None:
