@@ -192,6 +192,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, *, timed: bool) -> dict[str, 
     )
     reads: dict[str, Callable[[], Mapping[str, Any]]] = {
         "fallback": lambda: {"fallback": subjects.fallback(case, plugins)},
+        "computed_dtype": lambda: {"computed_dtype": subjects.computed_dtype(case, plugins)},
         "wasted_token_fraction": lambda: {
             "wasted_token_fraction": subjects.wasted_token_fraction(case, plugins)
         },

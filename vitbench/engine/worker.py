@@ -94,7 +94,9 @@ class Worker:
             facts = device.fingerprint(request.plugins) | {"allocator": allocator}
         if request.ceilings:
             try:
-                ceilings = Ceilings(**device.ceilings(request.ceilings))
+                ceilings = Ceilings(
+                    **device.ceilings(subjects.dtypes_computed(device, request.ceilings))
+                )
             except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error):
                     raise

@@ -18,6 +18,7 @@ _CASE = (
         "or all of it in float32; empty: neither",
         "text",
     ),
+    Column("computed_dtype", "", "in which a call computes; its ceiling is that of this", "text"),
     Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
     Column(
         "notes",

@@ -112,9 +112,10 @@ def _rate_columns(
         return {}
     flops, latency_s = record["flops"] * case.batch_size, record["latency_s"]
     columns: Record = {"flops_rate": flops / latency_s}
-    if ceilings is None or case.dtype not in ceilings.flops_rate:
+    dtype = facts.columns.get("computed_dtype") or case.dtype
+    if ceilings is None or dtype not in ceilings.flops_rate:
         return columns
-    flops_s = flops / ceilings.flops_rate[case.dtype]
+    flops_s = flops / ceilings.flops_rate[dtype]
     allowed_s = max(flops_s, facts.compulsory_bytes / ceilings.bandwidth)
     return columns | {"roofline_fraction": allowed_s / latency_s}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,18 @@ def is_cast(case: Case, plugins: Plugins) -> bool:
         return closed_form_macs(case, plugins) != 0
     except Exception:  # a user's formula may raise anything, and what it is wrong in is told there
         return True
+
+
+def computed_dtype(case: Case, plugins: Plugins) -> str:
+    """The dtype in which a call computes, whatever dtype its input and output have."""
+    return "float32" if is_cast(case, plugins) else case.dtype
+
+
+def dtypes_computed(device: devices.Device, dtypes: Iterable[str]) -> tuple[str, ...]:
+    """The dtypes in which cases of these dtypes may compute on a device."""
+    is_host = devices.rules(device.name).is_host
+    cast = any(is_host and wrappers.is_emulated(getattr(torch, name)) for name in dtypes)
+    return tuple(dict.fromkeys([*dtypes, *(["float32"] if cast else [])]))
 
 
 def fallback(case: Case, plugins: Plugins) -> str:

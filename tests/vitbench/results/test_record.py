@@ -15,6 +15,7 @@ from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
 from vitbench.results.outcome import (
     FAILURE_KINDS,
     NOT_MEASURED,
+    Ceilings,
     Failed,
     FailureKind,
     Outcome,
@@ -128,6 +129,15 @@ def test_host_bound() -> None:
         row = build_record(case(), [measured(wall_samples_s=(wall_s,) * 20)])
         assert row["host_bound"] is expected
         assert row["wall_latency_s"] == wall_s
+
+
+def test_the_ceiling_is_that_of_the_dtype_that_computed() -> None:
+    """bf16 that a CPU computes in fp32 is no faster than fp32 can be."""
+    rates = Ceilings({"bfloat16": 1e9, "float32": 100e9}, 1e15)
+    for computed, rate in (("float32", 100e9), ("bfloat16", 1e9), (None, 1e9)):
+        known = measured(facts=facts(computed_dtype=computed))
+        row = build_record(case(dtype="bfloat16"), [known], rates)
+        assert row["roofline_fraction"] == pytest.approx(163840 * 2 / rate / 0.010)
 
 
 def test_without_a_ceiling_there_is_no_roofline() -> None:

@@ -11,7 +11,10 @@ from torch.utils import _pytree as pytree
 
 import attentions
 from tests.vitbench import examples
+from vitbench import devices
 from vitbench.cases.case import Case
+from vitbench.engine import messages
+from vitbench.engine.worker import Worker
 from vitbench.subjects import build, wrappers
 from vitbench.subjects.wrappers import CastedModule, is_emulated
 
@@ -95,9 +98,26 @@ def test_the_row_says_so(changes: dict[str, Any], reason: str) -> None:
     dtype, and eager is what the equations cost."""
     changed = case("msa", **changes)
     assert build.fallback(changed, {}) == reason
+    computed = "float32" if reason else changed.dtype
+    assert build.computed_dtype(changed, {}) == computed
+    assert computed in build.dtypes_computed(devices.connect("cpu"), [changed.dtype])
     parameters = build.build(changed, {}).module.parameters()
     expected = torch.float32 if reason else getattr(torch, changed.dtype)
     assert {parameter.dtype for parameter in parameters} <= {expected}
+
+
+@pytest.mark.usefixtures("emulating")
+def test_ceilings_are_of_what_computes() -> None:
+    """A worker measures fp32's too where a dtype is emulated."""
+    threads = torch.get_num_threads()
+    try:
+        ready = Worker().answer(messages.SetUp(device="cpu", ceilings=("bfloat16",)))
+    finally:  # what a worker sets for its process
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+    assert isinstance(ready, messages.Ready)
+    assert ready.ceilings is not None
+    assert set(ready.ceilings.flops_rate) == {"bfloat16", "float32"}
 
 
 def test_a_cpu_without_onednn_emulates_them(monkeypatch: pytest.MonkeyPatch) -> None:
