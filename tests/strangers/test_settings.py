@@ -62,7 +62,7 @@ CHANGES = {
     "torch.set_default_device('meta')": "default device cpu -> meta",
     "torch.use_deterministic_algorithms(True)": "deterministic algorithms false -> true",
     "torch.backends.cudnn.deterministic = True": "cudnn deterministic false -> true",
-    "torch.backends.cudnn.benchmark ^= True": "cudnn benchmark false -> true",
+    "torch.backends.cudnn.benchmark = True": "cudnn benchmark false -> true",
     "torch.set_flush_denormal(False)": "flush denormal true -> false",
     "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'": "precision of fp32 in oneDNN matmul",
     "signal.signal(signal.SIGTERM, lambda *_: None)": "signal handler of SIGTERM",

@@ -53,6 +53,11 @@ LIMITS = (
     Limit("roofline_fraction", "faster than the measured ceilings:", 1.05, 1.1, 1.2, 100, "%"),
 )
 MIN_CPU_SHARE = 0.9
+BEHAVIOURS: Mapping[str, str] = {
+    "random": "its output is random",
+    "depends_on_batch": "its output depends on the batch",
+    "keeps_state": "it keeps state from call to call",
+}
 
 
 def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -75,7 +80,9 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
         reasons.append((1, "one round only: differences between processes are not seen"))
     if record.get("throttle_reasons"):
         reasons.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
-    if record.get("checked_against") and record.get("error_rms") is None:
+    if (behaviour := record.get("behaviour")) in BEHAVIOURS:
+        reasons.append((1, BEHAVIOURS[str(behaviour)]))
+    elif record.get("checked_against") and record.get("error_rms") is None:
         reasons.append((1, f"the output was checked against {record['checked_against']}"))
     if record.get("settings_changed"):
         reasons.append((2, f"it changed settings while timed: {record['settings_changed']}"))

@@ -19,8 +19,8 @@ from vitbench.errors import BadInput, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
+from vitbench.subjects import behaviour, check, settings
 from vitbench.subjects import build as subjects
-from vitbench.subjects import check, settings
 from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones.weights import BadWeights
 
@@ -140,21 +140,26 @@ def prepare(
     settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"):
         prepared = runtime.prepare(subject)
+    watched = None
+    if with_facts and behaviour.is_of_a_user(case, plugins):
+        watched = behaviour.FirstCall(subject)
     with _stopwatch(spent, "first_call"), own.noted(case, plugins, subject.x):
         output = prepared.call()
         subject.device.synchronize()
     settings.restore(before)
     ready = Ready(case, subject, prepared, spent=spent)
     with _stopwatch(spent, "check"):
-        check.check_form(case, subject, output)
-        checked = check.check_values(case, subject, output, plugins) if with_facts else {}
+        note = check.check_form(case, subject, output, plugins)
+        keeps_state = watched is not None and watched.keeps_state()
+        checked: dict[str, Any] = {}
+        if with_facts:
+            checked = check.check_values(case, subject, output, plugins, keeps_state=keeps_state)
     output_bytes = sum(tensor.nbytes for tensor in tensors_in(output))
     del output
     if with_facts:
         columns = checked | _read(ready, plugins, timed=timed)
-        if changed:
-            said = f"set again after it was built: {', '.join(changed)}"
-            columns[NOTES] = "; ".join(filter(None, (said, columns[NOTES])))
+        said = f"set again after it was built: {', '.join(changed)}" if changed else ""
+        columns[NOTES] = "; ".join(filter(None, (note, said, columns[NOTES])))
         settings.restore(before)
         # In the case's dtype, whatever dtype the module computes in here.
         weight_bytes = subject.x.itemsize * sum(p.numel() for p in subject.module.parameters())

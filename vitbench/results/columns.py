@@ -19,6 +19,13 @@ _CASE = (
         "text",
     ),
     Column("computed_dtype", "", "in which a call computes; its ceiling is that of this", "text"),
+    Column(
+        "behaviour",
+        "",
+        "what a user's module's output depends on beside its input: `random`, `depends_on_batch`, "
+        "`keeps_state`; empty: nothing was seen",
+        "text",
+    ),
     Column("wasted_token_fraction", "share", "padded tokens over computed tokens", exact=True),
     Column(
         "notes",

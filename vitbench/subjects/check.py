@@ -18,6 +18,7 @@ from vitbench.errors import named
 from vitbench.instruments import correctness
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.subjects import build as subjects
+from vitbench.subjects.behaviour import Behaviour, compared, is_of_a_user, why_outputs_differ
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
@@ -28,14 +29,23 @@ MAX_CHOOSING_TOKENS = 256
 BACKBONE_LAYERS = 64
 
 
-def check_form(case: Case, subject: subjects.Subject, output: object) -> None:
-    """Raises WrongOutput where the output is wrong whatever its values."""
+def check_form(
+    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
+) -> str:
+    """Raises WrongOutput where the output is wrong whatever its values. Returns a note where a
+    user's layer gives more than its map.
+    """
+    tensors, note = tensors_in(output), ""
     if case.attention:
+        if not isinstance(output, Tensor) and tensors and is_of_a_user(case, plugins):
+            output = tensors[0]
+            note = f"it returns {len(tensors)} tensors, of which the first is taken for the map"
         fault = correctness.fault_of_form(output, subject.x)
     else:
-        fault = correctness.fault_of_tensors(tensors_in(output))
+        fault = correctness.fault_of_tensors(tensors)
     if fault is not None:
         raise WrongOutput(fault)
+    return note
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +62,81 @@ class _NoReference(Exception):
 
 
 def check_values(
-    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
+    case: Case,
+    subject: subjects.Subject,
+    output: object,
+    plugins: subjects.Plugins,
+    *,
+    keeps_state: bool = False,
 ) -> dict[str, Any]:
     """The columns of `correctness`, against the eager implementation in fp64, or in the case's
     dtype where it cannot run in fp64. Where it can run in neither, the errors are None.
 
+    A user's module whose output is random, or depends on its past, is not compared; one whose
+    output depends on the batch, with the whole batch. `behaviour` says so.
+
     Raises WrongOutput.
     """
+    behaviour: Behaviour | None
+    try:
+        columns = _compared_values(case, subject, output, plugins, with_batch=False)
+        return columns | {"behaviour": "keeps_state" if keeps_state else ""}
+    except WrongOutput:
+        if not is_of_a_user(case, plugins):
+            raise
+        behaviour = "keeps_state" if keeps_state else why_outputs_differ(case, subject)
+        if behaviour is None:
+            raise
+    if behaviour == "depends_on_batch":
+        columns = _compared_values(case, subject, output, plugins, with_batch=True)
+    else:
+        against = f"nothing: {_UNCHECKED[behaviour]}"
+        columns = {"checked_against": against, "error_rms": None, "error_worst": None}
+    return columns | {"behaviour": behaviour}
+
+
+_UNCHECKED: Mapping[Behaviour, str] = {
+    "random": "the output is random",
+    "keeps_state": "it keeps state from call to call",
+}
+
+
+def _compared_values(
+    case: Case,
+    subject: subjects.Subject,
+    output: object,
+    plugins: subjects.Plugins,
+    *,
+    with_batch: bool,
+) -> dict[str, Any]:
     choices = subjects.checked_with(case, plugins)
     limit = MAX_CHOOSING_TOKENS if choices else MAX_CHECKED_TOKENS
     at = []
     try:
         if not choices and (case.backbone or case.grid.tokens <= limit):
-            compared = _against_eager(case, subject, output, plugins)
+            found = _against_eager(case, subject, output, plugins, with_batch)
+            at += ["with the whole batch"] if with_batch else []
         else:
             other = _checkable(case, plugins, choices, limit)
-            compared = _on_its_own(other, plugins)
+            found = _on_its_own(other, plugins, with_batch)
             at += [] if case.backbone else [f"at {other.grid} tokens"]
             at += [f"with {name}={value}" for name, value in choices.items()]
         if choices:
             # That the right things are chosen is seen in fp64, where a tie is too rare to meet.
             double = dataclasses.replace(case, dtype="float64")
-            _on_its_own(_checkable(double, plugins, {}, limit), plugins)
+            _on_its_own(_checkable(double, plugins, {}, limit), plugins, with_batch)
             at.append("and as it is in float64")
     except _NoReference as reason:
         return {"checked_against": f"nothing: {reason}", "error_rms": None, "error_worst": None}
-    against = " ".join(["eager", compared.dtype, *at])
+    against = " ".join(["eager", found.dtype, *at])
     return {
-        "checked_against": against + (f": {compared.why_not}" if compared.why_not else ""),
-        "error_rms": compared.errors.rms,
-        "error_worst": compared.errors.worst,
+        "checked_against": against + (f": {found.why_not}" if found.why_not else ""),
+        "error_rms": found.errors.rms,
+        "error_worst": found.errors.worst,
     }
 
 
-def _on_its_own(case: Case, plugins: subjects.Plugins) -> _Compared:
+def _on_its_own(case: Case, plugins: subjects.Plugins, with_batch: bool) -> _Compared:
     """The comparison of a case that is built for the check alone."""
     try:
         small = subjects.build(case, plugins)
@@ -95,7 +146,7 @@ def _on_its_own(case: Case, plugins: subjects.Plugins) -> _Compared:
         raise _NoReference(
             f"at {case.grid} tokens in {case.dtype} it fails ({named(error)})"
         ) from None
-    return _against_eager(case, small, output, plugins)
+    return _against_eager(case, small, output, plugins, with_batch)
 
 
 def _checkable(
@@ -134,7 +185,11 @@ def _checkable(
 
 
 def _against_eager(
-    case: Case, subject: subjects.Subject, output: object, plugins: subjects.Plugins
+    case: Case,
+    subject: subjects.Subject,
+    output: object,
+    plugins: subjects.Plugins,
+    with_batch: bool,
 ) -> _Compared:
     """First and last image of the batch against the eager implementation: an index overflow shows
     in the last."""
@@ -142,14 +197,17 @@ def _against_eager(
     for dtype in dict.fromkeys((torch.float64, subject.x.dtype)):
         name = str(dtype).removeprefix("torch.")
         try:
-            reference = _reference(case, subject, dtype, plugins)
+            reference = _reference(case, subject, dtype, plugins, with_batch)
             break
         # A module need not know fp64, and then may raise anything.
         except Exception as error:
             why_not.append(f"it cannot run in {name} ({named(error)})")
     else:
         raise _NoReference(", ".join(why_not))
-    outputs = [t.detach()[_ends(case)] for t in tensors_in(output)]
+    outputs = [t.detach()[_ends(case)] for t in compared(case, output)]
+    shapes = [[tuple(t.shape) for t in tensors] for tensors in (outputs, reference)]
+    if shapes[0] != shapes[1]:
+        raise WrongOutput(f"the output's shapes must be {shapes[1]}, got {shapes[0]}")
     errors = correctness.worst_of(outputs, reference)
     layers = BACKBONE_LAYERS if case.backbone else 1
     allowed = correctness.budget(subject.x.dtype, tf32=subject.device.uses_tf32(), layers=layers)
@@ -164,7 +222,11 @@ def _ends(case: Case) -> list[int]:
 
 
 def _reference(
-    case: Case, subject: subjects.Subject, dtype: torch.dtype, plugins: subjects.Plugins
+    case: Case,
+    subject: subjects.Subject,
+    dtype: torch.dtype,
+    plugins: subjects.Plugins,
+    with_batch: bool,
 ) -> list[Tensor]:
     """What the eager implementation gives for the first and the last image, in a dtype."""
     eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
@@ -173,7 +235,7 @@ def _reference(
     eager = eager.to(subject.x.device, dtype).train(subject.module.training)
     x = subject.x.detach()
     with torch.no_grad():  # on a copy: a module may change its input
-        if subject.module.training:  # statistics over the batch need the whole of it
-            return [t[_ends(case)] for t in tensors_in(eager(x.to(dtype, copy=True)))]
-        parts = [tensors_in(eager(x[i : i + 1].to(dtype, copy=True))) for i in _ends(case)]
+        if subject.module.training or with_batch:  # statistics over the batch need all of it
+            return [t[_ends(case)] for t in compared(case, eager(x.to(dtype, copy=True)))]
+        parts = [compared(case, eager(x[i : i + 1].to(dtype, copy=True))) for i in _ends(case)]
         return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
