@@ -52,8 +52,9 @@ def first_line(error: BaseException, limit: int = 500) -> str:
 
 def named(error: BaseException) -> str:
     """`ValueError: the first line of its message`, and the notes that were added to it."""
-    notes = [note.partition("\n")[0][:300] for note in getattr(error, "__notes__", ())]
-    return "; ".join([f"{type(error).__name__}: {first_line(error)}", *notes])
+    notes = "; ".join(note.partition("\n")[0][:200] for note in getattr(error, "__notes__", ()))
+    text = f"{type(error).__name__}: {first_line(error, 500 - len(notes[:400]))}"
+    return f"{text}; {notes[:400]}" if notes else text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
