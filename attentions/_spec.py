@@ -175,9 +175,9 @@ class AttentionSpec:
                 "grid, impl and its hyper-parameters, by these names"
             )
         positional = [
-            params.pop(argument)
+            params.pop(argument, parameter.default)
             for argument, parameter in taken.items()
-            if parameter.kind is parameter.POSITIONAL_ONLY and argument in params
+            if parameter.kind is parameter.POSITIONAL_ONLY
         ]
         module = self.module(*positional, **params)
         from torch import nn
