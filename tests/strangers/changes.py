@@ -307,7 +307,7 @@ def replaced_by_a_picture(rows: Rows) -> bytes:
 
 
 def replaced_by_the_samples(rows: Rows) -> bytes:
-    return b"case,round,sample,latency_s,wall_latency_s\na,0,0,0.1,0.1\n"
+    return b"case,round,sample,latency_s\na,0,0,0.1\n"
 
 
 def saved_with_the_code_page_of_windows(rows: Rows) -> bytes:
@@ -457,7 +457,7 @@ REFUSED_CELLS: Mapping[tuple[str, str], str] = {
     ("throughput_img_s", "2000"): "row 2, column throughput_img_s: expected batch_size / latency_s",
     ("samples", "-3"): "row 2, column samples: expected a whole number",
     ("samples", "2.5"): "row 2, column samples: expected a whole number",
-    ("host_bound", "maybe"): "row 2, column host_bound: expected true or false, got 'maybe'",
+    ("launch_bound", "maybe"): "row 2, column launch_bound: expected true or false, got 'maybe'",
     ("trust", "A+"): "row 2, column trust: expected A, B, C, D, got 'A+'",
     ("status", "mesured"): "no status is called 'mesured'; nearest: measured",
     ("status", ""): "row 2, column status: ",

@@ -141,7 +141,6 @@ def measured(*samples_s: float, **changes: Any) -> Measured:
     samples = samples_s or (0.010,) * 20
     base = Measured(
         samples_s=samples,
-        wall_samples_s=samples,
         calls_per_sample=1,
         first_call_s=0.05,
         compile_s=None,

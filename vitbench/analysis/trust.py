@@ -58,6 +58,8 @@ BEHAVIOURS: Mapping[str, str] = {
     "depends_on_batch": "its output depends on the batch",
     "keeps_state": "it keeps state from call to call",
 }
+# What an accelerator's row is trusted by; unknown is not fine.
+_OF_DEVICE = {"sm_clock_hz": "clock", "gpu_idle_utilisation": "neighbours"}
 
 
 def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -78,6 +80,11 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
     reasons = []
     if record.get("rounds") == 1:
         reasons.append((1, "one round only: differences between processes are not seen"))
+    device = record.get("device")
+    is_host = not device or devices.rules(str(device)).is_host
+    unread = [label for name, label in _OF_DEVICE.items() if record.get(name) is None]
+    if unread and not is_host:
+        reasons.append((1, f"the device's {' and '.join(unread)} could not be read"))
     if record.get("throttle_reasons"):
         reasons.append((2, f"the GPU lowered its clock: {record['throttle_reasons']}"))
     if (behaviour := record.get("behaviour")) in BEHAVIOURS:
@@ -91,7 +98,7 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
         reasons.append((2, f"the closed form gives {macs} MACs, counted are {counted}"))
     share = record.get("cpu_share")
     is_low = share is not None and share < MIN_CPU_SHARE
-    if is_low and devices.rules(str(record.get("device"))).is_host:
+    if is_low and is_host:
         reasons.append((1, f"the process had the CPU for {share:.0%} of the time"))
     return reasons
 

@@ -136,7 +136,11 @@ def rounds_of(name: str, device: str) -> int:
 
 def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
     """The timing rule of an effort on a kind of device. Raises BadInput."""
-    fields: dict[str, Any] = {**devices.rules(device).timing, **effort(name)}
+    floors = devices.rules(device).timing
+    fields: dict[str, Any] = {**floors, **effort(name)}
+    fields |= {
+        key: max(fields[key], floors[key]) for key in ("warmup_calls", "warmup_s") if key in floors
+    }
     fields |= {key: value for key, value in overrides.items() if value is not None}
     try:
         return TimingRule(**fields)

@@ -68,21 +68,25 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One sample. Seconds of one call; `device_s` by the device's clock, `wall_s` by the host's
-    (None where the two need separate calls)."""
+    """One sample. Seconds of one call, averaged over the calls of the sample.
 
-    device_s: float
-    wall_s: float | None = None
+    latency_s  steady state: calls one behind another, until the last result is there
+    device_s   the device's own time, with no gap between launches; None where the host computes, or
+               the gaps could not be hidden
+    """
+
+    latency_s: float
+    device_s: float | None = None
 
 
 class Clock(Protocol):
     """Reads the time of a number of calls."""
 
     def read(self, call: Call, calls: int) -> Reading:
-        """Time of one call, averaged over `calls` in a row."""
+        """One sample of so many calls."""
 
-    def read_wall(self, call: Call, calls: int) -> float:
-        """Host seconds of one call until its result is there, averaged over `calls`."""
+    def latency_s(self, call: Call, calls: int) -> float:
+        """The steady state alone."""
 
     def now(self) -> float:
         """Seconds, for the stopping rule."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pynvml
 
-# Reasons for a lowered clock that make a measurement suspect (NVML's bit mask).
+# Reasons for a lowered clock that make a measurement suspect (NVML's bit mask). The power cap is
+# none (0x04): many boards work at it under any full load.
 BAD_THROTTLE_REASONS = {
-    0x04: "power cap",
     0x08: "hardware slowdown",
     0x20: "thermal slowdown (software)",
     0x40: "thermal slowdown (hardware)",
@@ -52,17 +52,27 @@ class Gpu:
     """One GPU, found by its UUID or PCI bus id, since NVML and CUDA number them differently."""
 
     def __init__(self, uuid: str) -> None:
-        """`uuid` as torch gives it, with or without the prefix "GPU-". Raises GpuUnreadable."""
+        """`uuid` as torch gives it, with or without a prefix; that of a part of a divided GPU is
+        tried first. Raises GpuUnreadable.
+        """
+        bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
         try:
             pynvml.nvmlInit()
-            name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
+            try:
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+                self.is_part = True
+            except pynvml.NVMLError:
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+                self.is_part = False
         except pynvml.NVMLError as error:
             raise GpuUnreadable(f"NVML cannot read GPU {uuid}: {error}") from error
 
     def state(self) -> GpuState:
-        """The state now."""
+        """The state now. Of a part of a GPU only its memory is its own: the rest is the board's."""
         memory = self._ask("MemoryInfo")
+        if self.is_part:
+            known = {field.name: None for field in dataclasses.fields(GpuState)}
+            return GpuState(**known | {"free_bytes": None if memory is None else int(memory.free)})
         rates = self._ask("UtilizationRates")
         sm = pynvml.NVML_CLOCK_SM
         return GpuState(

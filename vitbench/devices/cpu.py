@@ -31,10 +31,9 @@ class Clock:
         self.flush = flush
 
     def read(self, call: Call, calls: int) -> Reading:
-        seconds = self.read_wall(call, calls)
-        return Reading(seconds, seconds)
+        return Reading(self.latency_s(call, calls))
 
-    def read_wall(self, call: Call, calls: int) -> float:
+    def latency_s(self, call: Call, calls: int) -> float:
         if self.flush is not None:
             self.flush()
         start = time.perf_counter()

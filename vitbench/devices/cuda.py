@@ -1,17 +1,19 @@
-"""CUDA devices: events for time, the caching allocator for memory, NVML for the GPU's state."""
+"""CUDA devices: a queue of launches, the caching allocator for memory, NVML for the GPU's state."""
 
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitbench import devices
-from vitbench.devices import Call, Memory, Reading, Rules, Watch
-from vitbench.devices.cpu import peak_rss
+from vitbench.devices import Call, Clock, Memory, Rules, Watch, _queue
 
 if TYPE_CHECKING:
+    import torch
+
     from vitbench.devices._nvml import Gpu
 
 _RATE = 20e12
@@ -28,64 +30,58 @@ RULES = Rules(
 )
 
 
-class Clock:
-    """CUDA events around calls that were queued behind a busy device.
+class _Event:
+    """A CUDA event, recorded now."""
 
-    The device is kept busy (`torch.cuda._sleep`) while the host queues the calls, so that the
-    gaps between launches do not enter the time between the events.
-    """
-
-    def __init__(self, device: str, flush: Call | None = None) -> None:
+    def __init__(self) -> None:
         import torch
 
-        self._cuda: Any = torch.cuda
-        self._device = torch.device(device)
-        self.flush = flush
-        self._cycles_per_s = self._sleep_rate()
-        self._queue_s = 0.0
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
 
-    def _sleep_rate(self) -> float:
-        """Cycles a second of the sleeping kernel."""
-        cycles = 5_000_000
-        self._cuda._sleep(cycles)
-        start, end = self._events()
-        self._cuda.synchronize(self._device)
-        start.record()
-        self._cuda._sleep(cycles)
-        end.record()
-        self._cuda.synchronize(self._device)
-        return cycles / (start.elapsed_time(end) / 1e3)
+    def is_done(self) -> bool:
+        return bool(self.event.query())
 
-    def _events(self) -> tuple[Any, Any]:
-        return self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
+    def seconds_since(self, start: _Event) -> float:
+        return start.event.elapsed_time(self.event) / 1e3
 
-    def read(self, call: Call, calls: int) -> Reading:
-        start, end = self._events()
-        self._cuda.synchronize(self._device)
-        if self.flush is not None:
-            self.flush()
-        # Busy for 1.5 times as long as the host took to queue this sample the last time.
-        busy_s = min(1.5 * self._queue_s * calls + 20e-6, 0.1)
-        self._cuda._sleep(int(busy_s * self._cycles_per_s))
-        start.record()
-        queued = time.perf_counter()
-        for _ in range(calls):
-            call()
-        self._queue_s = (time.perf_counter() - queued) / calls
-        end.record()
-        self._cuda.synchronize(self._device)
-        return Reading(start.elapsed_time(end) / 1e3 / calls)
 
-    def read_wall(self, call: Call, calls: int) -> float:
-        self._cuda.synchronize(self._device)
-        if self.flush is not None:
-            self.flush()
-            self._cuda.synchronize(self._device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        self._cuda.synchronize(self._device)
-        return (time.perf_counter() - start) / calls
+class _Queue:
+    """The stream of the current device. What keeps it busy is a kernel that counts cycles.
+
+    Their rate is learnt when it is first needed, which is after the warm-up: an idle GPU's clock is
+    several times slower.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._cycles_per_s = 0.0
+
+    def event(self) -> _Event:
+        return _Event()
+
+    def keep_busy(self, seconds: float) -> None:
+        import torch
+
+        if not self._cycles_per_s:
+            self._cycles_per_s = self._rate()
+        torch.cuda._sleep(int(seconds * self._cycles_per_s))
+
+    def _rate(self, cycles: int = 5_000_000) -> float:
+        import torch
+
+        torch.cuda._sleep(cycles)
+        self.synchronize()
+        start = self.event()
+        torch.cuda._sleep(cycles)
+        end = self.event()
+        self.synchronize()
+        return cycles / end.seconds_since(start)
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(self._device)
 
     def now(self) -> float:
         return time.perf_counter()
@@ -116,11 +112,20 @@ class Device(devices.Device):
         return torch.cuda.get_device_name(self.target)
 
     def configure(self, threads: int) -> None:
+        """Also: this device is the current one, and fp32 is computed as fp32.
+
+        torch has an old and a new set of switches for TF32 and refuses to read them where they
+        disagree, as when only the new are set: so first the old, then the new.
+        """
         import torch
 
         super().configure(threads)
+        torch.cuda.set_device(self.target)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # not in stubs
+        for part in ("conv", "rnn"):
+            getattr(torch.backends.cudnn, part).fp32_precision = "ieee"
         torch.backends.cudnn.benchmark = True
 
     def facts(self) -> dict[str, Any]:
@@ -167,24 +172,25 @@ class Device(devices.Device):
 
     def clock(self, *, cold: bool = False) -> Clock:
         flush = self.scratch(2 * self._properties().L2_cache_size) if cold else None
-        return Clock(self.name, flush)
+        return _queue.Clock(_Queue(self.target), flush)
 
     def memory(self, call: Call, held_bytes: int) -> Memory:
+        """By how much the allocator's level rises. Workspaces that cuBLAS made in an earlier call
+        stay: they are the process's, and cancel.
+        """
         import torch
 
         gc.collect()
         self.synchronize()
-        # cuBLAS keeps workspaces in the same allocator; they are the process's, not the call's.
-        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self.target)
         torch.cuda.reset_peak_memory_stats(self.target)
         result = call()
         self.synchronize()
-        peak = torch.cuda.max_memory_allocated(self.target)
+        activation = torch.cuda.max_memory_allocated(self.target) - before
         reserved = torch.cuda.max_memory_reserved(self.target)
         del result
-        return Memory(peak, peak - before, reserved, peak_rss())
+        return Memory(held_bytes + activation, activation, reserved, None)
 
     def watch(self) -> Watch:
         gpu = self.gpu()
@@ -257,7 +263,7 @@ class GpuWatch(Watch):
         return {
             "sm_clock_hz": min(seen("sm_clock_hz"), default=None),
             "temperature_c": max(seen("temperature_c"), default=None),
-            "power_w": max(seen("power_w"), default=None),
+            "power_w": statistics.mean(seen("power_w")) if seen("power_w") else None,
             "throttle_reasons": sorted({r for reasons in seen("bad_reasons") for r in reasons}),
         }
 

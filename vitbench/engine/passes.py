@@ -51,7 +51,7 @@ class Ready:
             raise RuntimeError(fault)
         return Measured(
             samples_s=tuple(timed.samples),
-            wall_samples_s=tuple(timed.wall_samples),
+            device_samples_s=tuple(timed.device_samples),
             calls_per_sample=timed.calls_per_sample,
             first_call_s=self.spent["first_call"],
             compile_s=self.prepared.conversion_s,

@@ -85,6 +85,7 @@ class Worker:
             self._device = device = devices.connect(request.device)
         except BadInput as error:
             return messages.Refused(reason=str(error))
+        self._idle_state = device.idle()  # before anything of ours runs there
         self._setup, self._threads = request, request.threads or host.usable_cores()
         self._device.configure(self._threads)
         self._settings = settings.read()
@@ -102,7 +103,6 @@ class Worker:
                     raise
                 reason = "a worker has too little memory to begin; --memory-limit sets how much"
                 return messages.Refused(reason=reason)
-        self._idle_state = device.idle()
         return messages.Ready(device=device.name, environment=facts, ceilings=ceilings)
 
     def _configure(self) -> None:

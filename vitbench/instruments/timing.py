@@ -53,8 +53,8 @@ class TimingRule:
 class Timing:
     """What was measured, and how it ended. Seconds of one call.
 
-    samples           by the device's clock, every one, in the order taken
-    wall_samples      host time until the result is there; on a CPU the same as samples
+    samples           of the steady state, every one, in the order taken
+    device_samples    the device's own time, beside each sample that has one
     calls_per_sample  calls averaged in one sample
     first_call_s      the very first call: lazy initialisation, autotuning, compilation
     warmup_calls, warmup_s  what the warm-up took
@@ -64,7 +64,7 @@ class Timing:
     """
 
     samples: list[float]
-    wall_samples: list[float]
+    device_samples: list[float]
     calls_per_sample: int
     first_call_s: float
     warmup_calls: int
@@ -93,7 +93,7 @@ def measure(
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
-        chunk_start = len(timing.samples)
+        chunk_start, device_start = len(timing.samples), len(timing.device_samples)
         for _ in range(chunk_size):
             _take_sample(call, clock, timing)
             spent = clock.now() - start
@@ -103,7 +103,7 @@ def measure(
             state = watch.read()
             if watch.is_suspect(state) and timing.retries < MAX_RETRIES and spent < rule.cap_s:
                 timing.retries += 1
-                del timing.samples[chunk_start:], timing.wall_samples[chunk_start:]
+                del timing.samples[chunk_start:], timing.device_samples[device_start:]
                 continue
             timing.chunks.append(state)
         enough = len(timing.samples) >= rule.min_samples and spent >= rule.min_s
@@ -116,7 +116,7 @@ def measure(
 
 def warmed(call: Call, clock: Clock, rule: TimingRule, *, max_calls: int | None = None) -> Timing:
     """Warmed up, no sample taken yet."""
-    first_call_s = clock.read_wall(call, 1)
+    first_call_s = clock.latency_s(call, 1)
     per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
     calls = max(1, round(rule.sample_s / per_call_s + 0.5)) if per_call_s > 0 else 1
     if max_calls is not None:
@@ -139,11 +139,9 @@ def turn(call: Call, clock: Clock, timing: Timing, seconds: float) -> list[float
 
 def _take_sample(call: Call, clock: Clock, timing: Timing) -> None:
     reading = clock.read(call, timing.calls_per_sample)
-    timing.samples.append(reading.device_s)
-    wall_s = reading.wall_s
-    if wall_s is None:
-        wall_s = clock.read_wall(call, timing.calls_per_sample)
-    timing.wall_samples.append(wall_s)
+    timing.samples.append(reading.latency_s)
+    if reading.device_s is not None:
+        timing.device_samples.append(reading.device_s)
 
 
 def _warm_up(call: Call, clock: Clock, rule: TimingRule) -> tuple[float, int, float]:
@@ -151,7 +149,7 @@ def _warm_up(call: Call, clock: Clock, rule: TimingRule) -> tuple[float, int, fl
     start = clock.now()
     block, done, previous = 1, 0, None
     while True:
-        per_call_s = clock.read_wall(call, block)
+        per_call_s = clock.latency_s(call, block)
         done += block
         spent = clock.now() - start
         warm = done >= rule.warmup_calls and spent >= rule.warmup_s

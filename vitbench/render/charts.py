@@ -225,7 +225,12 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     spread = [values - low, high_ends - values]
     colours = [style_of(name).colour for name in rows["subject"]]
     whiskers = {"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5}
-    axes.barh(names, values, color=colours, xerr=spread, error_kw=whiskers)
+    drawn = axes.barh(names, values, color=colours, xerr=spread, error_kw=whiskers)
+    is_bound = rows["launch_bound"].fillna(False).astype(bool)
+    for bar, bound in zip(drawn, is_bound, strict=True):
+        bar.set(hatch="///" if bound else None, edgecolor="white", linewidth=0)
+    if is_bound.any():
+        caption += "\nhatched: launch-bound, the host cannot launch as fast as the device computes"
     widest = float(high_ends.max())
     for index, (value, high) in enumerate(zip(values, high_ends, strict=True)):
         axes.text(high + 0.012 * widest, index, units.significant(value), va="center", fontsize=9)

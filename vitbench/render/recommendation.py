@@ -54,8 +54,20 @@ def _answer(answers: Sequence[Record], settings: str) -> list[str]:
         units.significant(_number(used, "throughput_img_s")),
         f"{times:.2f}",
         units.mebibytes(_peak(used)) if math.isfinite(_peak(used)) else "",
-        why + (f"; {used['fallback']}" if used["fallback"] else ""),
+        "; ".join([why, *_remarks(used)]),
     ]
+
+
+def _remarks(used: Record) -> list[str]:
+    """What else there is to know of the one that is recommended."""
+    remarks = [str(used["fallback"])] if used["fallback"] else []
+    if used["launch_bound"]:
+        share = _number(used, "device_latency_s") / _number(used, "latency_s")
+        remarks.append(
+            f"launch-bound: the device computes {share:.0%} of the time, so a graph of the call or "
+            "a larger batch would gain"
+        )
+    return remarks
 
 
 def _number(record: Record, name: str) -> float:

@@ -43,6 +43,8 @@ def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text
     columns = {title: [_cell(r[name]) for r in records] for name, title in SETTING_COLUMNS}
     columns["settings"] = own_settings(records)
     shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+    device_times = [_device_time(record) for record in records]
+    shown |= {"device time": device_times} if any(device_times) else {}
     rows: list[list[str | Text]] = [
         [
             subject_of(record),
@@ -53,6 +55,15 @@ def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text
         for index, record in enumerate(records)
     ]
     return ["subject", *shown, *_FIGURES], rows
+
+
+def _device_time(record: Mapping[str, Any]) -> str:
+    """`0.41 ms, launch-bound`; empty where the device's own time was not read apart."""
+    seconds = record["device_latency_s"]
+    if seconds is None:
+        return ""
+    bound = ", launch-bound" if record["launch_bound"] else ""
+    return f"{units.significant(seconds * 1e3)} ms{bound}"
 
 
 def _cell(value: Value) -> str:

@@ -7,7 +7,7 @@ from vitbench.cases import row
 from vitbench.instruments import Column
 from vitbench.results.outcome import FAILURE_KINDS
 
-HOST_BOUND_RATIO = 1.2
+LAUNCH_BOUND_RATIO = 1.2
 
 
 _CASE = (
@@ -44,7 +44,11 @@ COLUMNS: tuple[Column, ...] = (
         "text",
     ),
     Column("message", "", "the reason for a failure, in words", "text"),
-    Column("latency_s", "s", "time of one call on the whole batch: median over all samples"),
+    Column(
+        "latency_s",
+        "s",
+        "time of one call on the whole batch, calls one behind another: median over all samples",
+    ),
     Column("latency_low_s", "s", "lower end of its 95% interval"),
     Column("latency_high_s", "s", "upper end of its 95% interval"),
     Column("throughput_img_s", "images/s", "batch_size / latency_s"),
@@ -66,8 +70,19 @@ COLUMNS: tuple[Column, ...] = (
     Column("calls_per_sample", "calls", "calls averaged in one sample (first round)", "int"),
     Column("first_call_s", "s", "the first call of a process: median over rounds"),
     Column("compile_s", "s", "torch.compile and its first call: median over rounds"),
-    Column("wall_latency_s", "s", "host time until the result is there: median over all samples"),
-    Column("host_bound", "", f"wall_latency_s is over {HOST_BOUND_RATIO} x latency_s", "bool"),
+    Column(
+        "device_latency_s",
+        "s",
+        "an accelerator's own time of one call, without the gaps between launches: median over all "
+        "samples; empty where it could not be read apart",
+    ),
+    Column(
+        "launch_bound",
+        "",
+        f"latency_s is over {LAUNCH_BOUND_RATIO} x device_latency_s: the host cannot launch as "
+        "fast as the device computes",
+        "bool",
+    ),
     *instruments.columns(),
     *runtimes.columns(),
     *_CASE,

@@ -19,7 +19,7 @@ from vitbench.results.journal import Run
 from vitbench.results.outcome import Measured
 from vitbench.results.record import Record
 
-SAMPLE_COLUMNS = ("case", "round", "sample", "latency_s", "wall_latency_s")
+SAMPLE_COLUMNS = ("case", "round", "sample", "latency_s")
 
 
 def derive(folder: Path, run: Run) -> list[Path]:
@@ -57,9 +57,8 @@ def _sample_rows(run: Run) -> Iterable[Record]:
             outcome = run.outcomes.get((case.id, round_index))
             if not isinstance(outcome, Measured):
                 continue
-            pairs = zip(outcome.samples_s, outcome.wall_samples_s, strict=True)
-            for index, (device_s, wall_s) in enumerate(pairs):
-                values = (case.id, round_index, index, device_s, wall_s)
+            for index, sample_s in enumerate(outcome.samples_s):
+                values = (case.id, round_index, index, sample_s)
                 yield dict(zip(SAMPLE_COLUMNS, values, strict=True))
 
 

@@ -35,17 +35,19 @@ class Facts:
 class Measured:
     """One round's timing of one case. Seconds of one call, every sample, in order taken.
 
+    samples_s         of the steady state
+    device_samples_s  the device's own time, where it was read
     state  the machine while the samples were taken (instruments.host, instruments.gpu)
     """
 
     samples_s: tuple[float, ...]
-    wall_samples_s: tuple[float, ...]
     calls_per_sample: int
     first_call_s: float
     compile_s: float | None
     warmup_calls: int
     warmup_s: float
     stopped_by: str
+    device_samples_s: tuple[float, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
     facts: Facts | None = None
     spent_s: Mapping[str, float] = field(default_factory=dict)
@@ -86,6 +88,9 @@ def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
     ((name, fields),) = data.items()
     if fields.get("facts") is not None:
         fields = {**fields, "facts": _facts(fields["facts"])}
+    if "wall_samples_s" in fields:  # an older release, which had the steady state there
+        fields = {**fields, "samples_s": fields["wall_samples_s"]}
+        del fields["wall_samples_s"]
     outcome: Outcome = _TYPES[name].validate_python(fields)
     if isinstance(outcome, Measured):
         _check_samples(outcome)
@@ -93,9 +98,9 @@ def outcome_from_dict(data: Mapping[str, Any]) -> Outcome:
 
 
 def _check_samples(outcome: Measured) -> None:
-    times_s = (*outcome.samples_s, *outcome.wall_samples_s)
-    if not outcome.samples_s or len(times_s) != 2 * len(outcome.samples_s):
-        raise ValueError("expected one of wall_samples_s for each of samples_s, and at least one")
+    if not outcome.samples_s:
+        raise ValueError("expected at least one of samples_s")
+    times_s = (*outcome.samples_s, *outcome.device_samples_s)
     if wrong := [time_s for time_s in times_s if not 0 < time_s < math.inf]:
         raise ValueError(f"expected samples of more than 0 s, got {wrong[0]}")
 

@@ -8,7 +8,7 @@ from typing import Any
 from vitbench.analysis import stats, trust
 from vitbench.cases.case import Case
 from vitbench.cases.row import row_of
-from vitbench.results.columns import COLUMN_NAMES, FACT_COLUMNS, HOST_BOUND_RATIO
+from vitbench.results.columns import COLUMN_NAMES, FACT_COLUMNS, LAUNCH_BOUND_RATIO
 from vitbench.results.outcome import (
     COUNTED,
     MEASURED,
@@ -77,8 +77,9 @@ def _fact_columns(case: Case, facts: Facts) -> Record:
 
 def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
     samples = [sample for outcome in rounds for sample in outcome.samples_s]
-    walls = [sample for outcome in rounds for sample in outcome.wall_samples_s]
-    latency, wall = stats.median(samples), stats.median(walls)
+    of_device = [sample for outcome in rounds for sample in outcome.device_samples_s]
+    latency = stats.median(samples)
+    device_latency = stats.median(of_device) if of_device else None
     interval = stats.interval_over_rounds([outcome.samples_s for outcome in rounds])
     medians = [stats.median(outcome.samples_s) for outcome in rounds]
     compiles = [outcome.compile_s for outcome in rounds if outcome.compile_s is not None]
@@ -100,8 +101,10 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
         "calls_per_sample": rounds[0].calls_per_sample,
         "first_call_s": stats.median([outcome.first_call_s for outcome in rounds]),
         "compile_s": stats.median(compiles) if compiles else None,
-        "wall_latency_s": wall,
-        "host_bound": wall > HOST_BOUND_RATIO * latency,
+        "device_latency_s": device_latency,
+        "launch_bound": (
+            None if device_latency is None else latency > LAUNCH_BOUND_RATIO * device_latency
+        ),
     }
 
 

@@ -71,15 +71,33 @@ def test_the_worst_flaw_is_the_grade() -> None:
     assert len(reasons) == 3
 
 
-def test_what_is_not_known_lowers_nothing() -> None:
-    """A platform that tells nothing gives no reason."""
+GPU = GOOD | {"device": "cuda", "sm_clock_hz": 1.4e9, "gpu_idle_utilisation": 0.0}
+
+
+def test_a_host_that_tells_nothing() -> None:
+    """No reason."""
     assert trust.grade(dict.fromkeys(GOOD)) == ("A", [])
     assert trust.grade({}) == ("A", [])
 
 
+@pytest.mark.parametrize(
+    ("unread", "words"),
+    [
+        (["sm_clock_hz"], "the device's clock could not be read"),
+        (["gpu_idle_utilisation"], "the device's neighbours could not be read"),
+        (["sm_clock_hz", "gpu_idle_utilisation"], "clock and neighbours could not be read"),
+    ],
+)
+def test_an_accelerator_that_tells_nothing_is_not_trusted(unread: list[str], words: str) -> None:
+    """What could not be seen is not fine: no row is an A."""
+    grade, (reason,) = trust.grade(GPU | dict.fromkeys(unread))
+    assert grade == "B"
+    assert words in reason
+
+
 def test_a_gpu_may_leave_the_cpu_idle() -> None:
     """A process that waits for its GPU has little of the CPU, which is no flaw."""
-    assert trust.grade(GOOD | {"device": "cuda", "cpu_share": 0.1}) == ("A", [])
+    assert trust.grade(GPU | {"cpu_share": 0.1}) == ("A", [])
 
 
 def test_summary() -> None:

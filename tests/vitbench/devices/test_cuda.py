@@ -62,12 +62,12 @@ def test_the_worst_reading_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.columns([]) == {}
     readings = [watch.read()]
     assert not watch.is_suspect(readings[0])
-    gpu.now = dataclasses.replace(QUIET, sm_clock_hz=10**9, temperature_c=None, throttle=0x44)
+    gpu.now = dataclasses.replace(QUIET, sm_clock_hz=10**9, temperature_c=None, throttle=0x4C)
     readings.append(watch.read())
     assert watch.is_suspect(readings[1])
     assert watch.columns(readings) == {
         "sm_clock_hz": 10**9,
         "temperature_c": 60,
         "power_w": 300.0,
-        "throttle_reasons": ["power cap", "thermal slowdown (hardware)"],
+        "throttle_reasons": ["hardware slowdown", "thermal slowdown (hardware)"],
     }

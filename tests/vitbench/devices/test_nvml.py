@@ -64,7 +64,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
         def function(name: str) -> Callable[..., Any]:
             def answer(*arguments: Any) -> Any:
                 calls.append((name, *arguments))
-                if name in refusing:
+                if name in refusing or {*arguments} & {*refusing}:
                     raise NVMLError("Not Supported")
                 return ANSWERS[name]
 
@@ -104,7 +104,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 def test_state_and_facts_in_si_units(nvml: FakeNvml, function: str, field: str) -> None:
     """MHz, milliwatts, millijoules and per cent become hertz, watts, joules and shares. A board
     without one counter gives None for it, never 0, and all the others."""
-    nvml(function)
+    nvml(function, "MIG-1234")
     board = gpu.Gpu("GPU-1234")
     missing = {field: None}
     assert dataclasses.asdict(board.state()) | missing == dataclasses.asdict(STATE) | missing
@@ -120,14 +120,24 @@ def test_a_gpu_that_nvml_cannot_read(nvml: FakeNvml, function: str) -> None:
         gpu.Gpu("1234")
 
 
-@pytest.mark.parametrize(
-    ("uuid", "asked"), [("1234", "GPU-1234"), ("GPU-1234", "GPU-1234"), ("MIG-12", "MIG-12")]
-)
-def test_the_uuid_has_its_prefix(nvml: FakeNvml, uuid: str, asked: str) -> None:
-    """torch gives UUIDs with or without it; NVML wants it."""
-    calls = nvml()
-    gpu.Gpu(uuid)
-    assert ("nvmlDeviceGetHandleByUUID", asked) in calls
+@pytest.mark.parametrize("uuid", ["1234", "GPU-1234", "MIG-1234"])
+@pytest.mark.parametrize("is_part", [True, False])
+def test_the_uuid_has_its_prefix(nvml: FakeNvml, uuid: str, is_part: bool) -> None:
+    """torch gives UUIDs with or without it; NVML wants it, and has one for a part of a divided GPU,
+    which torch names as if it were whole."""
+    calls = nvml(*([] if is_part else ["MIG-1234"]))
+    board = gpu.Gpu(uuid)
+    asked = [one[1] for one in calls if one[0] == "nvmlDeviceGetHandleByUUID"]
+    assert asked == ["MIG-1234"] if is_part else ["MIG-1234", "GPU-1234"]
+    assert board.is_part is is_part
+
+
+def test_a_part_of_a_gpu_tells_its_memory_only(nvml: FakeNvml) -> None:
+    """Clocks, power and energy are those of the whole board, which others use too."""
+    nvml()
+    state = dataclasses.asdict(gpu.Gpu("1234").state())
+    assert state.pop("free_bytes") == 30 * 2**30
+    assert set(state.values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -137,12 +147,12 @@ def test_the_uuid_has_its_prefix(nvml: FakeNvml, uuid: str, asked: str) -> None:
         (0x0, ()),
         (0x1, ()),  # idle
         (0x2, ()),  # clocks set by the user
-        (0x4, ("power cap",)),
+        (0x4, ()),  # the power cap, under which many boards work at any full load
         (0x8, ("hardware slowdown",)),
         (0x20, ("thermal slowdown (software)",)),
         (0x40, ("thermal slowdown (hardware)",)),
         (0x80, ("power brake",)),
-        (0x4 | 0x40 | 0x1, ("power cap", "thermal slowdown (hardware)")),
+        (0x4 | 0x40 | 0x1, ("thermal slowdown (hardware)",)),
     ],
 )
 def test_throttle_reasons_in_words(mask: int | None, words: tuple[str]) -> None:

@@ -24,18 +24,16 @@ class ScriptedClock:
     """A clock on which call number n takes latency(n) seconds, and nothing else takes any.
 
     reads      what `read` gave, in order
-    walls      calls of each `read_wall`
-    wall_s     whether a reading knows its wall time, as on the CPU
+    device_s   the device's own time, where it has one
     """
 
-    def __init__(self, latency: Callable[[int], float], *, wall_s: bool = True) -> None:
+    def __init__(self, latency: Callable[[int], float], device_s: float | None = None) -> None:
         self.latency = latency
         self.time = 100.0
         self.calls = 0
         self.reads: list[float] = []
         self.calls_per_read: list[int] = []
-        self.walls: list[int] = []
-        self.wall_s = wall_s
+        self.device_s = device_s
 
     def _run(self, call: Call, calls: int) -> float:
         start = self.time
@@ -49,10 +47,9 @@ class ScriptedClock:
         seconds = self._run(call, calls)
         self.reads.append(seconds)
         self.calls_per_read.append(calls)
-        return Reading(seconds, seconds if self.wall_s else None)
+        return Reading(seconds, self.device_s)
 
-    def read_wall(self, call: Call, calls: int) -> float:
-        self.walls.append(calls)
+    def latency_s(self, call: Call, calls: int) -> float:
         return self._run(call, calls)
 
     def now(self) -> float:
@@ -117,12 +114,12 @@ class ScriptedWatch(Watch):
 @pytest.mark.parametrize("bad", [0, 1, 3])
 def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
     """Its samples are replaced, and the readings kept are those of the samples kept."""
-    clock = ScriptedClock(noisy(0.001))
+    clock = ScriptedClock(noisy(0.001), device_s=0.004)
     found = measure(clock, watch=ScriptedWatch(bad))
     assert found.retries == bad
     assert not any(state["slowed"] for state in found.chunks)
     assert found.samples == clock.reads[-len(found.samples) :]
-    assert len(found.samples) == len(found.wall_samples) >= RULE.min_samples
+    assert len(found.samples) == len(found.device_samples) >= RULE.min_samples
 
 
 def test_what_stays_suspect_is_kept_and_told() -> None:
@@ -209,24 +206,21 @@ def test_a_call_that_outlasts_the_cap() -> None:
 
 @given(st.integers(0, 1000), st.floats(0.0, 0.9))
 def test_every_sample_is_kept(seed: int, spread: float) -> None:
-    """In the order taken, outliers too; on a CPU the wall time is the sample itself. First call,
-    warm-up and samples account for every call."""
+    """In the order taken, outliers too. First call, warm-up and samples account for every call."""
     rng = random.Random(seed)
     clock = ScriptedClock(
         lambda _: 0.05 * (1 + spread * rng.random()) * (10 if rng.random() < 0.02 else 1)
     )
     found = measure(clock)
     assert found.samples == clock.reads
-    assert found.wall_samples == clock.reads
+    assert found.device_samples == []
     assert clock.calls == 1 + found.warmup_calls + len(found.samples) * found.calls_per_sample
 
 
-def test_wall_time_is_read_where_the_clock_does_not_tell() -> None:
-    """On CUDA each sample of device time has its own of wall time, of as many calls."""
-    clock = ScriptedClock(lambda _: 0.02, wall_s=False)
-    found = measure(clock)
-    assert len(found.wall_samples) == len(found.samples)
-    assert clock.walls[-len(found.samples) :] == [found.calls_per_sample] * len(found.samples)
+def test_the_devices_own_time_is_beside_each_sample() -> None:
+    """Where the clock reads one."""
+    found = measure(ScriptedClock(lambda _: 0.02, device_s=0.01))
+    assert found.device_samples == [0.01] * len(found.samples)
 
 
 def test_the_machine_is_read_between_chunks() -> None:
@@ -242,13 +236,13 @@ def test_the_machine_is_read_between_chunks() -> None:
 
 
 def test_cpu_clock_flushes_before_each_sample() -> None:
-    """Flush, then the calls; the average is of one call, and the wall time is the same."""
+    """Flush, then the calls; the average is of one call, and the device has no time of its own."""
     events: list[str] = []
     clock = cpu.Clock(flush=lambda: events.append("flush"))
     reading = clock.read(lambda: events.append("call"), 3)
     assert events == ["flush", "call", "call", "call"]
-    assert reading.device_s == reading.wall_s
-    assert reading.device_s > 0
+    assert reading.device_s is None
+    assert reading.latency_s > 0
     before = clock.now()
     assert clock.now() >= before
 
@@ -271,10 +265,10 @@ def test_cuda_clock_agrees_with_a_sleeping_kernel() -> None:
     """A kernel that sleeps twice as long takes more device time, and a host that dawdles none."""
     import torch
 
-    clock = cuda.Clock("cuda")
+    clock = cuda.Device("cuda").clock()
 
     def least(cycles: int) -> float:
         call = functools.partial(torch.cuda._sleep, cycles)
-        return min(clock.read(call, 5).device_s for _ in range(5))
+        return min(clock.read(call, 5).device_s or 0.0 for _ in range(5))
 
     assert 1.5 < least(1_000_000) / least(500_000) < 2.5

@@ -215,6 +215,18 @@ def test_variants_are_lines_of_one_colour(tmp_path: Path) -> None:
     assert len({line[0].get_linestyle() for line in found.values()}) == 2
 
 
+def test_launch_bound_bars_are_hatched(tmp_path: Path) -> None:
+    """And the caption says what that means."""
+    bound = measured(device_samples_s=(0.004,) * 20)
+    outcomes = {layer(name, 64): [found] for name, found in (("msa", measured()), ("sra", bound))}
+    charts = drawn(frame.read(run_folder(tmp_path, outcomes)))
+    axes, bars = bars_of(charts)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    hatches = dict(zip(names, (bar.get_hatch() for bar in bars), strict=True))
+    assert hatches == {"msa": None, "sra": "///"}
+    assert "launch-bound" in charts["throughput-bars"].get_supxlabel()
+
+
 def test_a_lower_bound_of_macs_is_named(tmp_path: Path) -> None:
     """In the label of its line."""
     least = measured(facts=facts(macs_is_lower_bound=True))

@@ -33,6 +33,15 @@ def test_of_two_alike_the_leaner() -> None:
     assert line[-1] == "as fast as eager within noise, and takes no more memory"
 
 
+def test_a_launch_bound_answer_says_what_would_gain() -> None:
+    """The share of the time in which the device computes."""
+    bound = build_record(
+        case(), [measured(*(0.01,) * 30, device_samples_s=(0.0025,) * 30)], None, environment()
+    )
+    (line,) = recommendation.rows([row(0.02, impl="eager"), bound])
+    assert "launch-bound: the device computes 25% of the time" in line[-1]
+
+
 def test_compiled_is_an_answer_too() -> None:
     rows = [row(0.02), row(0.01, runtime="compile"), row(0.03, impl="eager")]
     (line,) = recommendation.rows(rows)

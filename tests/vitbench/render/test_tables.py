@@ -43,6 +43,17 @@ def test_a_lower_bound_and_its_note() -> None:
     assert tables.notes(many, most=10)[10:] == ["and 2 more in the column `notes`"]
 
 
+def test_the_devices_own_time() -> None:
+    """Beside the latency, where it was read apart."""
+    bound = build_record(case(), [measured(device_samples_s=(0.004,) * 20)])
+    quick = build_record(case(), [measured(device_samples_s=(0.0099,) * 20)])
+    lines = printed(tables.results([bound, quick, row()])).splitlines()
+    assert " device time " in lines[0]
+    assert " 4.00 ms, launch-bound " in lines[1]
+    assert " 9.90 ms " in lines[2]
+    assert "ms," not in lines[2] + lines[3]
+
+
 def test_settings_are_shown_where_they_vary() -> None:
     """A column that says the same in each line is left out."""
     text = printed(tables.results([row(), row(dtype="bfloat16", cold=True)]))

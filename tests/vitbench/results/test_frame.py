@@ -76,7 +76,7 @@ def test_both_columns_of_older_releases_count(tmp_path: Path) -> None:
 def test_a_column_of_a_later_release_is_empty(tmp_path: Path) -> None:
     """A file of before it is read; without what makes a row a measurement it is not."""
     (row,) = frame.records(read_back(tmp_path, (case(), measured())))
-    for name, empty in (("retries", None), ("fallback", ""), ("host_bound", None)):
+    for name, empty in (("retries", None), ("fallback", ""), ("launch_bound", None)):
         path = tmp_path / "older.csv"
         write_csv(path, [column for column in COLUMN_NAMES if column != name], [row])
         assert frame.records(frame.read(path)) == [row | {name: empty}]
