@@ -39,6 +39,7 @@ def findings(environment: Mapping[str, Any], host: HostSnapshot) -> list[Finding
         *_of_machine(cpu, host),
         *_of_code(environment["code"], torch, host),
         *_of_gpu(environment.get("gpu")),
+        *_of_energy(environment.get("energy")),
     ]
     return sorted(every, key=lambda finding: finding.grade or "A", reverse=True)
 
@@ -109,6 +110,13 @@ def _of_code(
         what = "an NVIDIA driver is here, and this torch is built without CUDA"
         remedy = "install one, or --device cpu to leave the GPU alone"
         yield Finding(what, "a build of torch with CUDA", remedy)
+
+
+def _of_energy(energy: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Of counters that are there: a machine without any has no remedy."""
+    if energy is not None and energy["counters"] and energy["unreadable"]:
+        remedy = "chmod a+r /sys/class/powercap/*/energy_uj (as root), for energy_j_img"
+        yield Finding(energy["unreadable"], "energy can be read", remedy)
 
 
 def _of_gpu(gpu: Mapping[str, Any] | None) -> Iterator[Finding]:

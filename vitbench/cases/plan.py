@@ -136,8 +136,9 @@ def rounds_of(name: str, device: str) -> int:
 
 def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
     """The timing rule of an effort on a kind of device. Raises BadInput."""
-    floors = devices.rules(device).timing
-    fields: dict[str, Any] = {**floors, **effort(name)}
+    rules = devices.rules(device)
+    floors = rules.timing
+    fields: dict[str, Any] = {**floors, **effort(name), "energy_s": rules.energy_s[name]}
     fields |= {
         key: max(fields[key], floors[key]) for key in ("warmup_calls", "warmup_s") if key in floors
     }
@@ -211,6 +212,7 @@ def estimate_s(plan: Plan) -> tuple[float, float]:
         return once, 2 * once
     fixed, bounds = fixed_s(plan.cases, plan.rounds), [case_s(c, plan.rule) for c in plan.cases]
     least, most = (fixed + plan.rounds * sum(side) for side in zip(*bounds, strict=True))
+    most += len(plan.cases) * plan.rule.energy_s  # where the device counts it
     if plan.budget_s is not None:
         return min(least, plan.budget_s), plan.budget_s
     return least, most

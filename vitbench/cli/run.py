@@ -45,6 +45,11 @@ class Rule:
         "--noise",
     )
     cap_s: float | None = option(None, "Longest sampling in a round, seconds.", "--cap")
+    energy_s: float | None = option(
+        None,
+        "Reading of the energy counters in round one, seconds; 0: none.",
+        "--energy-time",
+    )
 
     def overrides(self) -> dict[str, Any]:
         """Fields of TimingRule. Raises BadInput."""

@@ -42,6 +42,7 @@ class Rules:
     max_slowdown  the gate's limit where a policy sets none
     macs_per_s    what such devices reach, by dtype: for estimates before a run
     rounds        by effort
+    energy_s      by effort: how long energy is read; 0: it is not
     timing        fields of TimingRule that differ from their defaults
     is_host       it computes in the worker's own threads and memory, so it is on every machine: a
                   worker gets a limit of memory, and a low share of CPU time lowers the trust
@@ -57,6 +58,9 @@ class Rules:
     macs_per_s: Mapping[str, float]
     rounds: Mapping[str, int] = field(
         default_factory=lambda: {"quick": 2, "default": 2, "thorough": 4}
+    )
+    energy_s: Mapping[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("quick", "default", "thorough"), 0.5)
     )
     timing: Mapping[str, Any] = field(default_factory=dict)
     is_host: bool = False
@@ -211,8 +215,8 @@ class Device(abc.ABC):
         """A watch over the device, which begins now."""
         return Watch()
 
-    def energy_j(self, call: Call) -> float | None:
-        """Joules of one call; None where nothing counts them."""
+    def energy_j(self, call: Call, seconds: float) -> float | None:
+        """Joules of one call, over so many seconds of calls; None where nothing counts them."""
         return None
 
     def uses_tf32(self) -> bool:

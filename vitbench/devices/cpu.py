@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from vitbench import devices
 from vitbench.devices import Call, Memory, Reading, Rules
@@ -19,6 +20,8 @@ RULES = Rules(
     max_slowdown=0.10,  # it is shared more often than a GPU
     macs_per_s={"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9},
     rounds={"quick": 2, "default": 3, "thorough": 5},
+    # Of quick runs it would take the most time; beside the others it is short.
+    energy_s={"quick": 0.0, "default": 2.0, "thorough": 2.0},
     is_host=True,
     is_memory_exact=True,
 )
@@ -78,6 +81,25 @@ class Device(devices.Device):
             Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
         activation = peak_of_events(allocations(call))
         return Memory(held_bytes + activation, activation, None, peak_rss())
+
+    def facts(self) -> dict[str, Any]:
+        """Which energy counters there are, and why they cannot be read."""
+        from vitbench.devices import _powercap
+
+        zones = _powercap.zones()
+        counters, reason = [zone.label for zone in zones], _powercap.reason_against(zones)
+        return {"energy": {"counters": counters, "unreadable": reason}}
+
+    def energy_j(self, call: Call, seconds: float) -> float | None:
+        """By RAPL's counters of all packages and their memory. None where they cannot
+        be read: the environment says why, once for the run. Raises _powercap.Unreadable where they
+        fail meanwhile."""
+        from vitbench.devices import _powercap
+
+        zones = _powercap.zones()
+        if _powercap.reason_against(zones):
+            return None
+        return _powercap.energy_j(call, seconds, zones)
 
 
 def allocations(call: Call) -> list[int]:

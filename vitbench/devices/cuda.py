@@ -196,8 +196,8 @@ class Device(devices.Device):
         gpu = self.gpu()
         return Watch() if gpu is None else GpuWatch(self, gpu)
 
-    def energy_j(self, call: Call, seconds: float = 0.5) -> float | None:
-        """From NVML's energy counter over half a second of calls."""
+    def energy_j(self, call: Call, seconds: float) -> float | None:
+        """From NVML's energy counter."""
         gpu = self.gpu()
         before = None if gpu is None else gpu.state().energy_j
         if gpu is None or before is None:

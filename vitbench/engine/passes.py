@@ -109,9 +109,8 @@ def measure(
 ) -> Measured | Counted:
     """Checks, reads and times one case; without a rule it is not timed."""
     with conditions(case, plugins):
-        ready = prepare(
-            case, plugins, with_facts=with_facts, timed=rule is not None, weights=weights
-        )
+        energy_s = 0.0 if rule is None else rule.energy_s
+        ready = prepare(case, plugins, with_facts=with_facts, energy_s=energy_s, weights=weights)
         if rule is None:
             assert ready.facts is not None
             return Counted(ready.facts)
@@ -125,7 +124,7 @@ def prepare(
     plugins: subjects.Plugins,
     *,
     with_facts: bool,
-    timed: bool,
+    energy_s: float,
     weights: Path | None = None,
 ) -> Ready:
     """Builds, runs, checks and, where asked, reads a case; under its `conditions`."""
@@ -157,7 +156,7 @@ def prepare(
     output_bytes = sum(tensor.nbytes for tensor in tensors_in(output))
     del output
     if with_facts:
-        columns = checked | _read(ready, plugins, timed=timed)
+        columns = checked | _read(ready, plugins, energy_s)
         said = f"set again after it was built: {', '.join(changed)}" if changed else ""
         columns[NOTES] = "; ".join(filter(None, (note, said, columns[NOTES])))
         settings.restore(before)
@@ -179,7 +178,7 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
     return runtime
 
 
-def _read(ready: Ready, plugins: subjects.Plugins, *, timed: bool) -> dict[str, Any]:
+def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str, Any]:
     """What the instruments, the runtime and the subject say, by column.
 
     One that fails leaves its columns empty, and `notes` says why: the case is timed all the same.
@@ -192,7 +191,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, *, timed: bool) -> dict[str, 
         call=prepared.call,
         images=case.batch_size,
         is_dispatched=prepared.is_dispatched,
-        is_timed=timed,
+        energy_s=energy_s,
         counts=subjects.counts(case, plugins, subject.module),
     )
     reads: dict[str, Callable[[], Mapping[str, Any]]] = {

@@ -81,6 +81,8 @@ def make_plan(
     devices.check(device)
     axes = {name: find(name).values(values) for name, values in (axes or {}).items()}
     params, rule = params or {}, rule or {}
+    if budget_s is not None and rule.get("energy_s") is None:
+        rule = {**rule, "energy_s": 0.0}  # the budget is for the times
     _check_machine(threads, memory_limit_bytes)
     files = plugin_files(plugins)
     loaded = suites.load(suite, [*files, *_subjects(axes)])
@@ -162,7 +164,7 @@ def plan_again(
         device=device,
         cases=tuple(dict.fromkeys(cases)),
         rounds=(rounds or enough) if timed else 1,
-        rule=plans.rule_of("default", device, {"cap_s": 2.0}),
+        rule=plans.rule_of("default", device, {"cap_s": 2.0, "energy_s": 0.0}),
         threads=threads,
         timed=timed,
         plugins=files,

@@ -33,7 +33,7 @@ class PreparedCase:
         self._case, self._plugins = case, plugins
         with passes.conditions(case, plugins):
             self._ready = passes.prepare(
-                case, plugins, with_facts=with_facts, timed=True, weights=weights
+                case, plugins, with_facts=with_facts, energy_s=rule.energy_s, weights=weights
             )
             device = self._ready.subject.device
             self._call = self._ready.prepared.timed()

@@ -61,7 +61,7 @@ class Workload:
 
     images         in one call
     is_dispatched  torch dispatches the operators of a call one by one
-    is_timed       the call's time is asked for too
+    energy_s       how long energy may be read; 0: it is not asked for
     counts         what MACs are counted from
     """
 
@@ -71,7 +71,7 @@ class Workload:
     call: Call
     images: int
     is_dispatched: bool
-    is_timed: bool
+    energy_s: float
     counts: Counts
 
 

@@ -9,11 +9,18 @@ from vitbench.instruments import Column, Workload
 
 ORDER = 3
 COLUMNS = (
-    Column("energy_j_img", "J", "energy per image (CUDA, where NVML has the counter)", signed=True),
+    Column(
+        "energy_j_img",
+        "J",
+        "energy per image: of a GPU by NVML's counter, of a CPU by RAPL's, all packages and their "
+        "memory together, whoever used them; empty where there is no counter",
+        signed=True,
+    ),
 )
 
 
 def read(workload: Workload) -> Mapping[str, Any]:
-    """It takes half a second, so only where the call is timed too."""
-    energy_j = workload.device.energy_j(workload.call) if workload.is_timed else None
+    """Over as long as the workload says; 0: not at all."""
+    seconds, device = workload.energy_s, workload.device
+    energy_j = device.energy_j(workload.call, seconds) if seconds else None
     return {"energy_j_img": None if energy_j is None else energy_j / workload.images}

@@ -23,6 +23,7 @@ class TimingRule:
     target_noise               then until the noise (relative half-width of the 95% interval of
                                the median) is below this
     cap_s                      no longer than this, whatever the noise; at least cap_samples
+    energy_s                   how long energy is read, in the first round only; 0: it is not
     """
 
     warmup_calls: int = 5
@@ -35,12 +36,14 @@ class TimingRule:
     target_noise: float = 0.01
     cap_s: float = 5.0
     cap_samples: int = 3
+    energy_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("warmup_calls", "min_samples", "cap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_s", "warmup_agree", "warmup_cap_s", "sample_s", "min_s", "cap_s"):
+        times = ("warmup_s", "warmup_cap_s", "sample_s", "min_s", "cap_s", "energy_s")
+        for name in (*times, "warmup_agree"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
             if not math.isfinite(getattr(self, name)):

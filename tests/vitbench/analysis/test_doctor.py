@@ -40,6 +40,7 @@ GOOD: dict[str, Any] = {
         "hypervisor": False,
     },
     "torch": {"version": "2.14", "threads": 8, "cuda": "13.0"},
+    "energy": {"counters": ["package-0"], "unreadable": ""},
     "code": {"commit": "0123456789abcdef", "dirty": False},
     "gpu": {
         "memory_bytes": 80 * 2**30,
@@ -65,6 +66,8 @@ def test_a_good_machine_has_no_finding() -> None:
     assert doctor.findings(GOOD, QUIET) == []
     assert doctor.findings(changed("gpu", None), QUIET) == []
     assert doctor.findings(changed("cpu.governor", None) | {"code": None}, QUIET) == []
+    none = {"counters": [], "unreadable": "this system shows no energy counters"}
+    assert doctor.findings(changed("energy", none), QUIET) == []
     silent = {"power_limit_w": None, "persistence_mode": None, "mig_mode": None}
     assert doctor.findings(changed("gpu", GOOD["gpu"] | silent), QUIET) == []
 
@@ -86,6 +89,7 @@ def test_a_good_machine_has_no_finding() -> None:
         ("gpu.power_limit_w", 350.0, "", ["350 W", "700 W"]),
         ("gpu.mig_mode", 1, "", ["MIG"]),
         ("gpu", {"nvml": "NVML cannot read GPU x"}, "", ["NVML cannot read GPU x"]),
+        ("energy.unreadable", "only root may read", "", ["only root may read", "chmod a+r"]),
         ("neighbour_cores", 1.25, "C", ["other processes kept busy 1.25 cores"]),
         ("steal_share", 0.02, "B", ["2%"]),
         ("available_memory_bytes", 2**30, "C", ["1.0 GiB"]),

@@ -90,7 +90,9 @@ def test_efforts_differ_in_precision() -> None:
     assert noises == sorted(noises, reverse=True)
     assert plans.rounds_of("default", "cpu") == 3
     assert plans.rounds_of("default", "cuda:1") == 2
-    assert plans.rule_of("default", "cpu", {}) == TimingRule()
+    assert plans.rule_of("default", "cpu", {}) == TimingRule(energy_s=2.0)
+    assert plans.rule_of("quick", "cpu", {}).energy_s == 0  # it would double a quick run's time
+    assert plans.rule_of("quick", "cuda", {}).energy_s == 0.5
     rule = plans.rule_of("default", "cuda", {})
     assert (rule.warmup_calls, rule.warmup_s, rule.sample_s) == (10, 0.5, 0.001)
 
@@ -104,7 +106,7 @@ def test_what_the_user_sets_wins() -> None:
 
 def test_what_cannot_be_is_one_sentence() -> None:
     """A rule in the words of its field; an effort with the name that was meant."""
-    for name in ("cap_s", "min_s", "target_noise", "min_samples"):
+    for name in ("cap_s", "min_s", "target_noise", "min_samples", "energy_s"):
         with pytest.raises(BadInput, match=name):
             plans.rule_of("quick", "cpu", {name: -1})
     with pytest.raises(BadInput, match="'quik'; nearest: quick"):
