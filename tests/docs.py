@@ -88,10 +88,16 @@ def picture() -> str:
 
 
 def knobs() -> str:
-    """Every knob of the timing with its default, by effort and kind of device."""
-    settings = [(effort, kind) for effort in EFFORTS for kind in sorted(device_kinds.names())]
+    """Every knob of the timing with its default, by effort and kind of device; kinds that have all
+    in common share their columns."""
+    kinds: dict[object, list[str]] = {}
+    for kind in sorted(device_kinds.names()):
+        alike = [(rule_of(effort, kind, {}), rounds_of(effort, kind)) for effort in EFFORTS]
+        kinds.setdefault(tuple(alike), []).append(kind)
+    settings = [(effort, names[0]) for effort in EFFORTS for names in kinds.values()]
     rules = [rule_of(effort, device, {}) for effort, device in settings]
-    header = ["option", "decides", *(f"{effort}, {device}" for effort, device in settings)]
+    titles = [f"{effort}, {' '.join(names)}" for effort in EFFORTS for names in kinds.values()]
+    header = ["option", "decides", *titles]
     options = {option.name: option for option in _options("vitbench run")}
     rounds = [str(rounds_of(effort, device)) for effort, device in settings]
     rows = [["`--rounds`", _help(options["rounds"]), *rounds]]

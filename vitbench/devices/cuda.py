@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitbench import devices
-from vitbench.devices import Call, Clock, Memory, Rules, Watch, _queue
+from vitbench.devices import Call, Rules, Watch, _accelerator, _queue
 
 if TYPE_CHECKING:
-    import torch
-
     from vitbench.devices._nvml import Gpu
 
 _RATE = 20e12
@@ -30,35 +26,10 @@ RULES = Rules(
 )
 
 
-class _Event:
-    """A CUDA event, recorded now."""
+class _Queue(_accelerator.Queue):
+    """Kept busy by a kernel that counts cycles, whose rate is learnt when it is first needed."""
 
-    def __init__(self) -> None:
-        import torch
-
-        self.event = torch.cuda.Event(enable_timing=True)
-        self.event.record()
-
-    def is_done(self) -> bool:
-        return bool(self.event.query())
-
-    def seconds_since(self, start: _Event) -> float:
-        return start.event.elapsed_time(self.event) / 1e3
-
-
-class _Queue:
-    """The stream of the current device. What keeps it busy is a kernel that counts cycles.
-
-    Their rate is learnt when it is first needed, which is after the warm-up: an idle GPU's clock is
-    several times slower.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cycles_per_s = 0.0
-
-    def event(self) -> _Event:
-        return _Event()
+    _cycles_per_s = 0.0
 
     def keep_busy(self, seconds: float) -> None:
         import torch
@@ -78,20 +49,18 @@ class _Queue:
         self.synchronize()
         return cycles / end.seconds_since(start)
 
-    def synchronize(self) -> None:
-        import torch
 
-        torch.cuda.synchronize(self._device)
-
-    def now(self) -> float:
-        return time.perf_counter()
-
-
-class Device(devices.Device):
+class Device(_accelerator.Accelerator):
     """One GPU, by the name that torch gives it."""
 
     product_sizes = (1024, 8192)
     copy_numel = 2**28
+
+    @property
+    def backend(self) -> Any:
+        import torch
+
+        return torch.cuda
 
     @staticmethod
     def count() -> int:
@@ -104,12 +73,6 @@ class Device(devices.Device):
         import torch
 
         return "" if torch.version.cuda else "this torch is built without CUDA"
-
-    @property
-    def label(self) -> str:
-        import torch
-
-        return torch.cuda.get_device_name(self.target)
 
     def configure(self, threads: int) -> None:
         """Also: this device is the current one, and fp32 is computed as fp32.
@@ -165,32 +128,11 @@ class Device(devices.Device):
         gpu = self.gpu()
         return {} if gpu is None else {"gpu_idle_utilisation": gpu.state().utilisation}
 
-    def synchronize(self) -> None:
-        import torch
+    def queue(self) -> _queue.Queue:
+        return _Queue(self)
 
-        torch.cuda.synchronize(self.target)
-
-    def clock(self, *, cold: bool = False) -> Clock:
-        flush = self.scratch(2 * self._properties().L2_cache_size) if cold else None
-        return _queue.Clock(_Queue(self.target), flush)
-
-    def memory(self, call: Call, held_bytes: int) -> Memory:
-        """By how much the allocator's level rises. Workspaces that cuBLAS made in an earlier call
-        stay: they are the process's, and cancel.
-        """
-        import torch
-
-        gc.collect()
-        self.synchronize()
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated(self.target)
-        torch.cuda.reset_peak_memory_stats(self.target)
-        result = call()
-        self.synchronize()
-        activation = torch.cuda.max_memory_allocated(self.target) - before
-        reserved = torch.cuda.max_memory_reserved(self.target)
-        del result
-        return Memory(held_bytes + activation, activation, reserved, None)
+    def cache_bytes(self) -> int:
+        return int(self._properties().L2_cache_size)
 
     def watch(self) -> Watch:
         gpu = self.gpu()

@@ -23,8 +23,8 @@ def test_the_rules_are_complete(kind: str) -> None:
 
 def test_names() -> None:
     """Accelerators stand first; an index names one of several of them."""
-    assert devices.names() == ("cuda", "cpu")
-    assert devices.choices() == ("auto", "cpu", "cuda", "cuda:1")
+    assert devices.names() == ("cuda", "mps", "xpu", "cpu")
+    assert devices.choices() == ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu", "xpu:1")
     assert devices.kind_of("cuda:1") == "cuda"
     assert devices.rules("cuda:1") is cuda.RULES
 
@@ -32,9 +32,9 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("gpu", "nearest: cpu"),
+        ("gpu", "nearest: xpu, cpu"),
         ("cud", "nearest: cuda"),
-        ("", "known: auto, cpu, cuda, cuda:1"),
+        ("", "known: auto, cpu, cuda, cuda:1, mps, xpu"),
         ("cuda:", "nearest: cuda"),
         ("cuda:x", "nearest: cuda"),
         ("cpu\n", "nearest: cpu"),

@@ -1,0 +1,202 @@
+"""What every accelerator promises, over stand-ins for torch.cuda, torch.xpu and torch.mps.
+
+Their queue is simulated, so their times are known; none of them was verified on hardware here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.vitbench.devices.simulated import VirtualQueue
+from vitbench import devices
+from vitbench.devices import _accelerator
+from vitbench.devices._accelerator import Accelerator
+from vitbench.errors import BadInput
+
+KINDS = ("cuda", "xpu", "mps")
+
+
+@dataclass
+class Backend:
+    """A module as torch.cuda is, with a queue and an allocator of its own.
+
+    hertz      cycles a second of `_sleep`
+    workspace  bytes that the first product keeps for the process
+    """
+
+    queue: VirtualQueue = field(default_factory=VirtualQueue)
+    hertz: float = 1e9
+    workspace: int = 32 * 2**20
+    current: Any = None
+    allocated: int = 0
+    highest: int = 0
+
+    def Event(self, *, enable_timing: bool) -> Any:  # noqa: N802 - torch's name
+        assert enable_timing
+        return BackendEvent(self)
+
+    def synchronize(self, device: object = None) -> None:
+        self.queue.synchronize()
+
+    def _sleep(self, cycles: int) -> None:
+        self.queue.launch(cycles / self.hertz)
+
+    def set_device(self, device: object) -> None:
+        self.current = device
+
+    def empty_cache(self) -> None:
+        """Nothing is cached here."""
+
+    def allocate(self, nbytes: int) -> None:
+        self.allocated += nbytes
+        self.highest = max(self.highest, self.allocated)
+
+    def memory_allocated(self, device: object) -> int:
+        return self.allocated
+
+    def reset_peak_memory_stats(self, device: object) -> None:
+        self.highest = self.allocated
+
+    def max_memory_allocated(self, device: object) -> int:
+        return self.highest
+
+    def max_memory_reserved(self, device: object) -> int:
+        return 2 * self.highest
+
+    def layer(self, nbytes: int) -> Callable[[], None]:
+        """A call that needs so many bytes for its results, and a workspace in its first product."""
+
+        def call() -> None:
+            if self.workspace:
+                self.allocate(self.workspace)
+                self.workspace = 0
+            self.allocate(nbytes)
+            self.allocated -= nbytes
+            self.queue.launch(1e-4)
+
+        return call
+
+
+class BackendEvent:
+    """An event of such a module."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._queue = backend.queue
+
+    def record(self) -> None:
+        self._event = self._queue.event()
+
+    def query(self) -> bool:
+        return self._event.is_done()
+
+    def elapsed_time(self, end: BackendEvent) -> float:
+        return 1e3 * end._event.seconds_since(self._event)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """In place of all three; host time and products are those of its queue."""
+    found = Backend()
+    names = ("Event", "synchronize", "_sleep", "set_device", "empty_cache", "memory_allocated")
+    for kind in KINDS:
+        for name in (*names, "reset_peak_memory_stats", "max_memory_allocated"):
+            monkeypatch.setattr(getattr(torch, kind), name, getattr(found, name), raising=False)
+        monkeypatch.setattr(
+            getattr(torch, kind), "max_memory_reserved", found.max_memory_reserved, raising=False
+        )
+    monkeypatch.setattr(_accelerator, "time", SimpleNamespace(perf_counter=found.queue.now))
+
+    def mm(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        found.queue.launch(2 * len(a) ** 3 / 1e13)
+        return out
+
+    monkeypatch.setattr(torch, "mm", mm)
+    return found
+
+
+def device_of(kind: str) -> Accelerator:
+    """The device, whose tensors stay on the host here."""
+    device: Accelerator = importlib.import_module(f"vitbench.devices.{kind}").Device(kind)
+    device.target = torch.device("cpu")
+    return device
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("launches", "kernel_s"), [(1, 1e-4), (60, 2e-6), (400, 5e-6)])
+def test_the_clock(backend: Backend, kind: str, launches: int, kernel_s: float) -> None:
+    """The device's own time, and the steady state of the slower of host and device."""
+    queue = backend.queue
+    reading = device_of(kind).clock(cold=False).read(queue.call_of([kernel_s] * launches), 20)
+    assert reading.device_s == pytest.approx(launches * kernel_s, rel=0.01)
+    assert reading.latency_s == pytest.approx(launches * max(kernel_s, queue.launch_s), rel=0.06)
+
+
+def test_a_clock_that_rises_after_its_rate_was_learnt(backend: Backend) -> None:
+    """A GPU that ran three times slower when it was idle: the time is true all the same."""
+    clock = device_of("cuda").clock(cold=False)
+    call = backend.queue.call_of([3e-6] * 50)
+    clock.read(call, 10)
+    backend.hertz *= 3
+    assert clock.read(call, 10).device_s == pytest.approx(50 * 3e-6, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_memory_is_the_layers_alone(backend: Backend, kind: str) -> None:
+    """What a library keeps for the process, after the first call, is not the layer's."""
+    layer = backend.layer(7 * 2**20)
+    layer()
+    memory = device_of(kind).memory(layer, held_bytes=2**20)
+    assert (memory.peak, memory.activation) == (8 * 2**20, 7 * 2**20)
+    assert memory.reserved == 2 * (32 + 7) * 2**20
+    assert memory.rss is None
+
+
+def test_mps_does_not_tell_its_highest_level(backend: Backend) -> None:
+    """It raises, so that the columns stay empty and the row says why."""
+    with pytest.raises(NotImplementedError, match="highest level"):
+        device_of("mps").memory(backend.layer(1), held_bytes=0)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_the_device_is_the_current_one(backend: Backend, kind: str) -> None:
+    """Events and kernels without a device of their own go there."""
+    settings = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    device = importlib.import_module(f"vitbench.devices.{kind}").Device(f"{kind}:1")
+    try:
+        device.configure(settings[0])
+    finally:  # what a device sets for its process
+        torch.set_flush_denormal(False)
+    assert backend.current == torch.device(f"{kind}:1")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
+
+
+def test_tf32_is_off_in_the_old_switches_and_the_new(backend: Backend) -> None:
+    """torch raises where they disagree, at any later use of `cudnn.flags`."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        importlib.import_module("vitbench.devices.cuda").Device("cuda").configure(
+            torch.get_num_threads()
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True):
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_is_here(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, with the reason where torch is it."""
+    module = importlib.import_module(f"vitbench.devices.{kind}")
+    monkeypatch.setattr(module.Device, "count", staticmethod(lambda: 0))
+    devices.connect.cache_clear()
+    with pytest.raises(BadInput, match=r"this machine has no .* device.*--device cpu"):
+        devices.connect(kind)

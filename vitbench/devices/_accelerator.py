@@ -1,0 +1,123 @@
+"""What torch.cuda, torch.xpu and torch.mps have in common: a queue, its events, an allocator."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+import time
+from typing import Any
+
+from vitbench import devices
+from vitbench.devices import Call, Clock, Memory, _queue
+
+# Work that keeps a device busy is asked for in pieces of about so long.
+_PIECE_S = 1e-3
+
+
+class Event:
+    """An event of torch's, recorded now."""
+
+    def __init__(self, backend: Any) -> None:
+        self._event = backend.Event(enable_timing=True)
+        self._event.record()
+
+    def is_done(self) -> bool:
+        return bool(self._event.query())
+
+    def seconds_since(self, start: Event) -> float:
+        milliseconds: float = start._event.elapsed_time(self._event)
+        return milliseconds / 1e3
+
+
+class Queue:
+    """The queue of a device, kept busy by matrix products.
+
+    What one takes is learnt when it is first needed, which is after the warm-up: an idle device's
+    clock may be several times slower.
+    """
+
+    def __init__(self, device: Accelerator) -> None:
+        self._device = device
+        self._pieces: tuple[Call, float] | None = None
+
+    def event(self) -> Event:
+        return Event(self._device.backend)
+
+    def keep_busy(self, seconds: float) -> None:
+        if self._pieces is None:
+            self._pieces = self._learn()
+        work, piece_s = self._pieces
+        for _ in range(math.ceil(seconds / piece_s)):
+            work()
+
+    def _learn(self) -> tuple[Call, float]:
+        """A piece of work and what it takes: a product, made larger until it is long enough."""
+        import torch
+
+        size = 512
+        while True:
+            a = torch.zeros(size, size, device=self._device.target)
+            work = functools.partial(torch.mm, a, a, out=torch.empty_like(a))
+            work()
+            self.synchronize()
+            start = self.event()
+            work()
+            end = self.event()
+            self.synchronize()
+            seconds = end.seconds_since(start)
+            if seconds >= _PIECE_S or size >= 8192:
+                return work, max(seconds, 1e-6)
+            size *= 2
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+
+class Accelerator(devices.Device):
+    """A device of its own, with memory of its own, which works through a queue of launches.
+
+    backend  the module of torch that drives it
+    """
+
+    product_sizes: tuple[int, ...] = (1024, 4096)
+    copy_numel = 2**26
+    backend: Any
+
+    @property
+    def label(self) -> str:
+        return str(self.backend.get_device_name(self.target))
+
+    def synchronize(self) -> None:
+        self.backend.synchronize(self.target)
+
+    def queue(self) -> _queue.Queue:
+        """Its queue of launches."""
+        return Queue(self)
+
+    def cache_bytes(self) -> int:
+        """Of the last cache before its memory."""
+        return 2**27
+
+    def clock(self, *, cold: bool = False) -> Clock:
+        flush = self.scratch(2 * self.cache_bytes()) if cold else None
+        return _queue.Clock(self.queue(), flush)
+
+    def memory(self, call: Call, held_bytes: int) -> Memory:
+        """By how much the allocator's level rises. Workspaces that a library made in an earlier
+        call stay: they are the process's, and cancel.
+        """
+        gc.collect()
+        self.synchronize()
+        self.backend.empty_cache()
+        before = self.backend.memory_allocated(self.target)
+        self.backend.reset_peak_memory_stats(self.target)
+        result = call()
+        self.synchronize()
+        activation = self.backend.max_memory_allocated(self.target) - before
+        reserved = self.backend.max_memory_reserved(self.target)
+        del result
+        return Memory(held_bytes + activation, activation, reserved, None)
