@@ -130,6 +130,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "cpu_share": 1.0,
         "involuntary_switches": 0.5,
         "neighbour_cores": 0.0,
+        "contended_cores": 0.0,
         "steal_share": 0.0,
         "cgroup_throttled_s": 0.0,
     }

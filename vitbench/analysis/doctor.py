@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def findings(environment: Mapping[str, Any], host: HostSnapshot) -> list[Finding
     """What costs precision here, worst first."""
     cpu, torch = environment["cpu"], environment["torch"]
     every = [
-        *_of_neighbours(host),
+        *_of_neighbours(host, torch["threads"]),
         *_of_threads(cpu, torch["threads"]),
         *_of_machine(cpu, host),
         *_of_code(environment["code"], torch, host),
@@ -58,9 +59,14 @@ def _graded(column: str, value: float | None, remedy: str) -> Iterator[Finding]:
         yield Finding(what, good, remedy, trust.GRADES[limit.fall(value)])
 
 
-def _of_neighbours(host: HostSnapshot) -> Iterator[Finding]:
+def _of_neighbours(host: HostSnapshot, threads: int) -> Iterator[Finding]:
     remedy = "stop what else runs here, or take more rounds (--effort thorough)"
     yield from _graded("neighbour_cores", host.neighbour_cores, remedy)
+    # One thread fewer for each core that others take; a machine of one core has none to spare.
+    fewer = max(1, threads - math.ceil(host.contended_cores or 0))
+    leave = f", or leave it a core: --threads {fewer}" if fewer < threads else ""
+    remedy = f"every parallel region waits for a thread without a core: stop the others{leave}"
+    yield from _graded("contended_cores", host.contended_cores, remedy)
     remedy = "other guests of this host take its CPU: take more rounds, or a dedicated machine"
     yield from _graded("steal_share", host.steal_share, remedy)
 
@@ -78,6 +84,15 @@ def _of_threads(cpu: Mapping[str, Any], threads: int) -> Iterator[Finding]:
     if physical and physical != logical and physical < threads <= usable:
         what = f"{threads} threads on {physical} physical cores with two threads each"
         yield Finding(what, "one thread a physical core", f"--threads {physical}")
+    if not cpu["fast_cores"]:  # the system does not say how its cores differ
+        return
+    fast, slow, sockets = cpu["fast_cores"], cpu["slow_cores"], cpu["sockets"]
+    if slow and fast < threads <= usable:
+        what = f"{threads} threads on {fast} fast and {slow} slow cores: the fast wait for the slow"
+        yield Finding(what, "cores of one kind", f"--threads {fast}")
+    if sockets > 1 and fast + slow < threads * sockets <= usable * sockets:
+        what = f"{threads} threads on {sockets} sockets, each with a memory of its own"
+        yield Finding(what, "cores of one socket", f"--threads {(fast + slow) // sockets}")
 
 
 def _of_machine(cpu: Mapping[str, Any], host: HostSnapshot) -> Iterator[Finding]:

@@ -44,6 +44,16 @@ LIMITS = (
     Limit("noise", "noise", 0.02, 0.05, 0.25, 100, "%"),
     Limit("round_spread", "medians of the rounds differ by", 0.05, 0.15, 1.0, 100, "%"),
     Limit("neighbour_cores", "other processes kept busy", 0.15, 0.5, None, 1, " cores"),
+    # All threads of a parallel region wait for the one that has no core.
+    Limit(
+        "contended_cores",
+        "contention: threads and other processes exceed the cores by",
+        0.15,
+        0.5,
+        None,
+        1,
+        " cores",
+    ),
     Limit("steal_share", "share of the time that the hypervisor took:", 0.01, 0.05, 0.25, 100, "%"),
     Limit("cgroup_throttled_s", "the CPU quota stopped the process for", 0.0, 0.1, None, 1, " s"),
     Limit("gpu_idle_utilisation", "others used the GPU for", 0.02, 0.1, 0.5, 100, "% of the time"),

@@ -31,7 +31,7 @@ def doctor(
     from vitbench.analysis import doctor as doctors
     from vitbench.instruments import host
 
-    snapshot = host.watch(REPORTS)
+    snapshot = host.watch(REPORTS, threads or host.usable_cores())
     environment, row = examine(device, threads)
     findings = doctors.findings(environment, snapshot)
     grade = doctors.expected_grade(findings, row)

@@ -69,6 +69,12 @@ class Device(devices.Device):
 
         return f"{host.cpu_facts()['model']}, {torch.get_num_threads()} threads"
 
+    def configure(self, threads: int) -> None:
+        from vitbench.instruments import host
+
+        host.place(threads)  # first: the threads that torch starts inherit it
+        super().configure(threads)
+
     def synchronize(self) -> None:
         """Calls return when they are done."""
 

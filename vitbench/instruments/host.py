@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import re
-import resource
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,12 @@ from typing import Any
 
 import psutil
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+from vitbench.instruments import _cores
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment] # so typed where the module is always there
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,14 @@ class HostReading:
     """Counters at one moment; a field the platform does not tell is None.
 
     busy_s, steal_s, total_s  all cores together, since boot
+    busy_here_s               the cores that this process may use
     """
 
     wall_s: float
     own_s: float
-    involuntary: int
+    involuntary: int | None
     busy_s: float | None
+    busy_here_s: float | None
     steal_s: float | None
     total_s: float | None
     throttled_s: float | None
@@ -36,15 +43,12 @@ class HostReading:
 
 def read() -> HostReading:
     """The counters now."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    busy_s, steal_s, total_s = _machine_seconds()
+    usage = None if resource is None else resource.getrusage(resource.RUSAGE_SELF)
     return HostReading(
         wall_s=time.perf_counter(),
-        own_s=usage.ru_utime + usage.ru_stime,
-        involuntary=usage.ru_nivcsw,
-        busy_s=busy_s,
-        steal_s=steal_s,
-        total_s=total_s,
+        own_s=time.process_time(),
+        involuntary=None if usage is None else usage.ru_nivcsw,
+        **_machine_seconds(),
         throttled_s=_cgroup_throttled_s(),
     )
 
@@ -55,18 +59,24 @@ def between(start: HostReading, end: HostReading, threads: int) -> dict[str, Any
     own_s = end.own_s - start.own_s
     state: dict[str, Any] = {
         "cpu_share": own_s / wall_s / threads,
-        "involuntary_switches": (end.involuntary - start.involuntary) / wall_s,
+        "involuntary_switches": None,
         "neighbour_cores": None,
+        "contended_cores": None,
         "steal_share": None,
         "cgroup_throttled_s": None,
     }
+    if start.involuntary is not None and end.involuntary is not None:
+        state["involuntary_switches"] = (end.involuntary - start.involuntary) / wall_s
+    # The kernel's counters tick 100 times a second: below 0.2 s they say nothing.
+    if start.busy_here_s is not None and end.busy_here_s is not None and wall_s >= 0.2:
+        others = max(0.0, (end.busy_here_s - start.busy_here_s - own_s) / wall_s)
+        state["contended_cores"] = max(0.0, threads + others - len(_cores.current()))
     if start.busy_s is not None and end.busy_s is not None:
-        # The kernel's counters tick 100 times a second: below 0.2 s they say nothing.
         if wall_s >= 0.2:
             state["neighbour_cores"] = max(0.0, (end.busy_s - start.busy_s - own_s) / wall_s)
         total_s = (end.total_s or 0.0) - (start.total_s or 0.0)
-        if total_s > 0:
-            state["steal_share"] = ((end.steal_s or 0.0) - (start.steal_s or 0.0)) / total_s
+        if total_s > 0 and start.steal_s is not None and end.steal_s is not None:
+            state["steal_share"] = (end.steal_s - start.steal_s) / total_s
     if start.throttled_s is not None and end.throttled_s is not None:
         state["cgroup_throttled_s"] = end.throttled_s - start.throttled_s
     return state
@@ -86,16 +96,28 @@ def apart(spans: Sequence[tuple[HostReading, HostReading]]) -> tuple[HostReading
     return HostReading(*first), HostReading(*last)
 
 
-def _machine_seconds() -> tuple[float | None, float | None, float | None]:
-    """(busy, steal, total) of all cores, from /proc/stat."""
-    text = _text("/proc/stat")
-    if text is None:
-        return None, None, None
-    user, nice, system, idle, iowait, irq, softirq, steal = (
-        int(word) / _TICKS_PER_S for word in text.split(maxsplit=9)[1:9]
-    )
-    busy = user + nice + system + irq + softirq
-    return busy, steal, busy + idle + iowait + steal
+# What psutil's times of a core may hold beside the time that a process had it.
+_NOT_BUSY = ("idle", "iowait", "steal", "guest", "guest_nice")
+
+
+def _machine_seconds() -> dict[str, float | None]:
+    """Seconds since boot by the name of the field; None where the platform does not tell."""
+    try:
+        cores = [times._asdict() for times in psutil.cpu_times(percpu=True)]
+    except (OSError, RuntimeError):  # no /proc in this container, or another form of it
+        return dict.fromkeys(("busy_s", "busy_here_s", "steal_s", "total_s"))
+    busy = [sum(s for name, s in core.items() if name not in _NOT_BUSY) for core in cores]
+    steal_s = sum(core.get("steal", 0.0) for core in cores)
+    idle_s = sum(core["idle"] + core.get("iowait", 0.0) for core in cores)
+    # Where some CPU is off line, the place in the list is not the CPU's number.
+    here = _cores.current()
+    is_numbered = len(cores) == os.cpu_count() and max(here) < len(cores)
+    return {
+        "busy_s": sum(busy),
+        "busy_here_s": sum(busy[number] for number in here) if is_numbered else None,
+        "steal_s": steal_s if all("steal" in core for core in cores) else None,
+        "total_s": sum(busy) + idle_s + steal_s,
+    }
 
 
 def _cgroup_throttled_s() -> float | None:
@@ -122,20 +144,22 @@ def available_memory_bytes() -> int:
 
 def usable_cores() -> int:
     """Cores that this process may use: the smaller of its affinity and its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:  # macOS
-        cores = os.cpu_count() or 1
-    quota = cpu_quota()
+    cores, quota = len(_cores.affinity()), cpu_quota()
     return max(1, min(cores, int(quota))) if quota is not None else cores
 
 
+def place(threads: int) -> None:
+    """Pins this process where it computes on fewer cores than it may use (see _cores.placement);
+    else all that it may use are its own again."""
+    _cores.pin(threads if threads < usable_cores() else len(_cores.affinity()))
+
+
 def cpu_facts() -> dict[str, Any]:
-    """The CPU's model, cores, instruction sets, governor and quota."""
+    """The CPU's model, cores and which of them are used, instruction sets, governor and quota."""
     flags = _cpuinfo("flags") or _cpuinfo("Features") or ""
     wide = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
     return {
-        "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "model": _model(),
         "architecture": platform.machine(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(),
@@ -145,7 +169,31 @@ def cpu_facts() -> dict[str, Any]:
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "turbo_disabled": _text("/sys/devices/system/cpu/intel_pstate/no_turbo"),
         "hypervisor": "hypervisor" in flags.split(),
+        **_cores.facts(),
     }
+
+
+def _model() -> str:
+    """The CPU's name. Linux on ARM has none, but the numbers of its maker and design."""
+    part = _cpuinfo("CPU part")
+    return (
+        _cpuinfo("model name")
+        or (part and f"{platform.machine()} {_cpuinfo('CPU implementer')} part {part}")
+        or _sysctl("machdep.cpu.brand_string")
+        or platform.processor()
+        or platform.machine()
+    )
+
+
+def _sysctl(name: str) -> str | None:
+    """A fact of macOS."""
+    if platform.system() != "Darwin":
+        return None
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _cpuinfo(key: str) -> str | None:
@@ -165,9 +213,11 @@ class HostSnapshot:
     """What the machine does while we do nothing.
 
     neighbour_cores  busy cores of other processes; None where the platform does not tell
+    contended_cores  those that our threads would have to share
     """
 
     neighbour_cores: float | None
+    contended_cores: float | None
     steal_share: float | None
     load: float
     available_memory_bytes: int
@@ -176,14 +226,15 @@ class HostSnapshot:
     nvidia_device: bool
 
 
-def watch(folder: Path, seconds: float = 1.0) -> HostSnapshot:
-    """Reads the machine; `folder` is where runs are written."""
+def watch(folder: Path, threads: int, seconds: float = 1.0) -> HostSnapshot:
+    """Reads the machine before a run of so many threads; `folder` is where runs are written."""
     start = read()
     time.sleep(seconds)
-    state = between(start, read(), threads=1)
+    state = between(start, read(), threads)
     disk = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return HostSnapshot(
         neighbour_cores=state["neighbour_cores"],
+        contended_cores=state["contended_cores"],
         steal_share=state["steal_share"],
         load=psutil.getloadavg()[0],
         available_memory_bytes=available_memory_bytes(),

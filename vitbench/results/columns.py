@@ -91,6 +91,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),
     Column("neighbour_cores", "cores", "busy cores of other processes, while sampling"),
     Column(
+        "contended_cores",
+        "cores",
+        "cores by which our threads and other processes together exceed those that we may use",
+    ),
+    Column(
         "steal_share", "share", "time the hypervisor gave to others, while sampling", signed=True
     ),
     Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling", signed=True),

@@ -132,6 +132,7 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
     worst = {
         "cpu_share": min,
         "neighbour_cores": max,
+        "contended_cores": max,
         "steal_share": max,
         "cgroup_throttled_s": max,
         "involuntary_switches": max,

@@ -21,6 +21,7 @@ from vitbench.results.record import Record, build_record
 
 QUIET = HostSnapshot(
     neighbour_cores=0.0,
+    contended_cores=0.0,
     steal_share=0.0,
     load=0.1,
     available_memory_bytes=16 * 2**30,
@@ -38,6 +39,9 @@ GOOD: dict[str, Any] = {
         "cgroup_quota_cores": None,
         "governor": "performance",
         "hypervisor": False,
+        "fast_cores": 8,
+        "slow_cores": 0,
+        "sockets": 1,
     },
     "torch": {"version": "2.14", "threads": 8, "cuda": "13.0"},
     "energy": {"counters": ["package-0"], "unreadable": ""},
@@ -53,6 +57,10 @@ GOOD: dict[str, Any] = {
 }
 
 
+GOOD_CPU: dict[str, Any] = GOOD["cpu"]
+HYBRID = {"fast_cores": 4, "slow_cores": 4}
+
+
 def changed(place: str, value: object) -> dict[str, Any]:
     """The good environment with one fact replaced: `gpu.idle.utilisation`."""
     environment = copy.deepcopy(GOOD)
@@ -65,6 +73,10 @@ def test_a_good_machine_has_no_finding() -> None:
     """Nor one that has no GPU, or does not tell."""
     assert doctor.findings(GOOD, QUIET) == []
     assert doctor.findings(changed("gpu", None), QUIET) == []
+    untold = dict.fromkeys(("fast_cores", "slow_cores", "sockets"))
+    assert doctor.findings(changed("cpu", GOOD_CPU | untold), QUIET) == []
+    fewer = changed("cpu", GOOD_CPU | HYBRID) | {"torch": GOOD["torch"] | {"threads": 4}}
+    assert doctor.findings(fewer, QUIET) == []
     assert doctor.findings(changed("cpu.governor", None) | {"code": None}, QUIET) == []
     none = {"counters": [], "unreadable": "this system shows no energy counters"}
     assert doctor.findings(changed("energy", none), QUIET) == []
@@ -78,6 +90,8 @@ def test_a_good_machine_has_no_finding() -> None:
         ("torch.threads", 12, "C", ["12 threads on 8 usable cores", "--threads 8"]),
         ("cpu.cgroup_quota_cores", 1.5, "C", ["allows 1.5 cores to 8 threads"]),
         ("cpu.cores_physical", 4, "", ["8 threads on 4 physical cores", "--threads 4"]),
+        ("cpu.sockets", 2, "", ["8 threads on 2 sockets", "--threads 4"]),
+        ("cpu", GOOD_CPU | HYBRID, "", ["4 fast and 4 slow cores", "--threads 4"]),
         ("cpu.governor", "powersave", "", ["powersave", "performance", "cpupower"]),
         ("cpu.hypervisor", True, "", ["virtual machine"]),
         ("code.dirty", True, "", ["0123456789", "git commit"]),
@@ -91,6 +105,9 @@ def test_a_good_machine_has_no_finding() -> None:
         ("gpu", {"nvml": "NVML cannot read GPU x"}, "", ["NVML cannot read GPU x"]),
         ("energy.unreadable", "only root may read", "", ["only root may read", "chmod a+r"]),
         ("neighbour_cores", 1.25, "C", ["other processes kept busy 1.25 cores"]),
+        ("contended_cores", 0.3, "B", ["contention", "--threads 7"]),
+        ("contended_cores", 1.5, "C", ["exceed the cores by 1.5 cores", "--threads 6"]),
+        ("contended_cores", 9.0, "C", ["--threads 1"]),
         ("steal_share", 0.02, "B", ["2%"]),
         ("available_memory_bytes", 2**30, "C", ["1.0 GiB"]),
         ("swap_used_bytes", 2**30, "", ["1.0 GiB are swapped out"]),
@@ -122,7 +139,7 @@ def test_the_worst_comes_first_and_decides() -> None:
 
 def test_watching_this_machine(tmp_path: Path) -> None:
     """Readings of a real moment; the folder for reports need not exist yet."""
-    snapshot = host.watch(tmp_path / "not" / "yet", seconds=0.25)
+    snapshot = host.watch(tmp_path / "not" / "yet", threads=1, seconds=0.25)
     assert snapshot.available_memory_bytes > 0
     assert snapshot.disk_free_bytes > 0
     assert snapshot.neighbour_cores is None or snapshot.neighbour_cores >= 0
@@ -133,7 +150,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Record:
     """A quiet machine in the place of this one."""
     row = build_record(case(), [measured(), measured()])
     monkeypatch.setattr("vitbench.cli.doctor.examine", lambda device, threads: (GOOD, row))
-    monkeypatch.setattr(host, "watch", lambda folder: QUIET)
+    monkeypatch.setattr(host, "watch", lambda *_: QUIET)
     return row
 
 
@@ -146,7 +163,7 @@ def test_what_it_prints(
     output = capsys.readouterr().out
     assert "nothing found that costs precision" in output
     assert "expected trust of a row: A" in output
-    monkeypatch.setattr(host, "watch", lambda folder: BUSY)
+    monkeypatch.setattr(host, "watch", lambda *_: BUSY)
     assert run(["doctor"]) == 0
     assert "other processes kept busy 0.3 cores" in capsys.readouterr().out
 
