@@ -15,7 +15,10 @@ _RETAIN_MEMORY = ((-4, 0), (-1, -1), (-2, 64 * 2**20), (-8, 1))
 @functools.cache
 def _libc() -> ctypes.CDLL | None:
     """The C library where it is glibc."""
-    libc = ctypes.CDLL(None)
+    try:
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):  # a static Python, and Windows
+        return None
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import psutil
 
 from vitbench.engine import messages
 from vitbench.engine.messages import MalformedMessage, Reply, Request
+from vitbench.errors import BadInput
 
 # What Python runs as the worker: not from the current folder, whose files may be called anything.
 WORKER: tuple[str, ...] = ("-P", "-m", "vitbench.engine.worker")
@@ -75,13 +77,23 @@ def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
+def check_system() -> None:
+    """Raises BadInput where a worker cannot be started and ended with all that it started."""
+    if not hasattr(os, "killpg"):
+        raise BadInput(
+            f"vitbench measures on Linux and macOS, and this is {platform.system()}: measure in "
+            "WSL or a container; tables, charts and comparisons of runs work here"
+        )
+
+
 class Child:
-    """A worker process. Raises ChildDied where it cannot be started.
+    """A worker process. Raises ChildDied where it cannot be started, BadInput where none can be.
 
     What it prints goes to a file, of which a tail is kept for messages.
     """
 
     def __init__(self, target: Target | None = None) -> None:
+        check_system()
         self._mark = uuid.uuid4().hex
         try:
             self._start(target or Target())

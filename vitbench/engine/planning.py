@@ -20,7 +20,7 @@ from vitbench.cases.plan import Plan
 from vitbench.cases.row import case_of
 from vitbench.cases.scalars import Scalar
 from vitbench.cases.sweep import Sweep
-from vitbench.engine import budget, pool
+from vitbench.engine import budget, child, pool
 from vitbench.engine.messages import SetUp
 from vitbench.errors import BadInput
 from vitbench.instruments import host
@@ -174,6 +174,7 @@ def plan_again(
 
 def _check_machine(threads: int | None, memory_limit_bytes: int | str | None = None) -> None:
     """Raises BadInput for what no worker on this machine can be given, and where none can start."""
+    child.check_system()
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -182,6 +183,8 @@ def _check_machine(threads: int | None, memory_limit_bytes: int | str | None = N
     if threads is not None and threads > cores:
         have = "the one core" if cores == 1 else f"the {cores} cores"
         raise BadInput(f"--threads {threads} is more than {have} that this process may use")
+    if isinstance(memory_limit_bytes, int) and not host.limits_memory():
+        raise BadInput("--memory-limit needs Linux: this system does not hold a process to it")
     if isinstance(memory_limit_bytes, int) and 0 < memory_limit_bytes < _WORKER_BYTES:
         raise BadInput(
             f"--memory-limit must be at least {_WORKER_BYTES / 2**30:g}GiB, most of which a worker "
@@ -289,8 +292,8 @@ def _title(
 
 
 def _default_memory_limit(device: str) -> int | None:
-    """None where the device has memory of its own. In whole GiB, so that two plans made in a row
-    are equal."""
-    if not devices.rules(device).is_host:
+    """None where the device has memory of its own, or the system does not hold a process to it. In
+    whole GiB, so that two plans made in a row are equal."""
+    if not devices.rules(device).is_host or not host.limits_memory():
         return None
     return max(1, int(_MEMORY_SHARE * host.available_memory_bytes() / 2**30)) * 2**30

@@ -12,7 +12,6 @@ import ctypes
 import dataclasses
 import gc
 import os
-import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -79,8 +78,7 @@ class Worker:
     def _setup_worker(self, request: messages.SetUp) -> messages.Reply:
         """Device, threads and memory of the process, and what it runs on."""
         if request.memory_limit_bytes is not None:
-            limits = (request.memory_limit_bytes, request.memory_limit_bytes)
-            resource.setrlimit(resource.RLIMIT_DATA, limits)
+            host.limit_memory(request.memory_limit_bytes)
         try:
             self._device = device = devices.connect(request.device)
         except BadInput as error:

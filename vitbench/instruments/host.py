@@ -142,6 +142,19 @@ def available_memory_bytes() -> int:
     return max(0, min(available, int(limit) - int(used)))
 
 
+def limits_memory() -> bool:
+    """Whether the system holds a process to a limit of its memory. macOS takes one, and lets the
+    process have more."""
+    return platform.system() == "Linux"
+
+
+def limit_memory(nbytes: int) -> None:
+    """Limits this process for the rest of its life, to no more than its parent may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    nbytes = nbytes if most == resource.RLIM_INFINITY else min(nbytes, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (nbytes, nbytes))
+
+
 def usable_cores() -> int:
     """Cores that this process may use: the smaller of its affinity and its cgroup's quota."""
     cores, quota = len(_cores.affinity()), cpu_quota()

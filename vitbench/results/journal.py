@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -24,6 +23,11 @@ from vitbench.results.outcome import (
     to_json,
 )
 from vitbench.results.record import Record, build_record
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is measured: journals are only read
+    fcntl = None  # type: ignore[assignment] # so typed where the module is always there
 
 FORMAT = 1
 _LOCK_S = 2.0
@@ -165,7 +169,7 @@ class Journal:
         """Waits a little: a worker that a killed runner was about to start holds the file until it
         is a program of its own."""
         deadline = time.monotonic() + _LOCK_S
-        while True:
+        while fcntl is not None:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
@@ -173,6 +177,7 @@ class Journal:
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(0.02)
+        return True
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Writes one line. Raises StorageFull with the journal as it was before."""

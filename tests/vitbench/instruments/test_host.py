@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import resource
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -233,3 +234,15 @@ def test_memory_that_can_be_had(files: dict[str, str]) -> None:
     assert host.available_memory_bytes() == 4000
     files["/sys/fs/cgroup/memory.current"] = "6000\n"
     assert host.available_memory_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "limit"), [(resource.RLIM_INFINITY, 3 * 2**30), (2**40, 3 * 2**30), (2**30, 2**30)]
+)
+def test_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, limit: int) -> None:
+    """The one that is asked for, or the lower one under which vitbench was started (`ulimit`)."""
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (most, most))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, ends: limits.append((what, ends)))
+    host.limit_memory(3 * 2**30)
+    assert limits == [(resource.RLIMIT_DATA, (limit, limit))]
