@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,58 @@ def test_a_change_in_the_first_call_alone(tmp_path: Path) -> None:
     once = "if not hasattr(self, 'warm'):\n    self.warm = True\n    torch.set_num_threads(1)"
     (outcome,) = outcomes(tmp_path, lazy=layer(forward=once, keywords=""))
     assert outcome.state["settings_changed"] == ""
+
+
+# A mode that stays entered: every operator of the process would go through it.
+MODE = """
+from torch.utils._python_dispatch import TorchDispatchMode
+class Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+Mode().__enter__()"""
+
+
+def test_a_mode_of_torch(tmp_path: Path) -> None:
+    """Is left when the module was built, and after each case."""
+    built, rude, after = outcomes(
+        tmp_path,
+        rude=layer(build=MODE, keywords=""),
+        later=layer(forward=MODE, keywords=""),
+        sound=layer(keywords=""),
+    )
+    assert built.facts is not None
+    assert built.facts.columns["notes"].startswith("set again after it was built: modes 0 -> 1")
+    assert rude.state["settings_changed"].startswith("modes 0 -> ")
+    assert built.state["settings_changed"] == after.state["settings_changed"] == ""
+
+
+def test_a_mode_in_what_is_run_beside_the_timing(tmp_path: Path) -> None:
+    """One that is entered where one image is checked or counted is left too: no reading and no time
+    is taken under it, nor under what it kept from being left."""
+    alone = "if len(x) == 1:" + MODE.replace("\n", "\n    ")
+    (outcome,) = outcomes(tmp_path, rude=layer(forward=alone, keywords=""))
+    assert outcome.facts is not None
+    assert outcome.facts.columns["operator_calls"] == 1
+    assert outcome.state["settings_changed"] == ""
+    assert settings.read().modes == 0
+
+
+# Says what is loaded when a process has timed a case.
+LOADED = """
+import sys
+from tests.strangers.test_settings import ONCE
+from tests.vitbench.examples import case
+from vitbench.engine import passes
+print(type(passes.measure(case(), ONCE, {}, with_facts=False)).__name__)
+print(*{"torch._dynamo", "torch._inductor", "fvcore"} & sys.modules.keys())
+"""
+
+
+def test_what_a_worker_loads() -> None:
+    """What only times a case loads no compiler, which takes seconds, and nothing that counts."""
+    words = [sys.executable, "-c", LOADED]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "Measured\n\n"
 
 
 def test_threads_of_its_own(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def prepare(
         columns[NOTES] = "; ".join(filter(None, (note, said, columns[NOTES])))
         settings.restore(before)
         # In the case's dtype, whatever dtype the module computes in here.
-        weight_bytes = subject.x.itemsize * sum(p.numel() for p in subject.module.parameters())
+        numbers = sum(p.numel() * (1 + p.is_complex()) for p in subject.module.parameters())
+        weight_bytes = subject.x.itemsize * numbers
         ready.facts = Facts(weight_bytes + subject.x.nbytes + output_bytes, columns)
     return ready
 
@@ -207,6 +208,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
     columns: dict[str, Any] = {}
     notes: list[str] = []
     for name, read_columns in reads.items():
+        settings.restore(ready.timed_under)  # the pass before may have left them changed
         with _stopwatch(ready.spent, name):
             try:
                 columns |= (found := read_columns())

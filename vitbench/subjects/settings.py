@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch.utils import _python_dispatch
 
 # Variables that torch and its compilers set themselves.
 _OF_TORCH = ("TORCH", "PYTORCH", "TRITON", "KINETO", "CUDA", "KMP_", "OMP_")
@@ -23,6 +24,7 @@ class Settings:
     """The settings of a process at one moment.
 
     precisions  how products of fp32 are rounded, by the part of torch that makes them
+    modes       of torch, that see or change what each operator does
     workers     threads of Python's that run
     """
 
@@ -40,6 +42,7 @@ class Settings:
     signal_handlers: Mapping[str, Any]
     environment: Mapping[str, str]
     folder: str
+    modes: int
     workers: int
 
 
@@ -62,6 +65,7 @@ def read() -> Settings:
             name: value for name, value in os.environ.items() if not name.startswith(_OF_TORCH)
         },
         folder=_folder(),
+        modes=torch._C._len_torch_dispatch_stack(),
         workers=threading.active_count(),
     )
 
@@ -124,6 +128,7 @@ def _text(value: object) -> str:
 def restore(kept: Settings) -> None:
     """Sets again what differs, as far as a process can."""
     now = read()
+    _leave_modes(kept.modes)
     _restore_torch(kept, now)
     _restore_handlers(kept.signal_handlers)
     for name in {*now.environment, *kept.environment}:
@@ -134,6 +139,14 @@ def restore(kept: Settings) -> None:
     if now.folder != kept.folder and kept.folder:
         with contextlib.suppress(OSError):
             os.chdir(kept.folder)
+
+
+def _leave_modes(kept: int) -> None:
+    for mode in _python_dispatch._get_current_dispatch_mode_stack()[kept:][::-1]:
+        if mode.old_dispatch_mode_flags:
+            _python_dispatch.TorchDispatchMode.__exit__(mode, None, None, None)
+        else:  # it was left already, while one that it held was on top, which went in its place
+            _python_dispatch._pop_mode()
 
 
 def _restore_torch(kept: Settings, now: Settings) -> None:
@@ -147,7 +160,10 @@ def _restore_torch(kept: Settings, now: Settings) -> None:
         torch.set_grad_enabled(kept.gradients)
     if now.flush_denormal != kept.flush_denormal:
         torch.set_flush_denormal(kept.flush_denormal)
-    torch.use_deterministic_algorithms(kept.deterministic_algorithms, warn_only=kept.only_warned)
+    deterministic = kept.deterministic_algorithms, kept.only_warned
+    if (now.deterministic_algorithms, now.only_warned) != deterministic:
+        # Not where nothing differs: it imports torch's compilers, which takes seconds.
+        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
     torch.backends.cudnn.benchmark = kept.cudnn_benchmark
     torch.backends.cudnn.deterministic = kept.cudnn_deterministic
     for name, part in _rounding().items():
