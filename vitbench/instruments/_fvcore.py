@@ -66,7 +66,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
 
 def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> FlopCountAnalysis:
     with torch.inference_mode(False):  # inference tensors cannot be traced
-        bare = copy.deepcopy(module).to(device, torch.float32).eval()
+        bare = copy.deepcopy(module).to(device).float().eval()
         analysis = FlopCountAnalysis(bare, torch.empty(input_shape, device=device))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")

@@ -261,7 +261,7 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
     trained = case.mode == "forward_backward"
     device = devices.connect(case.device)
     module = build_module(case, plugins, case.impl, checkpoint)
-    module = module.to(device.target, dtype).train(trained)
+    module = wrappers.converted(module.to(device.target), dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
     return Subject(module, runnable, device, build_input(case).to(device.target, dtype))
 

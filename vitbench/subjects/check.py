@@ -18,6 +18,7 @@ from vitbench.errors import named
 from vitbench.instruments import correctness
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.subjects import build as subjects
+from vitbench.subjects import wrappers
 from vitbench.subjects.behaviour import Behaviour, compared, is_of_a_user, why_outputs_differ
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
@@ -232,7 +233,7 @@ def _reference(
     eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
     eager.load_state_dict(subject.module.state_dict())
     # A training step is checked by its forward pass, in the mode in which it ran.
-    eager = eager.to(subject.x.device, dtype).train(subject.module.training)
+    eager = wrappers.converted(eager.to(subject.x.device), dtype).train(subject.module.training)
     x = subject.x.detach()
     with torch.no_grad():  # on a copy: a module may change its input
         if subject.module.training or with_batch:  # statistics over the batch need all of it

@@ -10,6 +10,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
+def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module itself, with its real parameters and buffers in a dtype, and its complex ones in
+    the complex dtype of that precision; Module.to(dtype) drops their imaginary parts.
+    """
+
+    def convert(x: Tensor) -> Tensor:
+        if x.is_complex():
+            return x.to(dtype.to_complex())
+        return x.to(dtype) if x.is_floating_point() else x
+
+    return module._apply(convert)
+
+
 class CastedModule(nn.Module):
     """A module that computes in fp32 for inputs and outputs of another dtype.
 
@@ -19,7 +32,7 @@ class CastedModule(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module.float()
+        self.module = converted(module, torch.float32)
 
     def forward(self, x: Tensor) -> Any:
         output = self.module(x.float())
