@@ -6,6 +6,7 @@ x is (1, 4, 6, 16): 24 tokens of 16 channels. AT_LEAST marks what nobody can cou
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -57,6 +58,38 @@ def heads(x: Tensor) -> Tensor:
 def conv(layer: nn.Module) -> Layer:
     """A convolution of the image."""
     return Layer(lambda x, own: own(image(x)), layer)
+
+
+class Sparse(nn.Module):
+    """It holds a matrix of which 24 numbers are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pattern", torch.eye(N).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(self.pattern, tokens(x)[0])
+
+
+def compressed(x: Tensor) -> Tensor:
+    """A sparse matrix made in forward; torch warns that such are new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.eye(N).to_sparse_csr() @ tokens(x)[0]
+
+
+def nested(x: Tensor, layer: nn.Module) -> Tensor:
+    """Two sequences of different lengths as one jagged tensor."""
+    parts = [tokens(x)[0, :20], tokens(x)[0, 20:]]
+    output = layer(torch.nested.nested_tensor(parts, layout=torch.jagged))
+    return output.to_padded_tensor(0.0)
+
+
+def into(x: Tensor) -> Tensor:
+    """A product into memory that is there."""
+    out = x.new_empty(1, N, N)
+    torch.bmm(tokens(x), tokens(x).mT, out=out)
+    return out
 
 
 def parameter(*shape: int) -> Tensor:
@@ -192,6 +225,25 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:2], x.shape[1])
 
 
+WORKERS = ThreadPoolExecutor(1)
+
+
+def in_the_pool(x: Tensor) -> Tensor:
+    """A product by a thread that was there before."""
+    return WORKERS.submit(lambda: tokens(x) @ tokens(x).mT).result()
+
+
+def in_a_shell(x: Tensor) -> Tensor:
+    """What a shell computes, nobody knows."""
+    os.system("true")
+    return x
+
+
+def listed(x: Tensor) -> Tensor:
+    """Sums of the rows, by Python."""
+    return torch.tensor([sum(row) for row in tokens(x)[0].tolist()])
+
+
 def in_a_thread(x: Tensor) -> Tensor:
     """A product that another thread computes."""
     results: list[Tensor] = []
@@ -284,6 +336,14 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
         C * C * C,
     ),
     "addbmm": (lambda: Layer(lambda x: torch.addbmm(x[0, 0, 0], *[tokens(x)[:, :C]] * 2)), C**3),
+    "addmm in place": (
+        lambda: Layer(lambda x: tokens(x)[0, :C].clone().addmm_(*[tokens(x)[0, :C]] * 2)),
+        C * C * C,
+    ),
+    "bmm into memory": (lambda: Layer(into), N * C * N),
+    "sparse": (Sparse, N * C),
+    "sparse, compressed": (lambda: Layer(compressed), N * C),
+    "nested": (lambda: Layer(nested, nn.Linear(C, 5)), N * C * 5),
     "matmul, broadcast": (lambda: Layer(lambda x: x @ parameter(4, C, 3).to(x.device)), N * C * 3),
     "matmul by a vector": (lambda: Layer(lambda x: x @ x[0, 0, 0]), N * C),
     "tensordot": (lambda: Layer(lambda x: torch.tensordot(x, x, ([3], [3]))), N * C * N),
@@ -316,6 +376,11 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "group norm": (lambda: conv(nn.GroupNorm(4, C)), 5 * N * C),
     "group norm, no weights": (lambda: conv(nn.GroupNorm(4, C, affine=False)), 4 * N * C),
     "instance norm": (lambda: conv(nn.InstanceNorm2d(C)), 4 * N * C),
+    "distances": (lambda: Layer(lambda x: torch.cdist(tokens(x), tokens(x))), N * N * C),
+    "positions of a grid": (  # 2 coordinates, each from 3 numbers
+        lambda: Layer(lambda x: F.affine_grid(x[:, :2, 0, :3], [1, C, 4, 6], align_corners=False)),
+        N * 2 * 3,
+    ),
     "grid sampling": (
         lambda: Layer(lambda x: F.grid_sample(image(x), x[..., :2], align_corners=False)),
         4 * N * C,
@@ -370,6 +435,13 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "called twice": (lambda: Layer(twice, nn.Linear(C, C)), 2 * N * C * C),
     "vmap": (lambda: Layer(per_sample), N * C * 3),
     "complex product": (lambda: Layer(complex_product), 4 * N * C * N),
+    "complex convolution": (  # which torch computes as three of real numbers
+        lambda: Layer(
+            lambda x, own: own(image(torch.complex(x, x))),
+            nn.Conv2d(C, 5, 1, dtype=torch.complex64),
+        ),
+        3 * N * C * 5,
+    ),
     "by a value": (lambda: Layer(by_value), N * C * N),
     "own gradient": (lambda: Layer(lambda x: Doubled.apply(tokens(x))), N * C * N),
     "scripted": (lambda: scripted(nn.Linear(C, 24)), N * C * 24),
@@ -386,6 +458,12 @@ AT_LEAST: dict[str, tuple[Callable[[], nn.Module], int]] = {
         N * C * C,
     ),
     "a thread": (lambda: Layer(lambda x, own: in_a_thread(own(x)), nn.Linear(C, C)), N * C * C),
+    "a thread of before": (
+        lambda: Layer(lambda x, own: in_the_pool(own(x)), nn.Linear(C, C)),
+        N * C * C,
+    ),
+    "a shell": (lambda: Layer(lambda x, own: in_a_shell(own(x)), nn.Linear(C, C)), N * C * C),
+    "a list": (lambda: Layer(lambda x, own: listed(own(x)), nn.Linear(C, C)), N * C * C),
     "a pool of threads": (lambda: nn.Sequential(nn.Linear(C, C), InAPool()), N * C * C),
     "a solver": (
         lambda: Layer(lambda x, own: torch.linalg.pinv(tokens(own(x))), nn.Linear(C, C)),

@@ -109,7 +109,7 @@ MODULES = {
             spec=", macs=lambda *_, **__: 16 * 32**2 + 2 * 16 * 16 * 32",
         ),
         IN_FP64,
-        "operators: ",
+        "",
     ),
     "a thread in forward": (
         layer(
@@ -127,6 +127,51 @@ MODULES = {
         layer(
             forward="child = os.fork()\nif child == 0:\n    os._exit(0)\nos.waitpid(child, 0)",
             spec=", macs=lambda *_, **__: 16 * 32**2",
+        ),
+        IN_FP64,
+        "",
+    ),
+    "a part under torch.compile": (
+        layer(
+            build="self.part = torch.compile(torch.sigmoid, backend='eager')",
+            forward="y = self.part(y)",
+        ),
+        IN_FP64,
+        "fvcore: RuntimeError: ",
+    ),
+    "a gradient of its own": (
+        layer(
+            build="""
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return 2 * y
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+self.doubled = Doubled.apply""",
+            forward="y = self.doubled(y)",
+        ),
+        IN_FP64,
+        "",
+    ),
+    "numpy": (
+        layer(forward="import numpy\ny = torch.from_numpy(numpy.tanh(y.detach().numpy()))"),
+        IN_FP64,
+        "macs: a lower bound, without what follows numpy()",
+    ),
+    "nested tensors": (
+        layer(
+            forward="n = torch.nested.nested_tensor(list(y.flatten(1, 2)), layout=torch.jagged)\n"
+            "y = n.sin().to_padded_tensor(0.0).reshape(x.shape)",
+        ),
+        IN_FP64,
+        "fvcore: RuntimeError: ",
+    ),
+    "complex numbers": (
+        layer(
+            build="self.register_buffer('turn', torch.polar(torch.ones(32), torch.arange(32.0)))",
+            forward="y = (y * self.turn).imag",
         ),
         IN_FP64,
         "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +40,18 @@ class Operators:
         return sum(self.names.values())
 
 
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """While this lasts, what is under torch.compile runs as it was written; flex_attention too,
+    which compiles itself.
+    """
+    if {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
 class _Dispatched(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch has not typed it
         self.names: Counter[str] = Counter()
@@ -48,7 +61,8 @@ class _Dispatched(TorchDispatchMode):
             # Without autograd it arrives whole; the kernel that it chooses is what is asked for.
             with self:
                 return func.decompose(*args, **(kwargs or {}))
-        self.names[func._schema.name.partition("::")[2]] += 1
+        is_operator = isinstance(func, torch._ops.OpOverload)  # else it gets functions
+        self.names[func._schema.name.partition("::")[2] if is_operator else str(func)] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -65,8 +79,8 @@ class _Asked(TorchFunctionMode):
 
 
 def trace(call: Callable[[], Any]) -> Operators:
-    """Runs the call once and tells what it dispatched."""
-    with _Dispatched() as dispatched, _Asked() as asked:
+    """Runs the call once and tells what it dispatched, parts under torch.compile uncompiled."""
+    with uncompiled(), _Dispatched() as dispatched, _Asked() as asked:
         call()
     kernels: Counter[str] = Counter()
     for name, count in dispatched.names.items():

@@ -19,12 +19,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from vitbench.instruments._dispatch import uncompiled
 
 # What neither computes nor reads values: new memory, and copies of what is there.
 _MOVES = {
@@ -50,14 +53,22 @@ _UNKNOWN = {
     *("_trilinear", "_cudnn_rnn", "miopen_rnn", "_native_multi_head_attention"),
     *("_transformer_encoder_layer_fwd", "_triton_multi_head_attention"),
     *("cholesky", "cholesky_inverse", "cholesky_solve", "geqrf", "lu_solve", "ormqr", "orgqr"),
-    *("triangular_solve", "_sparse_mm_reduce_impl", "lobpcg"),
+    *("triangular_solve", "lobpcg", "_spsolve"),
+    *("_sparse_mm_reduce_impl", "_sparse_sparse_matmul", "hspmm", "_cslt_sparse_mm"),
+    *("_sparse_semi_structured_mm", "_sparse_semi_structured_addmm"),
+    *("_sparse_semi_structured_linear", "_mixed_dtypes_linear", "mkldnn_linear"),
+    *("mkldnn_convolution", "_foreach_mm", "_grouped_mm", "_scaled_grouped_mm"),
+    *("_scaled_grouped_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"),
+    *("_weight_int4pack_mm_for_cpu", "_weight_int4pack_mm_with_scales_and_zeros"),
+    *("_dyn_quant_matmul_4bit", "quantized_lstm", "quantized_gru"),
 }
 # Of linalg_ those that are no product and no factorisation.
 _PLAIN_LINALG = {"linalg_vector_norm", "linalg_cross"}
 # Where values leave torch.
 _LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
+_THREAD = "a thread"
 # Events of the interpreter by which work leaves the process.
-_STARTS_PROCESS = {"os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"}
+_STARTS_PROCESS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +109,28 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     Runs on the meta device: any size, no arithmetic. What cannot run there is run on tensors that
     pretend to be on the CPU, and what needs values, with values. Raises what the last way raises.
     """
+    found = _count_once(module, input_shape)
+    # A thread that stood idle may have been woken by chance, to end, but not twice.
+    return _count_once(module, input_shape) if _THREAD in found.unknown else found
+
+
+def _count_once(module: nn.Module, shape: tuple[int, ...]) -> Macs:
     unseen: set[str] = set()
-    ways = (_on_meta, _on_fake_tensors, _with_values, _with_gradients)
     with _plain(), _watching(unseen), torch.inference_mode():
-        for way in ways:
-            try:
-                return way(module, input_shape).macs(unseen)
-            # An operator without a meta kernel raises whatever its author chose.
-            except Exception:
-                if way is ways[-1]:
-                    raise
-    raise AssertionError("the last way returns or raises")
+        counter = _first_that_runs(
+            module, shape, _on_meta, _on_fake_tensors, _with_values, _with_gradients
+        )
+    return counter.macs(unseen)
+
+
+def _first_that_runs(module: nn.Module, shape: tuple[int, ...], way: Way, *others: Way) -> _Counter:
+    try:
+        return way(module, shape)
+    # An operator without a meta kernel raises whatever its author chose.
+    except Exception:
+        if not others:
+            raise
+    return _first_that_runs(module, shape, *others)
 
 
 @contextlib.contextmanager
@@ -116,13 +138,10 @@ def _plain() -> Iterator[None]:
     """Nothing is compiled or fused into one operator, and no warning is given: none is news."""
     from torch.backends import mha
 
-    stance: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
-        stance = torch.compiler.set_stance("force_eager")
     fast_path = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     try:
-        with stance, warnings.catch_warnings():
+        with uncompiled(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -170,6 +189,9 @@ def _on_host(module: nn.Module) -> nn.Module:
         return module.cpu().float().eval()
 
 
+Way = Callable[[nn.Module, tuple[int, ...]], "_Counter"]
+
+
 class _Counter(TorchDispatchMode):
     """Counts what is dispatched while it is entered.
 
@@ -193,11 +215,15 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # made of tensors, as nested ones are: those come here next
         if not isinstance(func, torch._ops.OpOverload):
             return self._higher_order(func, args, kwargs)
-        name = func._schema.name.partition("::")[2]
+        # What an operator computes is the same in place.
+        name = func._schema.name.partition("::")[2].rstrip("_")
         formula = _formula(func, name)
-        if formula is None and func._can_decompose():
+        is_question = func is torch.ops.prim.device.default
+        if formula is None and not is_question and func._can_decompose():
             self._einsums += name == "einsum"
             with self:
                 output = func.decompose(*args, **kwargs)
@@ -234,7 +260,8 @@ class _Leaving(TorchFunctionMode):
         self.unknown = unknown
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _LEAVES_TORCH:
+        listed = func is Tensor.tolist and args[0].is_floating_point()  # whole numbers are sizes
+        if listed or func in _LEAVES_TORCH:
             self.unknown.add(f"what follows {func.__name__}()")
         return func(*args, **(kwargs or {}))
 
@@ -257,10 +284,10 @@ def _watching(unknown: set[str]) -> Iterator[None]:
     """Adds to `unknown` what is computed where no operator is seen."""
 
     def in_new_thread(*_: object) -> None:
-        unknown.add("a thread")
+        unknown.add(_THREAD)
         sys.setprofile(None)
 
-    profile = threading.getprofile()
+    profile, before = threading.getprofile(), _computed_by_others()
     threading.setprofile(in_new_thread)
     _watched.append(unknown)
     try:
@@ -269,6 +296,20 @@ def _watching(unknown: set[str]) -> Iterator[None]:
     finally:
         _watched.pop()
         threading.setprofile(profile)
+        if before - _computed_by_others():
+            unknown.add(_THREAD)
+
+
+def _computed_by_others() -> set[tuple[int | None, str]]:
+    """Each other thread of Python's, with how long it has run; none where the system does not tell,
+    as outside of Linux.
+    """
+    times = set()
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
+            times.add((thread.native_id, text.split()[0]))
+    return times
 
 
 # Formulas: each gets the output and the arguments of an operator.
@@ -281,10 +322,31 @@ def _reals(x: Tensor) -> int:
     return 4 if x.is_complex() else 1
 
 
+def _values(x: Tensor) -> int:
+    """How many numbers a tensor holds: of a sparse one, those that are not left out."""
+    if x.layout is torch.strided:
+        return x.numel()
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    values = x._values() if x.layout is torch.sparse_coo else x.values()
+    if values.is_meta or isinstance(values, FakeTensor):
+        raise NotImplementedError("a sparse tensor without data holds no numbers")
+    return values.numel()
+
+
 def _product(_: Tensor, a: Tensor, b: Tensor, **options: Any) -> int:
     """a (..., rows, inner) by b (..., inner, columns), or by a vector (inner)."""
+    if b.layout is not torch.strided:
+        if a.layout is not torch.strided:
+            raise NotImplementedError("a product of two sparse tensors")
+        return a.numel() // a.shape[-1] * _values(b) * _reals(a)
     columns = b.shape[-1] if b.dim() > 1 else 1
-    return a.numel() * columns * _reals(a)
+    return _values(a) * columns * _reals(a)
+
+
+def _sampled_product(_: Tensor, pattern: Tensor, a: Tensor, *rest: Any, **options: Any) -> int:
+    """Of a product only what a sparse tensor holds."""
+    return _values(pattern) * a.shape[-1] * _reals(a)
 
 
 def _added_product(_: Tensor, bias: Tensor, a: Tensor, b: Tensor, **options: Any) -> int:
@@ -364,6 +426,16 @@ def _training_batch_norm(_: Any, x: Tensor, weight: Any, *rest: Any) -> int:
     return _norm(_, x, 0, weight)
 
 
+def _distances(_: Any, a: Tensor, b: Tensor, *rest: Any) -> int:
+    """Of each row of a to each of b, one for each channel."""
+    return a.numel() * b.shape[-2]
+
+
+def _sampling_positions(out: Tensor, theta: Tensor, *rest: Any) -> int:
+    """Each coordinate is a product with a row of theta."""
+    return out.numel() * theta.shape[-1]
+
+
 def _each_output(cost: int) -> Formula:
     return lambda out, *args, **options: cost * out.numel()
 
@@ -374,7 +446,9 @@ def _each_input(_: Any, x: Tensor, *rest: Any, **options: Any) -> int:
 
 _FORMULAS: Mapping[str, Formula] = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm"), _product),
-    **dict.fromkeys(("addmm", "baddbmm", "addmv", "addbmm", "_addmm_activation"), _added_product),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv", "addbmm"), _added_product),
+    **dict.fromkeys(("_addmm_activation", "_sparse_addmm"), _added_product),
+    "sparse_sampled_addmm": _sampled_product,
     "convolution": _convolution,
     "_convolution": _convolution,
     "conv_tbc": _conv_tbc,
@@ -393,6 +467,8 @@ _FORMULAS: Mapping[str, Formula] = {
     **dict.fromkeys(("batch_norm", "native_batch_norm", "cudnn_batch_norm"), _batch_norm),
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _inferring_batch_norm,
+    **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), _distances),
+    "affine_grid_generator": _sampling_positions,
     "upsample_nearest2d": _each_output(1),
     **dict.fromkeys(("upsample_bilinear2d", "grid_sampler"), _each_output(4)),
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), _each_output(4)),
