@@ -39,7 +39,7 @@ def run(options: Options) -> Section:
         out = Path(folder) / "run"
         wall_s = measured(*arguments, "--out", str(out))
         passes = spent(out)
-    share = share_not_measuring(wall_s, passes["timing"])
+    share = share_not_measuring(wall_s, passes["timing"] + passes["energy"])
     parts = {**passes, "processes, imports, ceilings, charts": wall_s - sum(passes.values())}
     lines = [
         (name, f"{seconds:.1f}", f"{seconds / wall_s:.1%}")
@@ -47,7 +47,7 @@ def run(options: Options) -> Section:
     ]
     text = [
         f"`vitbench {' '.join(arguments)}` took {wall_s:.0f} s. Measuring is warm-up and sampling "
-        "(`timing`).",
+        "(`timing`), and the reading of energy where there is a counter (`energy`).",
         tables.markdown(("pass", "s", "share"), lines),
         f"Goal: at most {GOAL:.0%} not measuring: {verdict(share <= GOAL)} ({share:.1%}).",
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,3 +160,37 @@ def test_a_cpuset_that_changes_meanwhile(machine: Machine, monkeypatch: pytest.M
 def test_lists_of_cpus(text: str) -> None:
     """As the kernel writes and reads them."""
     assert _cores.as_list(_cores.listed(text)) == text
+
+
+# Takes a machine of two sockets with one core each for this one, runs torch on one thread there,
+# and tells where every thread of the process may run.
+_REAL = """
+import os, sys
+from pathlib import Path
+from vitbench.instruments import _cores
+_cores.ROOT = Path(sys.argv[1])
+from vitbench.devices import cpu
+device = cpu.Device("cpu")
+device.configure(1)
+device.ceilings(["float32"], 0.01)
+print({frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")})
+device.configure(2)
+print(os.sched_getaffinity(0) == _cores.affinity())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or not {0, 1} <= os.sched_getaffinity(0),
+    reason="needs two CPUs of Linux",
+)
+def test_a_process_that_is_pinned(machine: Machine, tmp_path: Path) -> None:
+    """All its threads run on the socket, as the kernel has it; with all cores it is free again."""
+    machine(("0", 0, None), ("1", 1, None), nodes=2)
+    done = subprocess.run(
+        ["taskset", "-c", "0,1", sys.executable, "-c", _REAL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["{frozenset({0})}", "True"]
