@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.vitbench.examples import case, layer, plugin
+from tests.vitbench.examples import case
 from vitbench import devices
 from vitbench.devices import _powercap
 from vitbench.engine import passes
+from vitbench.instruments import Counts, Workload, energy
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Measured
 
@@ -167,37 +170,37 @@ def test_the_environment_says_which_counters(tree: Tree) -> None:
     assert device.facts() == {"energy": {"counters": ["package-0"], "unreadable": ""}}
 
 
-# A layer whose every call takes 8 J.
-THIRSTY = """
-with open({file!r}, "r+") as counter:
-    uj = int(counter.read())
-    counter.seek(0)
-    counter.write(str(uj + 8_000_000))
-"""
+def workload(call: Callable[[], None], energy_s: float) -> Workload:
+    """Two images a call, whose energy may be read for so long."""
+    return Workload(
+        device=devices.connect("cpu"),
+        module=torch.nn.Identity(),
+        x=torch.zeros(2),
+        call=call,
+        images=2,
+        is_dispatched=True,
+        energy_s=energy_s,
+        counts=Counts(parts=dict, closed_form=int, formula=int),
+    )
 
 
-def columns(energy_s: float, text: str, folder: Path) -> Mapping[str, object]:
-    """Of a layer whose energy is asked for, two images a call. The folder is a new one."""
-    folder.mkdir()
-    rule = TimingRule(warmup_s=0, min_samples=2, min_s=0, cap_s=0.01, energy_s=energy_s)
-    mine = case(attention="mine", params=(), impl="eager", batch_size=2)
-    plugins = {"mine": plugin(folder, "mine", text)}
-    outcome = passes.measure(mine, rule, plugins, with_facts=True)
+def test_the_energy_of_an_image(tree: Tree) -> None:
+    """Half of a call's, whose batch is two. Empty without counters, and where it is not asked
+    for."""
+    assert energy.read(workload(lambda: None, SECONDS)) == {"energy_j_img": None}
+    root = tree(AMD)
+    thirsty = partial(advance, root, {"intel-rapl:0": 8_000_000})
+    assert energy.read(workload(thirsty, SECONDS)) == {"energy_j_img": pytest.approx(4.0)}
+    assert energy.read(workload(thirsty, 0.0)) == {"energy_j_img": None}
+
+
+def test_a_counter_that_fails_is_a_note(tree: Tree) -> None:
+    """In the row, which is timed all the same."""
+    tree(AMD)
+    rule = TimingRule(warmup_s=0, min_samples=2, min_s=0, cap_s=0.01, energy_s=SECONDS)
+    outcome = passes.measure(case(), rule, {}, with_facts=True)
     assert isinstance(outcome, Measured)
     assert outcome.facts is not None
-    return outcome.facts.columns
-
-
-def test_a_row(tree: Tree, tmp_path: Path) -> None:
-    """Without counters, and where energy is not asked for, the column is empty and the row says
-    nothing; a counter that fails is a note. The figure is of one image."""
-    silent = columns(SECONDS, layer(), tmp_path / "a")
-    assert (silent["energy_j_img"], silent["notes"]) == (None, "")
-    counter = tree(AMD) / "intel-rapl:0" / "energy_uj"
-    failed = columns(SECONDS, layer(), tmp_path / "b")
-    assert failed.get("energy_j_img") is None
-    assert "energy: Unreadable: the energy counters moved 0 times" in str(failed["notes"])
-    thirsty = layer(forward=THIRSTY.format(file=str(counter)))
-    found = columns(SECONDS, thirsty, tmp_path / "c")
-    assert (found["energy_j_img"], found["notes"]) == (pytest.approx(4.0), "")
-    assert columns(0.0, thirsty, tmp_path / "d")["energy_j_img"] is None
+    assert outcome.facts.columns.get("energy_j_img") is None
+    notes = str(outcome.facts.columns["notes"])
+    assert notes.startswith("energy: Unreadable: the energy counters moved 0 times")
