@@ -229,6 +229,7 @@ def p_slower_in_blocks(shifts: Sequence[float]) -> float:
     return float(stats.binomtest(slower, slower + faster, alternative="greater").pvalue)
 
 
+@functools.cache
 def _mann_whitney_rank(n: int, m: int, confidence: float) -> int:
     """How many of the n m sorted differences lie outside each end of the interval.
 

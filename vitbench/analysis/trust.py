@@ -68,6 +68,8 @@ BEHAVIOURS: Mapping[str, str] = {
     "depends_on_batch": "its output depends on the batch",
     "keeps_state": "it keeps state from call to call",
 }
+# What disturbs the host, and an accelerator only where that waits for the host.
+_OF_HOST = ("neighbour_cores", "contended_cores", "steal_share", "cgroup_throttled_s")
 # What an accelerator's row is trusted by; unknown is not fine.
 _OF_DEVICE = {"sm_clock_hz": "clock", "gpu_idle_utilisation": "neighbours"}
 
@@ -77,6 +79,8 @@ def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     fall, reasons = 0, []
     for limit in LIMITS:
         value = record.get(limit.column)
+        if limit.column in _OF_HOST and not _needs_host(record):
+            continue
         if value is not None and limit.fall(value):
             fall = max(fall, limit.fall(value))
             reasons.append(limit.sentence(value))
@@ -86,12 +90,21 @@ def grade(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     return GRADES[fall], reasons
 
 
+def _needs_host(record: Mapping[str, Any]) -> bool:
+    """Whether the host's own work is in the latency: it computes, or an accelerator waits."""
+    return _is_host(record) or record.get("launch_bound") is not False
+
+
+def _is_host(record: Mapping[str, Any]) -> bool:
+    device = record.get("device")
+    return not device or devices.rules(str(device)).is_host
+
+
 def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
     reasons = []
     if record.get("rounds") == 1:
         reasons.append((1, "one round only: differences between processes are not seen"))
-    device = record.get("device")
-    is_host = not device or devices.rules(str(device)).is_host
+    is_host = _is_host(record)
     unread = [label for name, label in _OF_DEVICE.items() if record.get(name) is None]
     if unread and not is_host:
         reasons.append((1, f"the device's {' and '.join(unread)} could not be read"))

@@ -181,4 +181,4 @@ def test_as_json(examined: Record, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     """Is bad input."""
     assert run(["doctor", "--device", "gpu"]) == 2
-    assert "nearest: cpu" in capsys.readouterr().err
+    assert "nearest: xpu, cpu" in capsys.readouterr().err

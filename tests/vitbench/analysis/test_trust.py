@@ -108,6 +108,16 @@ def test_a_gpu_may_leave_the_cpu_idle() -> None:
     assert trust.grade(GPU | {"cpu_share": 0.1}) == ("A", [])
 
 
+@pytest.mark.parametrize("column", trust._OF_HOST)
+def test_the_hosts_neighbours_disturb_what_waits_for_the_host(column: str) -> None:
+    """A GPU that is never idle does not wait; one that is launch-bound does, and where it is not
+    known it may.
+    """
+    for is_bound, grade in ((False, "A"), (True, "C"), (None, "C")):
+        row = GPU | {"launch_bound": is_bound, column: 0.9}
+        assert trust.grade(row)[0] in (grade, "D" if grade == "C" else "A")
+
+
 def test_summary() -> None:
     """Rows by grade, best first; grades that none has are left out."""
     assert trust.summary({"C": 3, "A": 12}) == "A 12, C 3"

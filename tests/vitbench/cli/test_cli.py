@@ -89,7 +89,7 @@ REFUSED = [
     ("--attention hillo", ["'hillo'", "nearest: hilo"]),
     ("--attention msa,zzzz", ["'zzzz'", "known:", "sra"]),
     ("--attention msa,", ["commas"]),
-    ("--device gpu", ["'gpu'", "nearest: cpu"]),
+    ("--device gpu", ["'gpu'", "nearest: xpu, cpu"]),
     ("--device cuda:x", ["'cuda:x'"]),
     ("--dtype float23", ["'float23'", "nearest: float32"]),
     ("--dtype fp31", ["'fp31'", "float32"]),
@@ -198,7 +198,7 @@ def test_a_budget_is_kept(
     [
         ("--attention hillo", ["nearest: hilo"]),
         ("--dtype float23", ["nearest: float32"]),
-        ("--device gpu", ["nearest: cpu"]),
+        ("--device gpu", ["nearest: xpu, cpu"]),
         ("--dim 30 --heads 4", ["divisible"]),
         ("nosuite", ["known: "]),
         # This one needs a worker process.
@@ -528,13 +528,14 @@ def test_charts_on_a_full_disk(
 
 def test_a_plan_that_cannot_be_measured(vitbench_here: Vitbench, tmp_path: Path) -> None:
     """Says how many of its cases, and why; a plugin that cannot be asked counts among them."""
-    plugin(tmp_path, "broken", f"import nothing_of_this_name\n{PLUGIN}")
-    words = "--attention hilo,msa,broken --plugin broken.py --param hilo.alpha=0.5,2"
+    odd = "\nimport dataclasses\nATTENTION = dataclasses.replace(ATTENTION, unsupported=len)\n"
+    plugin(tmp_path, "odd", PLUGIN + odd)
+    words = "--attention hilo,msa,odd --plugin odd.py --param hilo.alpha=0.5,2"
     answer = vitbench_here(*TINY, "--dry-run", *words.split())
     assert answer.status == 0
     flat = " ".join(answer.out.split())
     assert "alpha is a share of the heads, between 0 and 1, got 2" in flat
-    assert "broken.py cannot be imported: ModuleNotFoundError" in flat
+    assert "TypeError: len() takes exactly one argument" in flat
     assert "2 of 4 cases cannot be measured" in flat
     assert "cannot" not in vitbench_here(*TINY, "--dry-run").out
 

@@ -1,0 +1,61 @@
+"""A simulated accelerator that whole runs are measured on: `--device accelerator`.
+
+Its calls are computed on the host, once; their time is that of a queue of launches over a virtual
+clock, so every figure of a run has a known truth. What else the device does is set by the variable
+VITBENCH_SIMULATED, for the processes that inherit it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+VARIABLE = "VITBENCH_SIMULATED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the device and its machine do.
+
+    kernel_s       what each operator takes on the device, seconds
+    launch_s       what the host takes to launch one
+    hertz          clock while sampling
+    is_readable    whether clock, power and neighbours can be read
+    neighbour      share of the device's time that others use
+    throttled      reasons for a lowered clock
+    """
+
+    kernel_s: float = 5e-6
+    launch_s: float = 4e-6
+    hertz: float = 1.5e9
+    is_readable: bool = True
+    neighbour: float = 0.0
+    throttled: tuple[str, ...] = ()
+
+
+def state() -> State:
+    """As the variable says."""
+    return State(**json.loads(os.environ.get(VARIABLE, "{}")))
+
+
+@contextmanager
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The device is known here and in the workers that are started."""
+    from vitbench import devices
+    from vitbench.engine import child
+
+    cached = (devices._module, devices.connect)
+    monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(FOLDER / "devices")])
+    monkeypatch.setattr(child, "WORKER", (str(FOLDER / "worker.py"),))
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()

@@ -1,0 +1,160 @@
+"""Whole runs on a simulated accelerator, whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulated import VARIABLE, State, installed
+from tests.vitbench.examples import read_csv
+from vitbench.__main__ import run
+
+AXES = "--resolution 64 --dim 48 --heads 6 --batch-size 2 --effort quick --device accelerator"
+
+
+@pytest.fixture(autouse=True)
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is there."""
+    with installed(monkeypatch):
+        yield
+
+
+def measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, state: State, options: str, status: int = 0
+) -> list[dict[str, str]]:
+    """The rows of a run on a device in this state."""
+    monkeypatch.setenv(VARIABLE, json.dumps(dataclasses.asdict(state)))
+    assert run(["run", "quick", *AXES.split(), *options.split(), "--out", str(folder)]) == status
+    return read_csv(folder / "records.csv")
+
+
+def times(row: Mapping[str, str]) -> tuple[float, float]:
+    """Steady state and the device's own, seconds."""
+    return float(row["latency_s"]), float(row["device_latency_s"])
+
+
+@pytest.mark.parametrize(
+    ("state", "is_bound"),
+    [
+        (State(kernel_s=1e-6), True),
+        pytest.param(State(), False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_tells_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State, is_bound: bool
+) -> None:
+    """Of a device that is slower than its host, and of one that waits for it: the steady state and
+    the device's own time within 1%, and the energy; and the row is not trusted less because the
+    run's own work was on the device.
+    """
+    (row,) = measured(tmp_path / "run", monkeypatch, state, "--attention msa --energy-time 0.1")
+    operators = int(row["operator_calls"])
+    latency_s, device_s = times(row)
+    assert latency_s == pytest.approx(operators * max(state.kernel_s, state.launch_s), rel=0.01)
+    assert device_s == pytest.approx(operators * state.kernel_s, rel=0.01)
+    assert row["launch_bound"] == str(is_bound).lower()
+    assert float(row["throughput_img_s"]) == pytest.approx(2 / latency_s)
+    assert float(row["energy_j_img"]) == pytest.approx(100 * latency_s / 2, rel=0.05)
+    assert float(row["gpu_idle_utilisation"]) == 0
+    assert "GPU" not in row["trust_reasons"]
+    assert row["status"] == "measured"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("state", "grade", "reason"),
+    [
+        (State(is_readable=False), "B", "the device's clock and neighbours could not be read"),
+        (State(neighbour=0.6), "D", "others used the GPU for 60% of the time"),
+        (State(throttled=("hardware slowdown",)), "C", "the GPU lowered its clock: hardware"),
+    ],
+)
+def test_the_state_of_the_device_is_in_the_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State, grade: str, reason: str
+) -> None:
+    """What was seen, and what could not be."""
+    (row,) = measured(tmp_path / "run", monkeypatch, state, "--attention msa --rounds 2")
+    assert row["trust"] == grade
+    assert reason in row["trust_reasons"]
+
+
+_BREAKING = """
+import torch
+from torch import nn
+from attentions import AttentionSpec
+from vitbench import devices
+
+
+class Breaking(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+
+    def forward(self, x):
+        if len(x) == 4:
+            raise torch.OutOfMemoryError("out of memory")
+        if len(x) == 8:
+            devices.connect("accelerator").is_broken = True
+        return x * 2
+
+
+ATTENTION = AttentionSpec(module=Breaking)
+"""
+
+
+@pytest.mark.slow
+def test_what_breaks_a_process_costs_one_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory, and a fault after which every call of the process fails: the cases beside them
+    are measured, in other processes.
+    """
+    plugin = tmp_path / "breaking.py"
+    plugin.write_text(_BREAKING)
+    options = f"--plugin {plugin} --attention breaking --batch-size 1,2,4,8,16 --rounds 1"
+    rows = measured(tmp_path / "run", monkeypatch, State(), options, status=1)
+    found = {int(row["batch_size"]): row["status"] for row in rows}
+    assert found == {
+        1: "measured",
+        2: "measured",
+        4: "out_of_memory",
+        8: "error",
+        16: "measured",
+    }
+
+
+@pytest.mark.slow
+def test_the_gate_sees_a_slower_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A candidate whose operators take 1.2 times as long is a regression, itself is none."""
+    options = "--attention msa,sra --rounds 5"
+    slower = State(kernel_s=1.2 * State().kernel_s)
+    for name, state in (("base", State()), ("slow", slower)):
+        measured(tmp_path / name, monkeypatch, state, options)
+    base, slow = str(tmp_path / "base"), str(tmp_path / "slow")
+    assert run(["check", base, base]) == 0
+    capsys.readouterr()
+    assert run(["check", base, slow, "--max-slowdown", "5%"]) == 3
+    assert "is slower: 1.200 times" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal cut after its first case is continued to the same rows."""
+    folder = tmp_path / "run"
+    whole = measured(folder, monkeypatch, State(), "--attention msa,sra --rounds 1")
+    journal = folder / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]))
+    (folder / "records.csv").unlink()
+    assert run(["run", "--resume", str(folder)]) == 0
+    again = read_csv(folder / "records.csv")
+    exact: Any = ("case", "status", "operator_calls", "macs", "peak_memory_bytes")
+    for row, before in zip(again, whole, strict=True):
+        assert [row[name] for name in exact] == [before[name] for name in exact]
+        assert times(row) == pytest.approx(times(before), rel=0.01)
