@@ -13,7 +13,8 @@ import torch
 
 import attentions
 from attentions import BrokenAttention, Grid
-from tests.vitbench.examples import case, layer
+from tests.vitbench.examples import backbone_case, case, layer
+from vitbench.__main__ import run
 from vitbench.devices._imports import beside
 from vitbench.engine import passes
 from vitbench.errors import BrokenPlugin
@@ -208,6 +209,71 @@ def test_a_broken_plugin_is_told_in_one_sentence(
         own.check({"net": path})
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+MODEL = """\
+import types
+from torch import nn
+from vitbench.subjects.backbones import BackboneSpec
+{}
+BACKBONE = BackboneSpec(build={})
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "build", "sentence"),
+    [
+        ("", "nn.Flatten()", "function that gives a module, which vitbench calls for each size"),
+        ("", "3", "for each size of image, got an object of int (raised at net.py:5)"),
+        ("from broken import SCALE", "None", "division by zero (raised at broken.py:2)"),
+        ("BackboneSpec = lambda build: build", "3", "must define BACKBONE = BackboneSpec("),
+    ],
+)
+def test_a_broken_backbone_is_told_in_one_sentence(
+    tmp_path: Path, code: str, build: str, sentence: str
+) -> None:
+    """What is wrong, and where."""
+    write(tmp_path / "broken.py", "SCALE = 1\n1 / 0")
+    path = write(tmp_path / "net.py", MODEL.format(code, build))
+    with pytest.raises(BrokenPlugin) as caught:
+        own.check({"net": path})
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        ("lambda **options: types.SimpleNamespace(**options)", "SimpleNamespace"),
+        ("lambda pretrained=False, **options: None", "NoneType"),
+        ("lambda h, w, **options: nn.Flatten(**options)", None),
+        ("lambda h, w, impl: nn.Flatten()", None),
+    ],
+)
+def test_how_a_backbone_is_built(tmp_path: Path, build: str, message: str | None) -> None:
+    """`impl` goes where it is named, not into open keywords; what is no module is said."""
+    path = write(tmp_path / "net.py", MODEL.format("", build))
+    outcome = passes.measure(backbone_case(), ONCE, {"tiny": path}, with_facts=False)
+    if message is None:
+        assert isinstance(outcome, Measured), outcome
+    else:
+        assert isinstance(outcome, Failed)
+        assert outcome.message == f"ValueError: build must give a torch.nn.Module, got {message}"
+
+
+@pytest.mark.parametrize("command", ["run --dry-run --attention", "run --backbone", "info"])
+def test_a_plugin_of_the_other_kind(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backbone under --attention, and the other way round: which option names it."""
+    text, option = MODEL.format("", "nn.Flatten"), "backbone"
+    if "--backbone" in command:
+        text, option = net(), "attention"
+    path = write(tmp_path / "mine.py", text)
+    assert run([*command.split(), "mine", "--plugin", str(path)]) == 2
+    article = "an" if option == "attention" else "a"
+    sentence = f"mine is {article} {option}, by its file: name it with --{option}"
+    assert capsys.readouterr().err == f"vitbench: {sentence}\n"
 
 
 @pytest.mark.parametrize(

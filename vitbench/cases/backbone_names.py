@@ -12,6 +12,7 @@ import attentions
 from vitbench.cases.scalars import Scalar, check, parse_scalar
 from vitbench.errors import BadInput, nearest
 from vitbench.subjects.backbones import LITV2, RIVALS
+from vitbench.subjects.plugins import only_defines
 
 # What a backbone is put to, and the heads that do it; a classifier has its own.
 HEADS: Mapping[str, tuple[str, ...]] = {
@@ -56,6 +57,8 @@ def parse(text: str) -> tuple[str, dict[str, Scalar]]:
 def check_name(name: str, plugins: Mapping[str, Path]) -> None:
     """Raises BadInput where there is no such backbone, or not what it needs."""
     if name in plugins:
+        if only_defines(plugins[name], "ATTENTION"):
+            raise BadInput(f"{name} is an attention, by its file: name it with --attention")
         return
     if name in LITV2:
         if importlib.util.find_spec("torchvision") is None:

@@ -14,6 +14,7 @@ from vitbench.cases.axes import AXES, Value, find
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import Scalar, check
 from vitbench.errors import BadInput, nearest
+from vitbench.subjects.plugins import only_defines
 
 # Size of the images of a task whose sweep names none.
 _TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
@@ -140,6 +141,8 @@ class Sweep:
         if name not in files:
             known = [known for known in files if known not in self["backbone"]]
             raise BadInput(f"no attention mechanism is called {name!r}; {nearest(name, known)}")
+        if name in self.plugins and only_defines(files[name], "BACKBONE"):
+            raise BadInput(f"{name} is a backbone, by its file: name it with --backbone")
         return files[name]
 
     def _points(self, kind: str, head: str = "") -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attentions
 from vitbench.cases.case import Case
@@ -27,6 +27,11 @@ _place_of = getattr(attentions, "place_of", lambda *_: "")
 def is_backbone(path: Path) -> bool:
     """Whether a plugin defines a BACKBONE; else it is taken for a mechanism."""
     return "BACKBONE" in attentions.outline(path).defines
+
+
+def only_defines(path: Path, name: Literal["ATTENTION", "BACKBONE"]) -> bool:
+    """Whether of an ATTENTION and a BACKBONE a plugin defines this alone, by its text."""
+    return attentions.outline(path).defines & {"ATTENTION", "BACKBONE"} == {name}
 
 
 def load(name: str, plugins: Plugins, *, as_backbone: bool) -> None:

@@ -56,9 +56,9 @@ class BackboneSpec:
     """One backbone. `BackboneSpec(build=make_model)` alone is valid.
 
     build    `build(image_height, image_width, **params)` gives a module that maps images (batch, 3,
-             height, width) to a tensor, or to a list, tuple or dict of tensors. It may take `impl`.
-             For detection and segmentation it takes `features_only`, and then gives maps (batch,
-             channels, height, width) at strides 4, 8, 16 and 32
+             height, width) to a tensor, or to a list, tuple or dict of tensors. It gets `impl`
+             where it names it. For detection and segmentation it takes `features_only`, and then
+             gives maps (batch, channels, height, width) at strides 4, 8, 16 and 32
     impls    implementations
     macs     closed form, `macs(image_height, image_width)`: MACs of one image
     formula  what the authors' own formula gives, `formula(image_height, image_width, **params)`
@@ -69,6 +69,15 @@ class BackboneSpec:
     macs: Callable[[int, int], int] | None = None
     formula: Callable[..., int | None] | None = None
 
+    def __post_init__(self) -> None:
+        if not callable(self.build) or (
+            hasattr(self.build, "forward") and not isinstance(self.build, type)
+        ):
+            raise TypeError(
+                "build is a function that gives a module, which vitbench calls for each size of "
+                f"image, got an object of {type(self.build).__name__}"
+            )
+
     def make(
         self,
         image_height: int,
@@ -78,17 +87,24 @@ class BackboneSpec:
         features_only: bool = False,
         **params: Any,
     ) -> nn.Module:
-        """The module; `impl` is passed on where `build` takes it.
+        """The module; `impl` is passed on where `build` names it.
 
-        Raises Unsuitable, and whatever `build` raises.
+        Raises Unsuitable, ValueError where `build` gives no module, and whatever it raises.
         """
-        if self._takes("impl"):
+        known = inspect.signature(self.build).parameters
+        if "impl" in known:
             params["impl"] = impl
         if features_only:
             params["features_only"] = True
-            if not self._takes("features_only"):
+            is_open = any(word.kind is word.VAR_KEYWORD for word in known.values())
+            if not (is_open or "features_only" in known):
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")
-        return self.build(*self._size(image_height, image_width), **params)
+        module = self.build(*self._size(image_height, image_width), **params)
+        from torch import nn
+
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"build must give a torch.nn.Module, got {type(module).__name__}")
+        return module
 
     def _size(self, *size: int) -> tuple[int, ...]:
         """Height and width, where `build` takes them, whatever it calls them."""
@@ -100,10 +116,6 @@ class BackboneSpec:
             and (word.default is word.empty or word.name in ("image_height", "image_width"))
         ]
         return size if len(positional) == len(size) else ()
-
-    def _takes(self, name: str) -> bool:
-        known = inspect.signature(self.build).parameters
-        return name in known or any(word.kind is word.VAR_KEYWORD for word in known.values())
 
 
 def attention_of(name: str, plugins: Mapping[str, Path]) -> AttentionSpec:
@@ -143,18 +155,22 @@ def _factory(name: str) -> BackboneSpec:
 
 def load_file(path: Path) -> BackboneSpec:
     """The spec in a plugin file. Raises BrokenAttention, whose message names the file."""
-    module = _imported(path.name, lambda: attentions.import_file(path))
+    module = _imported(path.name, lambda: attentions.import_file(path), path)
     spec = getattr(module, "BACKBONE", None)
     if not isinstance(spec, BackboneSpec):
         raise BrokenAttention(f"{path.name} must define BACKBONE = BackboneSpec(build=...)")
     return spec
 
 
-def _imported(name: str, importer: Callable[[], ModuleType]) -> ModuleType:
+def _imported(
+    name: str, importer: Callable[[], ModuleType], path: Path | None = None
+) -> ModuleType:
     try:
         return importer()
     # Whatever a module raises while it is imported, the reader needs its name first.
     except (Exception, SystemExit) as error:
+        place = "" if path is None else attentions.place_of(error, path)
         raise BrokenAttention(
             f"{name} cannot be imported: {type(error).__name__}: {error}"
+            + (f" (raised at {place})" if place else "")
         ) from error
