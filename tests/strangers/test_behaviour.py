@@ -63,6 +63,16 @@ BEHAVIOURS = {
         COUNT,
         "keeps_state",
     ),
+    "a sparse buffer": (
+        "y = y + torch.sparse.sum(self.calls)",
+        "self.register_buffer('calls', torch.eye(3).to_sparse())",
+        "",
+    ),
+    "a sparse buffer that changes": (
+        "self.calls.mul_(2)",
+        "self.register_buffer('calls', torch.eye(3).to_sparse())",
+        "keeps_state",
+    ),
     "a list that grows": ("self.seen.append(1)", "self.seen = []", ""),
     "caches a mask": (
         "self.mask = getattr(self, 'mask', torch.ones(4, 4, 1))\ny = y * self.mask",
