@@ -99,23 +99,24 @@ class BackboneSpec:
             is_open = any(word.kind is word.VAR_KEYWORD for word in known.values())
             if not (is_open or "features_only" in known):
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")
-        module = self.build(*self._size(image_height, image_width), **params)
+        module = self.build(*self._size(image_height, image_width, params), **params)
         from torch import nn
 
         if not isinstance(module, nn.Module):
             raise ValueError(f"build must give a torch.nn.Module, got {type(module).__name__}")
         return module
 
-    def _size(self, *size: int) -> tuple[int, ...]:
-        """Height and width, where `build` takes them, whatever it calls them."""
+    def _size(self, height: int, width: int, named: Mapping[str, Any]) -> tuple[int, ...]:
+        """Both, where `build` takes them beside what it gets by name, whatever it calls them."""
         known = inspect.signature(self.build).parameters.values()
         positional = [
             word
             for word in known
             if word.kind in (word.POSITIONAL_ONLY, word.POSITIONAL_OR_KEYWORD)
+            and word.name not in named
             and (word.default is word.empty or word.name in ("image_height", "image_width"))
         ]
-        return size if len(positional) == len(size) else ()
+        return (height, width) if len(positional) == 2 else ()
 
 
 def attention_of(name: str, plugins: Mapping[str, Path]) -> AttentionSpec:
