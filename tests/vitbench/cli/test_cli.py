@@ -535,7 +535,7 @@ def test_a_plan_that_cannot_be_measured(vitbench_here: Vitbench, tmp_path: Path)
     assert answer.status == 0
     flat = " ".join(answer.out.split())
     assert "alpha is a share of the heads, between 0 and 1, got 2" in flat
-    assert "TypeError: len() takes exactly one argument" in flat
+    assert "TypeError: len() takes no keyword arguments" in flat
     assert "2 of 4 cases cannot be measured" in flat
     assert "cannot" not in vitbench_here(*TINY, "--dry-run").out
 
