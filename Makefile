@@ -10,7 +10,7 @@ RUN ?= quick
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help bench setup test test-all lint format type check docs benchmarks clean
+.PHONY: help bench setup test test-all lint format type check docs benchmarks cuda clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ docs: $(READY) ## build the documentation as a site in site/; a warning is an er
 benchmarks: $(READY) ## judge the engine against independent clocks; reports in reports/benchmarks/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
 	$(BIN)/python -m tests.benchmarks
+
+cuda: $(READY) ## on a machine with a GPU: tests, quick, catalogue, doctor, ab; a report in reports/
+	$(BIN)/python -m tests.device_report $(or $(REPORT),reports/cuda-$(shell date +%Y-%m-%d))
 
 clean: ## remove the environment and caches; reports stay
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -54,6 +54,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     cached = (devices._module, devices.connect)
     monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(FOLDER / "devices")])
     monkeypatch.setattr(child, "WORKER", (str(FOLDER / "worker.py"),))
+    monkeypatch.setattr(child, "_ENTRY", FOLDER / "entry.py")
     for function in cached:
         function.cache_clear()
     yield
