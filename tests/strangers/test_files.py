@@ -17,7 +17,6 @@ from tests.vitbench.examples import backbone_case, case, layer
 from vitbench.__main__ import run
 from vitbench.devices._imports import beside
 from vitbench.engine import passes
-from vitbench.errors import BrokenPlugin
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed, Measured
 from vitbench.subjects import plugins as own
@@ -205,8 +204,8 @@ def test_a_broken_plugin_is_told_in_one_sentence(
     monkeypatch.setattr("sys.stdin", None)
     write(tmp_path / "broken.py", "SCALE = 1\n1 / 0")
     path = write(tmp_path / "net.py", text)
-    with pytest.raises((BrokenPlugin, BrokenAttention)) as caught:
-        own.check({"net": path})
+    with pytest.raises(BrokenAttention) as caught:
+        own.load("net", {"net": path}, as_backbone=own.is_backbone(path))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -235,8 +234,8 @@ def test_a_broken_backbone_is_told_in_one_sentence(
     """What is wrong, and where."""
     write(tmp_path / "broken.py", "SCALE = 1\n1 / 0")
     path = write(tmp_path / "net.py", MODEL.format(code, build))
-    with pytest.raises(BrokenPlugin) as caught:
-        own.check({"net": path})
+    with pytest.raises(BrokenAttention) as caught:
+        own.load("net", {"net": path}, as_backbone=True)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -91,6 +91,7 @@ def ab(
             plan, sides, policy, limits, folder, command=" ".join(words)
         )
         if machine.dry_run:
+            comparison.check_plugins()
             _outlook(comparison)
             return 0
         make_folder(folder)

@@ -28,8 +28,8 @@ def info(
     json: AsJson = False,
 ) -> None:
     """Say what a mechanism is: paper, equation, cost, settings, traps, and counts at a size."""
+    from vitbench.engine.inquiry import describe
     from vitbench.engine.planning import plugin_files
-    from vitbench.subjects.describe import describe
 
     facts = describe(
         name,

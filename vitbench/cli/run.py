@@ -170,8 +170,8 @@ def _check_resume(context: typer.Context) -> None:
 
 def _print_plan(plan: Plan) -> None:
     from vitbench.cases.row import name_of
+    from vitbench.engine.inquiry import reasons_against
     from vitbench.render import tables
-    from vitbench.subjects.describe import reasons_against
 
     reasons = reasons_against(plan.cases, plan.plugins)
     console = terminal.console()

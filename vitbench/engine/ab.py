@@ -30,7 +30,7 @@ from vitbench.cases.row import name_of
 from vitbench.engine import messages
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
-from vitbench.errors import BadInput, writing
+from vitbench.errors import BadInput, BrokenPlugin, writing
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import write_csv
 from vitbench.results.outcome import Failed, Outcome
@@ -88,6 +88,15 @@ def pair_case(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) ->
             return CasePair(case, None, f"the base has no parameter {name!r}")
     params = tuple((name, value) for name, value in case.params if name in known)
     return CasePair(case, dataclasses.replace(case, params=params))
+
+
+def _check_text(which: Which, plugins: Mapping[str, Path]) -> None:
+    """Raises BrokenPlugin for a side's plugin that is not Python."""
+    for path in plugins.values():
+        try:
+            attentions.outline(path)
+        except attentions.BrokenAttention as error:
+            raise BrokenPlugin(f"{which}: plugin {error}") from None
 
 
 _BASE_LACKS_IT = "the base does not have it"
@@ -161,9 +170,11 @@ class AbComparison:
         self.plan, self.policy, self.rules = plan, policy, rules
         self.sides: dict[Which, Revision] = {"base": sides[0], "head": sides[1]}
         self._plugins: dict[Which, dict[str, Path]] = {
-            "base": sides[0].plugins(plan.plugins, sides[1]),
             "head": sides[1].plugins(plan.plugins, sides[0]),
+            "base": sides[0].plugins(plan.plugins, sides[1]),
         }
+        for which, files in self._plugins.items():
+            _check_text(which, files)
         base, head = (side.registry() | self._plugins[which] for which, side in self.sides.items())
         self.pairs = [pair_case(case, base, head) for case in plan.cases]
         self.environments: dict[Which, dict[str, Any]] = {}
@@ -270,7 +281,7 @@ class AbComparison:
         with Pool(self._specs(), self.plan.timeout_s) as pool:
             pool.start(*_ORDERS[block % 2])
             if self.blocks == 1:
-                pool.check_plugins("head", self._plugins["head"])
+                self._check_plugins(pool)
             for pair in order:
                 self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
                 outcomes, slices = self._measure_pair(pool, pair, phase, block)
@@ -280,6 +291,15 @@ class AbComparison:
                 if not readings.has_failed:
                     readings.shifts.append(shift_of(slices))
                 _write_readings(file, phase, block, pair, slices)
+
+    def check_plugins(self) -> None:
+        """Has workers of both sides import their plugins. Raises BrokenPlugin, BadInput."""
+        with Pool(self._specs(), self.plan.timeout_s) as pool:
+            self._check_plugins(pool)
+
+    def _check_plugins(self, pool: Pool[Which]) -> None:
+        for which, plugins in self._plugins.items():
+            pool.check_plugins(which, plugins, f"{which}: plugin")
 
     def _measure_pair(
         self, pool: Pool[Which], pair: CasePair, phase: int, block: int

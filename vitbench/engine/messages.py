@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vitbench.cases.case import Case
+from vitbench.cases.case import Case, Resolution
 from vitbench.cases.plan import Plan
+from vitbench.cases.scalars import Scalar
 from vitbench.devices import Allocator
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Ceilings, Counted, Failed, Measured
@@ -68,6 +69,27 @@ class CheckPlugin(_Message):
     type: Literal["check_plugin"] = "check_plugin"
     name: str
     as_backbone: bool
+
+
+class Describe(_Message):
+    """Asks what there is to say of a mechanism at a size, as subjects.describe has it. The reply is
+    Described, or Refused."""
+
+    type: Literal["describe"] = "describe"
+    name: str
+    resolution: Resolution
+    stride: int
+    dim: int
+    num_heads: int
+    params: Mapping[str, Scalar]
+
+
+class FindReasons(_Message):
+    """Asks why cases cannot be measured, as far as that is seen without building them. The reply is
+    Reasons."""
+
+    type: Literal["find_reasons"] = "find_reasons"
+    cases: tuple[Case, ...]
 
 
 class Measure(_Message):
@@ -137,6 +159,20 @@ class Accepted(_Message):
     note: str = ""
 
 
+class Described(_Message):
+    """What there is to say of a mechanism."""
+
+    type: Literal["described"] = "described"
+    facts: Mapping[str, Any]
+
+
+class Reasons(_Message):
+    """Why cases cannot be measured, by their ids."""
+
+    type: Literal["reasons"] = "reasons"
+    reasons: Mapping[str, str]
+
+
 class Sampled(_Message):
     """Seconds of one call, sample by sample."""
 
@@ -151,8 +187,9 @@ class Finished(_Message):
     outcome: Measured | Counted | Failed
 
 
-Request = SetUp | CheckWeights | CheckPlugin | Measure | PrepareCase | Sample | Finish | Discard
-Reply = Ready | Refused | Accepted | Sampled | Finished
+Inquiry = CheckWeights | CheckPlugin | Describe | FindReasons
+Request = SetUp | Inquiry | Measure | PrepareCase | Sample | Finish | Discard
+Reply = Ready | Refused | Accepted | Described | Reasons | Sampled | Finished
 
 _Parsed = TypeVar("_Parsed")
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from attentions import BrokenAttention
 from vitbench.cases.case import Case
 from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
@@ -15,7 +16,7 @@ from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.results.outcome import Failed
 from vitbench.subjects.plugins import is_backbone
 
-_START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
+START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
 _ENVIRONMENT = {"device_name", "torch"}  # what every description of a machine has
 
@@ -91,16 +92,17 @@ class Pool(Generic[Slot]):
             raise CaseFailed(slot, Failed("crashed", message))
         return reply
 
-    def check_plugins(self, slot: Slot, plugins: Mapping[str, Path]) -> None:
-        """Has the slot's worker import them. Raises BrokenPlugin for the first that is broken."""
+    def check_plugins(self, slot: Slot, plugins: Mapping[str, Path], label: str = "plugin") -> None:
+        """Has the slot's worker import them. Raises BrokenPlugin for the first that is broken; the
+        label is how its sentence begins."""
         for name, path in plugins.items():
-            request = messages.CheckPlugin(name=name, as_backbone=is_backbone(path))
             try:
+                request = messages.CheckPlugin(name=name, as_backbone=is_backbone(path))
                 self.ask(slot, request, messages.Accepted)
-            except BadInput as error:
-                raise BrokenPlugin(str(error)) from None
+            except (BadInput, BrokenAttention) as error:
+                raise BrokenPlugin(f"{label} {error}") from None
             except CaseFailed as error:
-                raise BrokenPlugin(f"plugin {path.name} cannot be imported: {error}") from None
+                raise BrokenPlugin(f"{label} {path.name} cannot be imported: {error}") from None
 
     def discard(self, slot: Slot) -> None:
         """Ends the prepared case of a slot whose rival failed, where its worker still runs."""
@@ -135,7 +137,7 @@ class Pool(Generic[Slot]):
                 if slot not in self._children:
                     self._children[slot] = Child(spec.target)
                 request = spec.setup()
-                reply = self._children[slot].ask(request, _START_TIMEOUT_S)
+                reply = self._children[slot].ask(request, START_TIMEOUT_S)
                 break
             except (ChildDied, ChildTimeout) as error:
                 self.end(slot)
@@ -166,7 +168,7 @@ def probe(device: str, threads: int | None = None) -> messages.Ready:
     """
     answers: list[messages.Ready] = []
     request = messages.SetUp(device=device, threads=threads, environment=True)
-    with Pool({"probe": WorkerSpec(lambda: request, answers.append)}, _START_TIMEOUT_S) as pool:
+    with Pool({"probe": WorkerSpec(lambda: request, answers.append)}, START_TIMEOUT_S) as pool:
         pool.start("probe")
     return answers[0]
 
@@ -177,7 +179,7 @@ def check_weights(cases: Iterable[Case], setup: messages.SetUp) -> str:
     """
     distinct = {(case.backbone, case.params): case for case in cases if case.backbone}
     note = ""
-    with Pool({"weights": WorkerSpec(lambda: setup)}, _START_TIMEOUT_S) as pool:
+    with Pool({"weights": WorkerSpec(lambda: setup)}, START_TIMEOUT_S) as pool:
         for case in distinct.values():
             try:
                 request = messages.CheckWeights(case=case)

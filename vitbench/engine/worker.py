@@ -19,14 +19,13 @@ from typing import Any, TextIO, assert_never
 
 from attentions import BrokenAttention
 from vitbench import devices
-from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
 from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
+from vitbench.subjects import describe, settings
 from vitbench.subjects import plugins as own
-from vitbench.subjects import settings
 from vitbench.subjects.backbones.weights import BadWeights
 
 
@@ -47,10 +46,13 @@ class Worker:
         match request:
             case messages.SetUp():
                 return self._setup_worker(request)
-            case messages.CheckWeights():
-                return self._check_weights(request.case)
-            case messages.CheckPlugin():
-                return self._check_plugin(request)
+            case (
+                messages.CheckWeights()
+                | messages.CheckPlugin()
+                | messages.Describe()
+                | messages.FindReasons()
+            ):
+                return self._inquire(request)
             case messages.Measure():
                 self._configure()
                 outcome = passes.measure(
@@ -108,21 +110,29 @@ class Worker:
         settings.restore(self._settings)
         self._device.configure(self._threads)
 
-    def _check_weights(self, case: Case) -> messages.Reply:
-        notes: list[str] = []
+    def _inquire(self, request: messages.Inquiry) -> messages.Reply:
+        """What is asked before anything is measured."""
         plugins, weights = self._setup.plugins, self._setup.weights
         try:
-            subjects.build_module(case, plugins, case.impl, weights, notes.append)
-        except (BadWeights, subjects.Unsupported) as reason:
+            match request:
+                case messages.CheckWeights(case=case):
+                    done: list[str] = []
+                    subjects.build_module(case, plugins, case.impl, weights, done.append)
+                    return messages.Accepted(note="".join(done))
+                case messages.CheckPlugin():
+                    own.load(request.name, plugins, as_backbone=request.as_backbone)
+                    return messages.Accepted()
+                case messages.Describe():
+                    question = {n: getattr(request, n) for n in type(request).model_fields}
+                    del question["type"]
+                    return messages.Described(facts=describe.describe(plugins=plugins, **question))
+                case messages.FindReasons():
+                    reasons = describe.reasons_against(request.cases, plugins)
+                    return messages.Reasons(reasons={c.id: text for c, text in reasons.items()})
+                case _:
+                    assert_never(request)
+        except (BadInput, BadWeights, BrokenAttention, subjects.Unsupported) as reason:
             return messages.Refused(reason=str(reason))
-        return messages.Accepted(note=notes[0] or "" if notes else "")
-
-    def _check_plugin(self, request: messages.CheckPlugin) -> messages.Reply:
-        try:
-            own.load(request.name, self._setup.plugins, as_backbone=request.as_backbone)
-        except BrokenAttention as reason:
-            return messages.Refused(reason=f"plugin {reason}")
-        return messages.Accepted()
 
     def _prepare(self, request: messages.PrepareCase) -> messages.Reply:
         self._configure()

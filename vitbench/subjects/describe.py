@@ -19,6 +19,28 @@ from vitbench.subjects.backbones import attention_of
 _PAPER = ("title", "venue", "year", "link", "code")
 
 
+def check(
+    name: str,
+    plugins: Mapping[str, Path],
+    *,
+    resolution: Resolution,
+    stride: int,
+    dim: int,
+    num_heads: int,
+    params: Mapping[str, Scalar],
+) -> None:
+    """Raises BadInput for what is wrong in a question to `describe`, without importing torch."""
+    Sweep(
+        attention=(name,),
+        resolution=(resolution,),
+        stride=(stride,),
+        dim=(dim,),
+        num_heads=(num_heads,),
+        params={name: {key: (value,) for key, value in params.items()}},
+        plugins=plugins,
+    ).check()
+
+
 def describe(
     name: str,
     plugins: Mapping[str, Path],
@@ -29,20 +51,10 @@ def describe(
     num_heads: int,
     params: Mapping[str, Scalar],
 ) -> dict[str, Any]:
-    """Everything, as JSON can hold it. `counts` is None where the size is unsupported, and then
-    `unsupported` says why. Raises BadInput; what is wrong in the question is found before torch is
-    imported.
+    """Everything, as JSON can hold it, of a question that `check` finds nothing wrong with.
+    `counts` is None where the size is unsupported, and then `unsupported` says why. Imports torch.
+    Raises BrokenAttention, BadInput.
     """
-    Sweep(
-        attention=(name,),
-        resolution=(resolution,),
-        stride=(stride,),
-        dim=(dim,),
-        num_heads=(num_heads,),
-        params={name: {key: (value,) for key, value in params.items()}},
-        plugins=plugins,
-    ).check()
-    own.check(plugins)
     spec = attention_of(name, plugins)
     grid = Grid(resolution.height // stride, resolution.width // stride)
     chosen = spec.settings_at(stride) | dict(params)
@@ -83,9 +95,8 @@ def describe(
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
     """Why cases cannot be measured, as far as their mechanisms say without being built: those that
     are unsupported, and those whose mechanism cannot be asked. Whole models cannot. Imports torch
-    and the plugins. Raises BrokenPlugin.
+    and the plugins.
     """
-    own.check(plugins)
     reasons = {}
     for case in cases:
         if not case.attention:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import attentions
 from vitbench.cases.case import Case
-from vitbench.errors import BrokenPlugin
 from vitbench.subjects import backbones
 
 if TYPE_CHECKING:
@@ -41,19 +39,6 @@ def load(name: str, plugins: Plugins, *, as_backbone: bool) -> None:
             backbones.load(name, plugins)
         else:
             backbones.attention_of(name, plugins)
-
-
-def check(plugins: Plugins) -> None:
-    """Imports plugins, in this process. Raises BrokenPlugin for the first that is broken.
-
-    What they print goes to stderr: stdout is the command's.
-    """
-    for name, path in plugins.items():
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                load(name, plugins, as_backbone=is_backbone(path))
-        except attentions.BrokenAttention as reason:
-            raise BrokenPlugin(f"plugin {reason}") from None
 
 
 def importable_beside(name: str, plugins: Plugins) -> contextlib.AbstractContextManager[None]:

@@ -75,6 +75,24 @@ def test_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no closed form" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["info", "run --quiet --out out --attention", "run --dry-run --attention"]
+)
+def test_a_plugin_that_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Ends a worker, not the command; what it prints or writes is not the command's output."""
+    monkeypatch.chdir(tmp_path)
+    plugin(tmp_path, "mine", "import os\nos.write(1, b'bye\\n')\nos._exit(0)")
+    assert run([*command.split(), "mine", "--plugin", "mine.py"]) == 2
+    answer = capfd.readouterr()
+    assert "bye" not in answer.out
+    sentence = "the worker ended with exit status 0; last output: bye"
+    assert answer.err == f"vitbench: plugin mine.py cannot be imported: {sentence}\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+import attentions
+from tests.vitbench.engine import workers as scripted
 from tests.vitbench.examples import (
     MARK,
     ROOT,
@@ -27,6 +29,7 @@ from tests.vitbench.examples import (
     vitbench,
 )
 from vitbench.__main__ import run
+from vitbench.engine import messages, pool
 
 _SIZE = "--resolution 64 --dim 32 --heads 2 --batch-size 1 --impl eager --device cpu --quiet"
 # One thread: tests run side by side, and two threads on one core wait for each other in turns.
@@ -161,10 +164,55 @@ def test_bad_input(project: Path, words: list[str], reason: str) -> None:
     assert git(project, "worktree", "list").count("\n") == 1
 
 
+class Importing(scripted.Workers):
+    """Workers of this process, which import plugins."""
+
+    def answer(self, worker: scripted.Worker, request: messages.Request) -> messages.Reply:
+        assert isinstance(request, messages.CheckPlugin)
+        try:
+            attentions.load_file(Path(worker.side).resolve() / f"{request.name}.py")
+        except attentions.BrokenAttention as reason:
+            return messages.Refused(reason=str(reason))
+        return messages.Accepted()
+
+
+@pytest.mark.parametrize("broken", ["old", "new"])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("1 / 0", "cannot be imported: ZeroDivisionError"), ("def", "is not valid Python")],
+)
+def test_a_plugin_that_is_broken_on_a_side(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+    text: str,
+    fault: str,
+) -> None:
+    """One sentence in advance that names the side, whichever it is; no folder."""
+    monkeypatch.setattr(pool, "Child", Importing().make)
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        Path(name).mkdir()
+        plugin(Path(name), "my", text if name == broken else layer())
+    words = ["--plugin", "my.py", "--attention", "my", *_SIZE.split(), "--device", "cpu"]
+    for more in (["--dry-run"], ["--out", "out"]):
+        assert run(["ab", "old/", "new/", *words, *more]) == 2
+        err = capsys.readouterr().err
+        assert fault in err
+        assert err.startswith("vitbench: ")
+        assert err.count("\n") == 1
+        # The head's text is read first, with its path.
+        side = "base: plugin my.py" if broken == "old" else "plugin "
+        assert side in err
+    assert not Path("out").exists()
+
+
 def test_two_folders_with_a_plugin_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the README has it, with no third copy here. Missing on a side, a sentence says so."""
+    monkeypatch.setattr(pool, "Child", Importing().make)
     monkeypatch.chdir(tmp_path)
     for name in ("old", "new", "empty"):
         Path(name).mkdir()

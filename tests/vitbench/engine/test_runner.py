@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 
 from tests.vitbench.engine import workers as scripted
-from tests.vitbench.examples import case, environment, measured, plan, read_csv
+from tests.vitbench.examples import case, environment, measured, plan, plugin, read_csv
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine import pool, runner
 from vitbench.engine.child import ChildDied, ChildTimeout
-from vitbench.engine.messages import Finished, Measure, Reply, Request
+from vitbench.engine.messages import (
+    Accepted,
+    CheckPlugin,
+    Finished,
+    Measure,
+    Refused,
+    Reply,
+    Request,
+)
 from vitbench.engine.runner import Progress
-from vitbench.errors import BadInput, StorageFull
+from vitbench.errors import BadInput, BrokenPlugin, StorageFull
 from vitbench.results import journal
 from vitbench.results.folder import JOURNAL, RECORDS
 from vitbench.results.journal import Run
@@ -32,19 +40,25 @@ Answer = Outcome | BaseException
 class Workers(scripted.Workers):
     """Workers that answer by a script: a case -> its outcome, or a fault of its worker.
 
-    asked  (worker, case, with_facts) of every measurement asked for
+    asked   (worker, case, with_facts) of every measurement asked for
+    plugin  what they answer of a plugin, or a fault of the worker
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.script: Callable[[Case], Answer] = lambda _: measured()
         self.asked: list[tuple[int, str, bool]] = []
+        self.plugin: Reply | BaseException = Accepted()
 
     def ids(self) -> list[str]:
         """The cases asked for, in order."""
         return [case_id for _, case_id, _ in self.asked]
 
     def answer(self, worker: scripted.Worker, request: Request) -> Reply:
+        if isinstance(request, CheckPlugin):
+            if isinstance(self.plugin, BaseException):
+                raise self.plugin
+            return self.plugin
         assert isinstance(request, Measure)
         self.asked.append((worker.number, request.case.id, request.with_facts))
         outcome = self.script(request.case)
@@ -203,6 +217,38 @@ def test_another_machine_is_refused(
         runner.resume(folder)
     assert (folder / JOURNAL).read_bytes() == before
     assert workers.alive == 0
+
+
+def test_a_changed_plugin_is_refused(workers: Workers, folder: Path) -> None:
+    """Its rows would be of two modules. Nothing is added to the journal."""
+    workers.environment = environment(plugins={"mine": {"sha256": "a"}})
+    interrupted(workers, folder, measured())
+    before = (folder / JOURNAL).read_bytes()
+    workers.environment = environment(plugins={"mine": {"sha256": "b"}})
+    with pytest.raises(BadInput, match="plugin mine, or a file that it imports, has changed"):
+        runner.resume(folder)
+    assert (folder / JOURNAL).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (Refused(reason="mine.py cannot be imported: no"), "plugin mine.py cannot be imported: no"),
+        (ChildDied("it ended"), "plugin mine.py cannot be imported: it ended"),
+        (ChildTimeout("no answer"), "plugin mine.py cannot be imported: no answer"),
+    ],
+)
+def test_a_broken_plugin_leaves_no_folder(
+    workers: Workers, folder: Path, answer: Reply | BaseException, sentence: str
+) -> None:
+    """Nothing was measured: the folder can be given again."""
+    workers.plugin = answer
+    one = dataclasses.replace(PLAN, plugins={"mine": plugin(folder.parent, "mine")})
+    with pytest.raises(BrokenPlugin) as caught:
+        runner.measure(one, folder)
+    assert str(caught.value) == sentence
+    assert not folder.exists()
+    assert (workers.asked, workers.alive) == ([], 0)
 
 
 def test_a_worker_killed_while_it_starts_costs_nothing(workers: Workers, folder: Path) -> None:

@@ -1,0 +1,62 @@
+"""What a worker answers of a user's plugins without measuring: this process imports none of them.
+
+A plugin may print, end the process, hang, or change what holds for all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitbench import devices
+from vitbench.cases.case import Case
+from vitbench.engine import messages
+from vitbench.engine.pool import START_TIMEOUT_S, CaseFailed, Pool, WorkerSpec
+from vitbench.errors import BadInput
+from vitbench.subjects import describe as ours
+
+_SLOT = "inquiry"
+
+
+def describe(name: str, plugins: Mapping[str, Path], **question: Any) -> Mapping[str, Any]:
+    """`subjects.describe.describe`, of a plugin in a worker. Raises BadInput, and for what is wrong
+    in the question before torch is imported.
+    """
+    ours.check(name, plugins, **question)
+    if name not in plugins:
+        return ours.describe(name, {}, **question)
+    with _pool({name: plugins[name]}) as pool:
+        request = messages.Describe(name=name, **question)
+        try:
+            return pool.ask(_SLOT, request, messages.Described).facts
+        except CaseFailed as error:
+            raise BadInput(f"{name} cannot be described: {error}") from None
+
+
+def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> Mapping[Case, str]:
+    """`subjects.describe.reasons_against`, in a worker where there are plugins. Raises
+    BrokenPlugin, BadInput.
+    """
+    if not plugins:
+        return ours.reasons_against(cases, {})
+    by_id = {case.id: case for case in cases}
+    with _pool(plugins) as pool:
+        request = messages.FindReasons(cases=tuple(by_id.values()))
+        try:
+            reasons = pool.ask(_SLOT, request, messages.Reasons).reasons
+        except CaseFailed as error:
+            raise BadInput(f"the plugins cannot be asked what they support: {error}") from None
+    return {by_id[case_id]: reason for case_id, reason in reasons.items()}
+
+
+def _pool(plugins: Mapping[str, Path]) -> Pool[str]:
+    """A worker on the CPU that has imported the plugins. Raises BrokenPlugin."""
+    setup = messages.SetUp(device=devices.host(), plugins=plugins)
+    pool = Pool({_SLOT: WorkerSpec(lambda: setup)}, START_TIMEOUT_S)
+    try:
+        pool.check_plugins(_SLOT, plugins)
+    except BadInput:
+        pool.end(_SLOT)
+        raise
+    return pool
