@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -165,11 +166,42 @@ def test_what_a_worker_loads() -> None:
     assert done.stdout == "Measured\n\n"
 
 
-def test_threads_of_its_own(tmp_path: Path) -> None:
-    """One that every call starts, and that stays, is in the row."""
-    code = "import threading\nthreading.Thread(target=time.sleep, args=(3,), daemon=True).start()"
-    (outcome,) = outcomes(tmp_path, busy=layer(forward=code, keywords=""))
-    assert outcome.state["settings_changed"].startswith("workers ")
+# A thread that runs until a file is there, and a process that does.
+WAIT = "import os, time\nwhile not os.path.exists({stop!r}):\n    time.sleep(0.05)"
+THREAD = "import threading\nthreading.Thread(target=exec, args=({wait!r},)).start()"
+CHILD = "self.child = os.spawnl(os.P_NOWAIT, sys.executable, 'python', '-c', {wait!r})"
+
+
+@pytest.mark.parametrize(
+    ("build", "forward", "change"),
+    [
+        (THREAD, "pass", "python threads {} -> "),
+        ("pass", THREAD, "python threads {} -> "),
+        ("pass", f"if not hasattr(self, 'child'):\n    {CHILD}", "processes {} -> "),
+        (CHILD, "pass", "processes {} -> "),
+        ("os.spawnl(os.P_WAIT, sys.executable, 'python', '-c', '')", "pass", ""),
+        ("self.child = os.fork()\nif self.child == 0:\n    os._exit(0)", "pass", ""),
+    ],
+)
+def test_threads_and_processes_of_its_own(
+    tmp_path: Path, build: str, forward: str, change: str
+) -> None:
+    """Those that still run when it is timed are in the row, whenever they were started, of each
+    time that it was built; nothing says that they were set again."""
+    before, others = settings.read(), set(threading.enumerate())
+    wait = WAIT.format(stop=str(tmp_path / "stop"))
+    text = layer(build.format(wait=wait), forward.format(wait=wait), keywords="")
+    (outcome,) = outcomes(tmp_path, rude=text)
+    (tmp_path / "stop").touch()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(5)
+    psutil.wait_procs(psutil.Process().children(), timeout=5)
+    count = before.processes if "processes" in change else before.python_threads
+    changed = str(outcome.state["settings_changed"])
+    assert changed.startswith(change.format(count))
+    assert bool(changed) == bool(change)
+    assert outcome.facts is not None
+    assert "set again" not in outcome.facts.columns["notes"]
 
 
 def test_random_numbers_are_ours(tmp_path: Path) -> None:
@@ -199,7 +231,7 @@ def test_settings_are_data() -> None:
     settings.restore(before)
     assert settings.read() == before
     assert isinstance(before, Settings)
-    assert before.workers == threading.active_count()
+    assert before.python_threads == threading.active_count()
 
 
 def test_the_row_says_it() -> None:

@@ -176,6 +176,7 @@ self.doubled = Doubled.apply""",
         IN_FP64,
         "",
     ),
+    "it writes to standard output itself": (layer(forward="os.write(1, b'hello')"), IN_FP64, ""),
     "it prints": (layer(forward="print('hello')"), IN_FP64, ""),
     "a fallback that raises": (
         layer(

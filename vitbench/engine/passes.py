@@ -32,17 +32,17 @@ Result = TypeVar("Result")
 class Ready:
     """A case that was built, prepared, run once, checked, and read where that was asked for.
 
+    timed_under  the settings of the process
     facts        None where they were not asked for
     spent        seconds of each pass
-    timed_under  the settings of the process
     """
 
     case: Case
     subject: subjects.Subject
     prepared: runtimes.Prepared
+    timed_under: settings.Settings
     facts: Facts | None = None
     spent: dict[str, float] = field(default_factory=dict)
-    timed_under: settings.Settings = field(default_factory=settings.read)
 
     def measured(self, timed: timing.Timing, state: Mapping[str, Any]) -> Measured:
         """The outcome, when it was timed. Raises RuntimeError where the time is no call's."""
@@ -136,6 +136,8 @@ def prepare(
         subject = subjects.build(case, plugins, weights)
     changed = settings.changes(before, settings.read())
     settings.restore(before)
+    stayed = settings.changes(before, settings.read())
+    changed = [change for change in changed if change not in stayed]
     settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"):
         prepared = runtime.prepare(subject)
@@ -146,7 +148,9 @@ def prepare(
         output = prepared.call()
         subject.device.synchronize()
     settings.restore(before)
-    ready = Ready(case, subject, prepared, spent=spent)
+    # Threads and processes cannot be ended: those of the module count as changed while it is timed.
+    keeps = runtime.RULES.keeps_processes
+    ready = Ready(case, subject, prepared, settings.read() if keeps else before, spent=spent)
     with _stopwatch(spent, "check"):
         note = check.check_form(case, subject, output, plugins)
         keeps_state = watched is not None and watched.keeps_state()

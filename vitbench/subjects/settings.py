@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.utils import _python_dispatch
 
@@ -25,7 +27,7 @@ class Settings:
 
     precisions  how products of fp32 are rounded, by the part of torch that makes them
     modes       of torch, that see or change what each operator does
-    workers     threads of Python's that run
+    python_threads, processes  that run, which nothing can end from outside
     """
 
     threads: int
@@ -43,7 +45,8 @@ class Settings:
     environment: Mapping[str, str]
     folder: str
     modes: int
-    workers: int
+    python_threads: int
+    processes: int
 
 
 def read() -> Settings:
@@ -66,7 +69,8 @@ def read() -> Settings:
         },
         folder=_folder(),
         modes=torch._C._len_torch_dispatch_stack(),
-        workers=threading.active_count(),
+        python_threads=threading.active_count(),
+        processes=_processes(),
     )
 
 
@@ -96,13 +100,34 @@ def _folder() -> str:
         return ""
 
 
+def _processes() -> int:
+    """The running processes that this one started."""
+    running = 0
+    for process in _children():
+        with contextlib.suppress(psutil.Error):
+            running += process.status() != psutil.STATUS_ZOMBIE
+    return running
+
+
+def _children() -> list[psutil.Process]:
+    """Linux lists them by thread, where psutil looks through all processes of the machine."""
+    lists = list(Path("/proc/self/task").glob("*/children"))
+    if not lists:
+        return psutil.Process().children()
+    children = []
+    for path in lists:
+        with contextlib.suppress(OSError, psutil.Error):  # a thread or a process may have ended
+            children += [psutil.Process(int(pid)) for pid in path.read_text().split()]
+    return children
+
+
 def changes(before: Settings, now: Settings) -> list[str]:
     """What differs, in words: `threads 2 -> 1`."""
     texts = []
     for field in fields(Settings):
         old, new = getattr(before, field.name), getattr(now, field.name)
         label = field.name.replace("_", " ")
-        if old == new:
+        if old == new or (field.name in _RUNNING and new < old):  # one of before has ended
             continue
         if field.name in _LABELS:
             names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
@@ -114,6 +139,7 @@ def changes(before: Settings, now: Settings) -> list[str]:
     return texts
 
 
+_RUNNING = ("python_threads", "processes")
 _LABELS = {
     "precisions": "precision of fp32 in",
     "signal_handlers": "signal handler of",
