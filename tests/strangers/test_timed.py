@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.vitbench.engine.test_passes import QUICK
-from tests.vitbench.examples import case, layer, plugin
+from tests.vitbench.examples import PLUGIN, case, layer, plugin
 from vitbench.analysis import trust
 from vitbench.engine import passes
 from vitbench.results.outcome import Counted, Facts, Measured
 from vitbench.results.record import build_record
+from vitbench.subjects import build as subjects
 
 IN_FP64 = "eager float64"
 IN_FP32 = "eager float32: it cannot run in float64 (RuntimeError: "
@@ -201,6 +202,29 @@ def test_it_is_timed(name: str, tmp_path: Path) -> None:
     assert bool(columns["notes"]) == bool(note), columns["notes"]
     assert columns["params"] == 32**2 + 32
     assert columns["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "params", "name"),
+    [
+        ("dim, heads=8", {"heads": 8}, "heads"),
+        ("dim, nhead=8", {"nhead": 8}, "nhead"),
+        ("dim, num_attention_heads=8", {"num_attention_heads": 8}, "num_attention_heads"),
+        ("dim, heads=8", {"heads": 2}, ""),
+        ("dim, num_heads=8, dim_head=64", {"dim_head": 64}, ""),
+        ("dim, heads=8, **options", {"heads": 8}, ""),
+        ("dim, window=7, head_dim=32", {"window": 7, "head_dim": 32}, ""),
+    ],
+)
+def test_heads_by_another_name(
+    tmp_path: Path, arguments: str, params: dict[str, int], name: str
+) -> None:
+    """A note says that the module has another number of heads than the row, and what sets it."""
+    text = PLUGIN.replace("dim, num_heads, grid, *, strength=1.0", arguments)
+    plugins = {"mine": plugin(tmp_path, "mine", text)}
+    mine = case(attention="mine", params=tuple(sorted(params.items())), impl="eager", num_heads=2)
+    expected = f"it is built with {name}=8, as it takes no num_heads: --param mine.{name}=2 sets it"
+    assert subjects.heads_note(mine, plugins) == (expected if name else "")
 
 
 def test_the_right_counts_stay(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +246,27 @@ def fallback(case: Case, plugins: Plugins) -> str:
     if of_mechanism is None:
         return ""
     return of_mechanism(case.dim, case.num_heads, case.grid, case.dtype, **dict(case.params)) or ""
+
+
+# What modules call their number of heads, beside num_heads.
+_HEADS = re.compile(r"(attn_|attention_)?heads|(n|num)_?(attn_|attention_)?heads?|head_num")
+
+
+def heads_note(case: Case, plugins: Plugins) -> str:
+    """That a mechanism has another number of heads than its case, because it takes it by another
+    name; "" where it has not."""
+    if not case.attention:
+        return ""
+    taken = inspect.signature(attention_of(case.attention, plugins).module).parameters.values()
+    if any(word.name == "num_heads" or word.kind is word.VAR_KEYWORD for word in taken):
+        return ""
+    for name, value in case.params:
+        if _HEADS.fullmatch(name) and value != case.num_heads:
+            return (
+                f"it is built with {name}={value}, as it takes no num_heads: "
+                f"--param {case.attention}.{name}={case.num_heads} sets it"
+            )
+    return ""
 
 
 def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
