@@ -46,4 +46,4 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     app.command()(device_report.main)
     result = CliRunner().invoke(app, [str(tmp_path)])
     assert result.exit_code == 2
-    assert "is there already" in result.output
+    assert "already" in result.output

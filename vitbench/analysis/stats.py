@@ -196,20 +196,19 @@ def ratio_of_blocks(shifts: Sequence[float]) -> Ratio:
     if count < 2:
         return _ratio(float(values[0]), lambda _: (-math.inf, math.inf), math.inf)
 
-    def by_trimming(confidence: float) -> tuple[float, float]:
-        alpha = 1 - confidence - _TRIMMED_MORE
-        low, high = stats.mstats.trimmed_mean_ci(values, (_TRIMMED, _TRIMMED), alpha=alpha)
-        return low, high
+    centre, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count)
+    freedom, more = count - 1, 0.0
+    if count >= TRIM_BLOCKS:
+        centre = float(stats.trim_mean(values, _TRIMMED))
+        error = float(stats.mstats.trimmed_stde(values, (_TRIMMED, _TRIMMED)))
+        freedom, more = count - 2 * int(_TRIMMED * count) - 1, _TRIMMED_MORE
 
-    def by_student(confidence: float) -> tuple[float, float]:
-        quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
-        reach = quantile * float(values.std(ddof=1)) / math.sqrt(count)
-        return values.mean() - reach, values.mean() + reach
+    def ends(confidence: float) -> tuple[float, float]:
+        reach = float(stats.t.ppf(0.5 + (confidence + more) / 2, freedom)) * error
+        return centre - reach, centre + reach
 
     floor = math.expm1(1.96 * _scale(values) / math.sqrt(count))
-    if count >= TRIM_BLOCKS:
-        return _ratio(float(stats.trim_mean(values, _TRIMMED)), by_trimming, floor)
-    return _ratio(float(values.mean()), by_student, floor)
+    return _ratio(centre, ends, floor)
 
 
 def _exp(value: float) -> float:
