@@ -90,7 +90,10 @@ def test_a_change_while_it_is_built(tmp_path: Path, change: str) -> None:
     )
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(c, marks=[pytest.mark.slow] * (n % 3 > 0)) for n, c in enumerate(CHANGES)],
+)
 def test_a_change_in_forward(tmp_path: Path, change: str) -> None:
     """Is in the row and lowers its trust; the next case is measured under our settings."""
     change = change if "set_default_device" not in change else f"y = y.clone(); {change}"
@@ -169,18 +172,33 @@ def test_what_a_worker_loads() -> None:
 # A thread that runs until a file is there, and a process that does.
 WAIT = "import os, time\nwhile not os.path.exists({stop!r}):\n    time.sleep(0.05)"
 THREAD = "import threading\nthreading.Thread(target=exec, args=({wait!r},)).start()"
-CHILD = "self.child = os.spawnl(os.P_NOWAIT, sys.executable, 'python', '-c', {wait!r})"
+# A process that has ended, and that nobody asked how.
+ENDED = """child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)"""
+CHILD = "self.child = os.spawnl(os.P_NOWAIT, sys.executable, 'python', '-Sc', {wait!r})"
 
 
 @pytest.mark.parametrize(
     ("build", "forward", "change"),
     [
         (THREAD, "pass", "python threads {} -> "),
-        ("pass", THREAD, "python threads {} -> "),
-        ("pass", f"if not hasattr(self, 'child'):\n    {CHILD}", "processes {} -> "),
+        pytest.param("pass", THREAD, "python threads {} -> ", marks=pytest.mark.slow),
         (CHILD, "pass", "processes {} -> "),
-        ("os.spawnl(os.P_WAIT, sys.executable, 'python', '-c', '')", "pass", ""),
-        ("self.child = os.fork()\nif self.child == 0:\n    os._exit(0)", "pass", ""),
+        pytest.param(
+            "pass",
+            f"if not hasattr(self, 'child'):\n    {CHILD}",
+            "processes {} -> ",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "os.spawnl(os.P_WAIT, sys.executable, 'python', '-Sc', '')",
+            "pass",
+            "",
+            marks=pytest.mark.slow,
+        ),
+        (ENDED, "pass", ""),
     ],
 )
 def test_threads_and_processes_of_its_own(
