@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,30 @@ from vitbench.subjects.plugins import only_defines
 _TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
 # The axes that name what is measured.
 _SUBJECTS = ("attention", "backbone", "task")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A mechanism at one size, of which all that can be said is asked, without measuring it."""
+
+    name: str
+    resolution: Resolution
+    stride: int
+    dim: int
+    num_heads: int
+    params: Mapping[str, Scalar]
+
+    def check(self, plugins: Mapping[str, Path]) -> None:
+        """Raises BadInput for what is wrong in it. Does not import torch."""
+        Sweep(
+            attention=(self.name,),
+            resolution=(self.resolution,),
+            stride=(self.stride,),
+            dim=(self.dim,),
+            num_heads=(self.num_heads,),
+            params={self.name: {key: (value,) for key, value in self.params.items()}},
+            plugins=plugins,
+        ).check()
 
 
 class Sweep:

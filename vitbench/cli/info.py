@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vitbench.cases.case import Resolution
+from vitbench.cases.sweep import Question
 from vitbench.cli import complete, parse, terminal
 from vitbench.cli.options import AsJson
 
@@ -31,15 +32,15 @@ def info(
     from vitbench.engine.inquiry import describe
     from vitbench.engine.planning import plugin_files
 
-    facts = describe(
-        name,
-        plugin_files(tuple(plugin or ())),
+    question = Question(
+        name=name,
         resolution=Resolution.parse(resolution),
         stride=stride,
         dim=dim,
         num_heads=heads,
         params=parse.own_params(param or []),
     )
+    facts = describe(question, plugin_files(tuple(plugin or ())))
     if json:
         terminal.echo_json(facts)
         return

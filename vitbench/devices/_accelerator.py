@@ -9,7 +9,23 @@ import time
 from typing import Any
 
 from vitbench import devices
-from vitbench.devices import Call, Clock, Memory, _queue
+from vitbench.devices import Call, Clock, Memory, Rules, _queue
+
+
+def rules(title: str, summary: str, macs_per_s: float, **others: Any) -> Rules:
+    """The rules of a kind of accelerator that reaches this rate in every dtype, and what else holds
+    for it alone. An idle one raises its clock slowly, so the warm-up is longer than on a CPU.
+    """
+    return Rules(
+        title=title,
+        summary=summary,
+        max_slowdown=0.05,
+        macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), macs_per_s),
+        timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
+        ruined_by=("error", "out_of_memory"),
+        **others,
+    )
+
 
 # Work that keeps a device busy is asked for in pieces of about so long.
 _PIECE_S = 1e-3

@@ -7,22 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitbench.devices import Call, Rules, Watch, _accelerator, _queue
+from vitbench.devices import Call, Watch, _accelerator, _queue
 
 if TYPE_CHECKING:
     from vitbench.devices._nvml import Gpu
 
-_RATE = 20e12
-
-RULES = Rules(
-    title="CUDA",
-    summary="an NVIDIA GPU; `cuda:1` is the second",
-    max_slowdown=0.05,
-    macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), _RATE),
-    timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
-    has_graphs=True,
-    is_indexed=True,
-    ruined_by=("error", "out_of_memory"),
+RULES = _accelerator.rules(
+    "CUDA", "an NVIDIA GPU; `cuda:1` is the second", 20e12, has_graphs=True, is_indexed=True
 )
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from vitbench.devices import Call, Memory, Rules, _accelerator
+from vitbench.devices import Call, Memory, _accelerator
 
-_RATE = 2e12
-
-RULES = Rules(
-    title="MPS",
-    summary="the GPU of an Apple chip; not yet verified on hardware",
-    max_slowdown=0.05,
-    macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), _RATE),
-    timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
-    ruined_by=("error", "out_of_memory"),
-)
+RULES = _accelerator.rules("MPS", "the GPU of an Apple chip; not yet verified on hardware", 2e12)
 
 
 class Device(_accelerator.Accelerator):

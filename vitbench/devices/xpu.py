@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitbench.devices import Rules, _accelerator
+from vitbench.devices import _accelerator
 
-_RATE = 5e12
-
-RULES = Rules(
-    title="XPU",
-    summary="an Intel GPU; `xpu:1` is the second; not yet verified on hardware",
-    max_slowdown=0.05,
-    macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), _RATE),
-    timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
+RULES = _accelerator.rules(
+    "XPU",
+    "an Intel GPU; `xpu:1` is the second; not yet verified on hardware",
+    5e12,
     is_indexed=True,
-    ruined_by=("error", "out_of_memory"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitbench import devices
 from vitbench.cases.case import Case
+from vitbench.cases.sweep import Question
 from vitbench.engine import messages
 from vitbench.engine.pool import START_TIMEOUT_S, CaseFailed, Pool, WorkerSpec
 from vitbench.errors import BadInput
@@ -19,15 +20,16 @@ from vitbench.subjects import describe as ours
 _SLOT = "inquiry"
 
 
-def describe(name: str, plugins: Mapping[str, Path], **question: Any) -> Mapping[str, Any]:
+def describe(question: Question, plugins: Mapping[str, Path]) -> Mapping[str, Any]:
     """`subjects.describe.describe`, of a plugin in a worker. Raises BadInput, and for what is wrong
     in the question before torch is imported.
     """
-    ours.check(name, plugins, **question)
+    question.check(plugins)
+    name = question.name
     if name not in plugins:
-        return ours.describe(name, {}, **question)
+        return ours.describe(question, {})
     with _pool({name: plugins[name]}) as pool:
-        request = messages.Describe(name=name, **question)
+        request = messages.Describe(question=question)
         try:
             return pool.ask(_SLOT, request, messages.Described).facts
         except CaseFailed as error:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from vitbench.cases.case import Case, Resolution
+from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.cases.scalars import Scalar
+from vitbench.cases.sweep import Question
 from vitbench.devices import Allocator
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Ceilings, Counted, Failed, Measured
@@ -76,12 +76,7 @@ class Describe(_Message):
     Described, or Refused."""
 
     type: Literal["describe"] = "describe"
-    name: str
-    resolution: Resolution
-    stride: int
-    dim: int
-    num_heads: int
-    params: Mapping[str, Scalar]
+    question: Question
 
 
 class FindReasons(_Message):

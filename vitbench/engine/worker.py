@@ -122,10 +122,8 @@ class Worker:
                 case messages.CheckPlugin():
                     own.load(request.name, plugins, as_backbone=request.as_backbone)
                     return messages.Accepted()
-                case messages.Describe():
-                    question = {n: getattr(request, n) for n in type(request).model_fields}
-                    del question["type"]
-                    return messages.Described(facts=describe.describe(plugins=plugins, **question))
+                case messages.Describe(question=question):
+                    return messages.Described(facts=describe.describe(question, plugins))
                 case messages.FindReasons():
                     reasons = describe.reasons_against(request.cases, plugins)
                     return messages.Reasons(reasons={c.id: text for c, text in reasons.items()})

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,26 +21,8 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import get_shape
 
 
-# Operators that move no data: a view costs nothing, so leaving it out hides nothing.
-_VIEWS = {"unflatten", "view_as", "reshape_as", "expand_as", "numpy_T", "numel", "squeeze"}
-
-
-@dataclass(frozen=True, slots=True)
-class Macs:
-    """Multiply-accumulates of one image.
-
-    total      what fvcore counts, with our handles
-    counted    by kind of operator
-    uncounted  operators that count nothing by convention (softmax, elementwise), with how often
-    """
-
-    total: int
-    counted: dict[str, int]
-    uncounted: dict[str, int]
-
-
-def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
-    """Counts `module` on one input of `input_shape` (batch 1). The module itself is not touched.
+def count(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """MACs of `module` on one input of `input_shape` (batch 1). The module itself is not touched.
 
     Runs on the meta device: any size, no arithmetic. The module must be the eager one, since
     fvcore scores fused kernels as zero.
@@ -51,17 +32,7 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     # An operator without a meta kernel raises whatever its author chose: run it for real then.
     except Exception:
         analysis = _analysis(module, input_shape, "cpu")
-    counted = {name: int(flops) for name, flops in analysis.by_operator().items() if flops}
-    uncounted: Counter[str] = analysis.unsupported_ops()
-    return Macs(
-        total=sum(counted.values()),
-        counted=counted,
-        uncounted={
-            name.removeprefix("aten::"): n
-            for name, n in sorted(uncounted.items())
-            if name.removeprefix("aten::") not in _VIEWS
-        },
-    )
+    return sum(map(int, analysis.by_operator().values()))
 
 
 def _analysis(module: nn.Module, input_shape: tuple[int, ...], device: str) -> FlopCountAnalysis:

@@ -33,18 +33,8 @@ from vitbench.instruments._dispatch import uncompiled
 _MOVES = {
     *("empty", "empty_like", "empty_strided", "new_empty", "zeros", "zeros_like", "new_zeros"),
     *("ones", "ones_like", "new_ones", "full", "full_like", "new_full", "scalar_tensor", "arange"),
-    *(
-        "cat",
-        "stack",
-        "clone",
-        "contiguous",
-        "to_copy",
-        "copy",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "unsafe_view",
-    ),
-    *("detach", "alias", "device", "sym_size", "fill", "zero"),
+    *("cat", "stack", "clone", "contiguous", "to_copy", "copy", "lift_fresh", "lift_fresh_copy"),
+    *("unsafe_view", "detach", "alias", "device", "sym_size", "fill", "zero"),
 }
 # Namespaces of operators that count as they stand here. Any other has operators of its own.
 _KNOWN_NAMESPACES = {"aten", "prims", "prim", "profiler", "torchvision"}
@@ -75,7 +65,7 @@ _STARTS_PROCESS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subp
 class Macs:
     """Multiply-accumulates of one image.
 
-    total      the sum of `counted`, by operator
+    counted    by operator
     uncounted  operators that count nothing by convention (softmax, elementwise), with how often
     unknown    what may compute more, of which nothing is known: with any, `total` is a lower bound
     """
@@ -112,6 +102,10 @@ def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
     found = _count_once(module, input_shape)
     # A thread that stood idle may have been woken by chance, to end, but not twice.
     return _count_once(module, input_shape) if _THREAD in found.unknown else found
+
+
+# How a module is run: it gets the module and its input's shape.
+Way = Callable[[nn.Module, tuple[int, ...]], "_Counter"]
 
 
 def _count_once(module: nn.Module, shape: tuple[int, ...]) -> Macs:
@@ -187,9 +181,6 @@ def _on_host(module: nn.Module) -> nn.Module:
         except Exception:  # whatever it holds may raise anything
             return module.eval()
         return module.cpu().float().eval()
-
-
-Way = Callable[[nn.Module, tuple[int, ...]], "_Counter"]
 
 
 class _Counter(TorchDispatchMode):
@@ -391,39 +382,32 @@ def _rnn_layer(out: Tensor, x: Tensor, to_gates: Tensor, from_hidden: Tensor, *r
     return x.shape[0] * x.shape[1] * (to_gates.numel() + from_hidden.numel())
 
 
-def _norm(_: Any, x: Tensor, weight_index: int, *rest: Any) -> int:
+def _norm(x: Tensor, weight: Tensor | None) -> int:
     """fvcore's estimate: 5 for each element, 4 without weights."""
-    return x.numel() * (4 if rest[weight_index] is None else 5)
+    return x.numel() * (4 if weight is None else 5)
 
 
-def _layer_norm(_: Any, x: Tensor, *rest: Any, **options: Any) -> int:
-    return _norm(_, x, 1, *rest, None, None)
+def _layer_norm(_: Any, x: Tensor, shape: Any, weight: Any = None, *rest: Any, **more: Any) -> int:
+    return _norm(x, weight)
 
 
-def _instance_norm(_: Any, x: Tensor, *rest: Any, **options: Any) -> int:
-    return _norm(_, x, 0, *rest, None)
+def _instance_norm(_: Any, x: Tensor, weight: Any = None, *rest: Any, **more: Any) -> int:
+    return _norm(x, weight)
 
 
-def _group_norm(_: Any, x: Tensor, *rest: Any, **options: Any) -> int:
-    rest = (*rest, None)
-    weight = rest[1] if isinstance(rest[0], int) else rest[0]  # group_norm, native_group_norm
-    return _norm(_, x, 0, weight)
+def _group_norm(_: Any, x: Tensor, groups: int, weight: Any = None, *rest: Any, **more: Any) -> int:
+    return _norm(x, weight)
 
 
 def _batch_norm(
     _: Any, x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *rest: Any
 ) -> int:
-    if training:
-        return _norm(_, x, 0, weight)
-    return x.numel() * (1 if weight is None else 2)
+    return _norm(x, weight) if training else _inferring_batch_norm(_, x, weight)
 
 
 def _inferring_batch_norm(_: Any, x: Tensor, weight: Any, *rest: Any) -> int:
+    """A scale and a shift that are known."""
     return x.numel() * (1 if weight is None else 2)
-
-
-def _training_batch_norm(_: Any, x: Tensor, weight: Any, *rest: Any) -> int:
-    return _norm(_, x, 0, weight)
 
 
 def _distances(_: Any, a: Tensor, b: Tensor, *rest: Any) -> int:
@@ -462,8 +446,8 @@ _FORMULAS: Mapping[str, Formula] = {
     **dict.fromkeys(("_fft_c2c", "_fft_r2c", "_fft_c2r"), _fourier),
     "mkldnn_rnn_layer": _rnn_layer,
     **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
-    **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
-    "instance_norm": _instance_norm,
+    "group_norm": _group_norm,
+    **dict.fromkeys(("instance_norm", "native_group_norm"), _instance_norm),
     **dict.fromkeys(("batch_norm", "native_batch_norm", "cudnn_batch_norm"), _batch_norm),
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _inferring_batch_norm,

@@ -120,7 +120,7 @@ def read(workload: Workload) -> Mapping[str, Any]:
 def _by_fvcore(counts: Counts) -> int:
     from vitbench.instruments import _fvcore
 
-    return sum(_fvcore.count(*part).total for part in counts.parts().values())
+    return sum(_fvcore.count(*part) for part in counts.parts().values())
 
 
 def _listed(operators: Mapping[str, int]) -> str:

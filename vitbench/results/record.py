@@ -64,12 +64,8 @@ def subject_of(record: Mapping[str, Any]) -> str:
 
 def _fact_columns(case: Case, facts: Facts) -> Record:
     columns = {name: facts.columns.get(name) for name in FACT_COLUMNS}
-    for name in (
-        "macs",
-        "macs_counted",
-        "macs_fvcore",
-        "macs_head",
-    ):  # of one forward pass, up to here
+    of_one_pass = ("macs", "macs_counted", "macs_fvcore", "macs_head")  # up to here
+    for name in of_one_pass:
         if (macs := columns[name]) is not None:
             columns[name] = macs * (3 if case.mode == "forward_backward" else 1)
     return columns | {"flops": None if columns["macs"] is None else 2 * columns["macs"]}

@@ -9,9 +9,8 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
-from vitbench.cases.case import Case, Resolution
-from vitbench.cases.scalars import Scalar
-from vitbench.cases.sweep import Sweep
+from vitbench.cases.case import Case
+from vitbench.cases.sweep import Question
 from vitbench.errors import BadInput
 from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones import attention_of
@@ -19,45 +18,16 @@ from vitbench.subjects.backbones import attention_of
 _PAPER = ("title", "venue", "year", "link", "code")
 
 
-def check(
-    name: str,
-    plugins: Mapping[str, Path],
-    *,
-    resolution: Resolution,
-    stride: int,
-    dim: int,
-    num_heads: int,
-    params: Mapping[str, Scalar],
-) -> None:
-    """Raises BadInput for what is wrong in a question to `describe`, without importing torch."""
-    Sweep(
-        attention=(name,),
-        resolution=(resolution,),
-        stride=(stride,),
-        dim=(dim,),
-        num_heads=(num_heads,),
-        params={name: {key: (value,) for key, value in params.items()}},
-        plugins=plugins,
-    ).check()
-
-
-def describe(
-    name: str,
-    plugins: Mapping[str, Path],
-    *,
-    resolution: Resolution,
-    stride: int,
-    dim: int,
-    num_heads: int,
-    params: Mapping[str, Scalar],
-) -> dict[str, Any]:
-    """Everything, as JSON can hold it, of a question that `check` finds nothing wrong with.
-    `counts` is None where the size is unsupported, and then `unsupported` says why. Imports torch.
-    Raises BrokenAttention, BadInput.
+def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
+    """Everything, as JSON can hold it, of a question that is checked. `counts` is None where the
+    size is unsupported, and then `unsupported` says why. Imports torch. Raises BrokenAttention,
+    BadInput.
     """
+    name, resolution, stride = question.name, question.resolution, question.stride
+    dim, num_heads = question.dim, question.num_heads
     spec = attention_of(name, plugins)
     grid = Grid(resolution.height // stride, resolution.width // stride)
-    chosen = spec.settings_at(stride) | dict(params)
+    chosen = spec.settings_at(stride) | dict(question.params)
     outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
     defaults = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
     try:

@@ -8,19 +8,13 @@ from typing import Any
 import torch
 
 from tests.simulated import state
-from tests.vitbench.devices.simulated import VirtualQueue
+from tests.simulated.queue import VirtualQueue
 from vitbench import devices
-from vitbench.devices import Call, Memory, Reading, Rules, Watch, _queue, cpu
+from vitbench.devices import Call, Memory, Reading, Watch, _accelerator, _queue, cpu
 from vitbench.instruments import _dispatch
 
-RULES = Rules(
-    title="simulated",
-    summary="an accelerator over a virtual clock",
-    max_slowdown=0.05,
-    macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), 1e12),
-    timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
-    is_indexed=True,
-    ruined_by=("error", "out_of_memory"),
+RULES = _accelerator.rules(
+    "simulated", "an accelerator over a virtual clock", 1e12, is_indexed=True
 )
 
 WATTS = 100.0

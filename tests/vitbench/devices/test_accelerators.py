@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.vitbench.devices.simulated import VirtualQueue
+from tests.simulated.queue import VirtualQueue
 from vitbench import devices
 from vitbench.devices import _accelerator
 from vitbench.devices._accelerator import Accelerator

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vitbench.devices.simulated import VirtualQueue
+from tests.simulated.queue import VirtualQueue
 from vitbench.devices._queue import Clock
 
 LAUNCHES = (1, 2, 20, 60, 500, 1000, 1023, 1024, 1025, 3000, 20_000)
