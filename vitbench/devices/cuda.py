@@ -17,6 +17,10 @@ RULES = _accelerator.rules(
 )
 
 
+# Of scaled_dot_product_attention; torch chooses among them by the shapes.
+_SDPA_BACKENDS = ("cudnn", "flash", "math", "mem_efficient")
+
+
 class _Queue(_accelerator.Queue):
     """Kept busy by a kernel that counts cycles, whose rate is learnt when it is first needed."""
 
@@ -66,7 +70,8 @@ class Device(_accelerator.Accelerator):
         return "" if torch.version.cuda else "this torch is built without CUDA"
 
     def configure(self, threads: int) -> None:
-        """Also: this device is the current one, and fp32 is computed as fp32.
+        """Also: this device is the current one, fp32 is computed as fp32, and attention may use all
+        its kernels.
 
         torch has an old and a new set of switches for TF32 and refuses to read them where they
         disagree, as when only the new are set: so first the old, then the new.
@@ -81,6 +86,8 @@ class Device(_accelerator.Accelerator):
         for part in ("conv", "rnn"):
             getattr(torch.backends.cudnn, part).fp32_precision = "ieee"
         torch.backends.cudnn.benchmark = True
+        for name in _SDPA_BACKENDS:
+            getattr(torch.backends.cuda, f"enable_{name}_sdp")(True)
 
     def facts(self) -> dict[str, Any]:
         """The GPU's properties; the driver's facts where NVML answers."""

@@ -192,6 +192,22 @@ def test_tf32_is_off_in_the_old_switches_and_the_new(backend: Backend) -> None:
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
+def test_attention_may_use_all_its_kernels(backend: Backend) -> None:
+    """Whatever an earlier module left."""
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_math_sdp(False)
+    try:
+        importlib.import_module("vitbench.devices.cuda").Device("cuda").configure(
+            torch.get_num_threads()
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.math_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_none_is_here(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, with the reason where torch is it."""
