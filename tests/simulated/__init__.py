@@ -51,7 +51,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from vitbench import devices
     from vitbench.engine import child
 
-    cached = (devices._module, devices.connect)
+    cached = (devices.names, devices._module, devices.connect)
     monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(FOLDER / "devices")])
     monkeypatch.setattr(child, "WORKER", (str(FOLDER / "worker.py"),))
     monkeypatch.setattr(child, "_ENTRY", FOLDER / "entry.py")

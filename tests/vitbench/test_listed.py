@@ -54,7 +54,7 @@ def test_a_file_that_cannot_be_used(room: Path, name: str, text: str, reason: st
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A file that does not import, in each of the three rooms."""
     (tmp_path / "mine.py").write_text("import nothing_of_this_name\n")
-    cached = (devices._module, runtimes._runtimes, instruments._instruments)
+    cached = (devices.names, devices._module, runtimes._runtimes, instruments._instruments)
     for package in (devices, runtimes, instruments):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     for function in cached:

@@ -120,7 +120,8 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        content = dataclasses.asdict(self) | {"params": dict(self.params)}
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content |= {"params": dict(self.params)}
         del content["more"]
         return content | ({"more": dict(self.more)} if self.more else {})
 

@@ -275,6 +275,7 @@ class Device(abc.ABC):
         return best
 
 
+@functools.cache
 def names() -> tuple[str, ...]:
     """The kinds of devices, accelerators first."""
     kinds = listed.names(__path__)

@@ -480,8 +480,8 @@ def shift_of(slices: Sequence[Slice]) -> float:
 def _write_readings(
     file: TextIO, phase: int, block: int, pair: CasePair, slices: Sequence[Slice]
 ) -> None:
-    rows = csv.writer(file, lineterminator="\n")
+    rows, name = csv.writer(file, lineterminator="\n"), name_of(pair.head)
     for index, (which, samples_s) in enumerate(slices):
         text = " ".join(f"{sample:.6g}" for sample in samples_s)
-        rows.writerow((phase, block, name_of(pair.head), index, which, text))
+        rows.writerow((phase, block, name, index, which, text))
     file.flush()
