@@ -52,7 +52,9 @@ def test_a_run_tells_the_truth(
     the device's own time within 1%, and the energy; and the row is not trusted less because the
     run's own work was on the device.
     """
-    (row,) = measured(tmp_path / "run", monkeypatch, state, "--attention msa --energy-time 0.1")
+    (row,) = measured(
+        tmp_path / "run", monkeypatch, state, "--attention msa --rounds 1 --energy-time 0.1"
+    )
     operators = int(row["operator_calls"])
     latency_s, device_s = times(row)
     assert latency_s == pytest.approx(operators * max(state.kernel_s, state.launch_s), rel=0.01)

@@ -10,7 +10,12 @@ from tests.vitbench.examples import ROOT
 from vitbench.__main__ import run
 
 REPORTS = ROOT / "reports"
-FOLDERS = sorted(path.parent.name for path in REPORTS.glob("*/records.csv"))
+# Those of many charts are the long tail; a page's commands draw them too.
+FOLDERS = [
+    pytest.param(path.parent.name, marks=pytest.mark.slow if many else [])
+    for path in sorted(REPORTS.glob("*/records.csv"))
+    for many in [len([*path.parent.glob("plots/*.png")]) > 3]
+]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
