@@ -133,7 +133,7 @@ class Watch:
 class Device(abc.ABC):
     """One device, in a worker process. What a kind of device does not have, it leaves as here.
 
-    name    as it was asked for: "cpu", "cuda:1"
+    name    "cpu", "cuda", "cuda:1"; the first has no index
     target  where torch puts tensors
     """
 
@@ -156,6 +156,11 @@ class Device(abc.ABC):
     def reason_for_none() -> str:
         """Why `count` may be zero, where torch itself is the reason."""
         return ""
+
+    def start(self, workers: int) -> None:
+        """Begins to use it, as one of so many workers at a time. Raises BadInput where nothing can
+        be computed there, or no time would be true, with the remedy."""
+        self.synchronize()
 
     @property
     @abc.abstractmethod
@@ -337,10 +342,12 @@ def connect(asked: str) -> Device:
         why = f" ({reason})" if reason else ""
         remedy = f"try --device {host()}"
         raise BadInput(f"--device {asked}: this machine has no {title} device{why}; {remedy}")
-    if int(index or 0) >= count:
-        known = ", ".join(f"{kind}:{number}" for number in range(count))
+    number = int(index or 0)
+    if number >= count:
+        known = ", ".join(f"{kind}:{n}" for n in range(count))
         raise BadInput(f"no {title} device {asked!r} is there; known: {known}")
-    device: Device = module.Device(asked)
+    # The first has one name, so that its rows compare whichever was asked for.
+    device: Device = module.Device(f"{kind}:{number}" if number else kind)
     return device
 
 

@@ -103,6 +103,13 @@ class Accelerator(devices.Device):
     copy_numel = 2**26
     backend: Any
 
+    def __init__(self, name: str) -> None:
+        """With the index that torch wants where a device is made the current one."""
+        import torch
+
+        super().__init__(name)
+        self.target = torch.device(self.target.type, self.target.index or 0)
+
     @property
     def label(self) -> str:
         return str(self.backend.get_device_name(self.target))

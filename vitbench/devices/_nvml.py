@@ -97,8 +97,31 @@ class Gpu:
             "mig_mode": None if modes is None else modes[0],
         }
 
+    def compute_mode(self) -> str | None:
+        """How many processes may compute there: "default" is any number."""
+        mode = self._ask("ComputeMode")
+        return None if mode is None else _COMPUTE_MODES.get(mode, str(mode))
+
+    def processes(self) -> frozenset[int] | None:
+        """Ids of the processes that compute there; in a container those of its host."""
+        found = self._ask("ComputeRunningProcesses")
+        return None if found is None else frozenset(process.pid for process in found)
+
     def _ask(self, what: str, *arguments: int) -> Any:
         return _ask(getattr(pynvml, f"nvmlDeviceGet{what}"), self._handle, *arguments)
+
+
+_COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
+
+
+def cuda_of_driver() -> tuple[int, int] | None:
+    """The newest version of CUDA that the driver knows; None where NVML does not tell."""
+    try:
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    except pynvml.NVMLError:
+        return None
+    return version // 1000, version % 1000 // 10
 
 
 class GpuUnreadable(RuntimeError):

@@ -65,9 +65,14 @@ class Device(_accelerator.Accelerator):
 
     @staticmethod
     def reason_for_none() -> str:
-        import torch
+        from vitbench.devices import _cuda_start
 
-        return "" if torch.version.cuda else "this torch is built without CUDA"
+        return _cuda_start.reason_for_none()
+
+    def start(self, workers: int) -> None:
+        from vitbench.devices import _cuda_start
+
+        _cuda_start.start(self.target, self.gpu(), workers)
 
     def configure(self, threads: int) -> None:
         """Also: this device is the current one, fp32 is computed as fp32, and attention may use all

@@ -350,7 +350,10 @@ class AbComparison:
             def setup() -> messages.SetUp:
                 is_new = which not in self.environments
                 return messages.SetUp.of(
-                    self.plan, plugins=self._plugins[which], environment=is_new
+                    self.plan,
+                    plugins=self._plugins[which],
+                    workers=len(self.sides),
+                    environment=is_new,
                 )
 
             def on_ready(ready: messages.Ready) -> None:

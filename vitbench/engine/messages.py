@@ -35,6 +35,7 @@ class SetUp(_Message):
     threads         of the CPU; None: as many as may be used
     plugins         mechanisms and backbones of the user's own: name -> file
     weights         the checkpoint of every backbone
+    workers         that use the device at a time
     environment     whether the reply describes hardware and software
     ceilings        dtypes for which the device's peak rates are measured
     """
@@ -46,6 +47,7 @@ class SetUp(_Message):
     weights: Path | None = None
     memory_limit_bytes: int | None = None
     allocator: Allocator = "steady"
+    workers: int = 1
     environment: bool = False
     ceilings: tuple[str, ...] = ()
 

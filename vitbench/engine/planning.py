@@ -109,8 +109,6 @@ def make_plan(
         rounds = budget.rounds_in(budget_s, cases, timing)
     else:
         budget.check(budget_s, cases, timing, rounds)
-    if memory_limit_bytes == "default":
-        memory_limit_bytes = _default_memory_limit(device)
     plan = Plan(
         title=_title(loaded.title, cases, axes, params),
         suite=Path(suite).stem,
@@ -123,7 +121,7 @@ def make_plan(
         reference=loaded.reference,
         plugins=files,
         weights=weights and weights.resolve(),
-        memory_limit_bytes=memory_limit_bytes,
+        memory_limit_bytes=_memory_limit(memory_limit_bytes, device),
         allocator=allocator,
         seed=seed,
         **settings,
@@ -289,6 +287,16 @@ def _title(
         return ", ".join(names[:_NAMED]) + more
     changed = [name.replace("_", " ") for name in axes] + ["hyper-parameters"] * bool(params)
     return f"{suite_title}, with {', '.join(changed)} as asked" if changed else suite_title
+
+
+def _memory_limit(asked: int | Literal["default"] | None, device: str) -> int | None:
+    """Raises BadInput for a limit beside a device that has memory of its own."""
+    if isinstance(asked, int) and not devices.rules(device).is_host:
+        raise BadInput(
+            f"--memory-limit is for workers that compute on the host, and {device} has memory of "
+            f"its own: leave it out, or measure with --device {devices.host()}"
+        )
+    return _default_memory_limit(device) if asked == "default" else asked
 
 
 def _default_memory_limit(device: str) -> int | None:

@@ -83,9 +83,10 @@ class Worker:
             host.limit_memory(request.memory_limit_bytes)
         try:
             self._device = device = devices.connect(request.device)
+            self._idle_state = device.idle()  # before anything of ours runs there
+            device.start(request.workers)
         except BadInput as error:
             return messages.Refused(reason=str(error))
-        self._idle_state = device.idle()  # before anything of ours runs there
         self._setup, self._threads = request, request.threads or host.usable_cores()
         self._device.configure(self._threads)
         self._settings = settings.read()

@@ -48,7 +48,8 @@ class Backend:
     def _sleep(self, cycles: int) -> None:
         self.queue.launch(cycles / self.hertz)
 
-    def set_device(self, device: object) -> None:
+    def set_device(self, device: torch.device) -> None:
+        assert device.index is not None  # torch refuses a device that might be any
         self.current = device
 
     def empty_cache(self) -> None:
@@ -165,15 +166,16 @@ def test_mps_does_not_tell_its_highest_level(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_the_device_is_the_current_one(backend: Backend, kind: str) -> None:
-    """Events and kernels without a device of their own go there."""
+@pytest.mark.parametrize(("name", "index"), [("{}:1", 1), ("{}", 0)])
+def test_the_device_is_the_current_one(backend: Backend, kind: str, name: str, index: int) -> None:
+    """Events and kernels without a device of their own go there, the first one's too."""
     settings = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    device = importlib.import_module(f"vitbench.devices.{kind}").Device(f"{kind}:1")
+    device = importlib.import_module(f"vitbench.devices.{kind}").Device(name.format(kind))
     try:
         device.configure(settings[0])
     finally:  # what a device sets for its process
         torch.set_flush_denormal(False)
-    assert backend.current == torch.device(f"{kind}:1")
+    assert backend.current == torch.device(kind, index)
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
 
 

@@ -55,6 +55,7 @@ def test_what_is_no_device_anywhere(name: str, hint: str) -> None:
         (0, "cpu", "cpu"),
         (0, "cuda", "--device cuda: this machine has no CUDA device.*; try --device cpu"),
         (2, "auto", "cuda"),
+        (2, "cuda:0", "cuda"),
         (2, "cuda:1", "cuda:1"),
         (2, "cuda:2", "no CUDA device 'cuda:2' is there; known: cuda:0, cuda:1"),
     ],

@@ -105,6 +105,13 @@ def test_a_limit_of_memory_by_default() -> None:
     assert planning._default_memory_limit("cuda:1") is None
 
 
+def test_a_limit_of_memory_is_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an accelerator it would limit nothing that is measured: one sentence."""
+    monkeypatch.setattr(planning, "_resolve", lambda device, threads: "cuda:1")
+    with pytest.raises(BadInput, match=r"--memory-limit is for .* the host.*--device cpu"):
+        make_plan(device="auto", memory_limit_bytes=2**33)
+
+
 def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` becomes what is there. A GPU takes the suite's axes for GPUs, and CUDA graphs; without
     one the sentence names the device."""
