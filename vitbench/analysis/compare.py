@@ -27,8 +27,9 @@ _MOST_EFFORT = 20
 # What tells cases apart, and what two measurements must share for their times to compare.
 IDENTITY = tuple(c.name for c in COLUMNS if c.name not in ("case", "device", "dtype"))
 MACHINE = ("device", "dtype", "device_name", "torch")
-# Counts that need no statistics. Peak memory is exact on a CPU; on CUDA it is within blocks.
-EXACT = ("params", "macs", "peak_memory_bytes")
+# Counts that need no statistics; of peak memory, devices say what equal code may differ by.
+_PEAK = "peak_memory_bytes"
+EXACT = ("params", "macs", _PEAK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ class _CasePair:
 
     def _counts(self) -> list[str]:
         """The exact columns that compare between the sides."""
-        return [name for name in EXACT if name != "peak_memory_bytes" or self._is_same_memory()]
+        return [name for name in EXACT if name != _PEAK or self._memory_compares()]
 
     def _untimed(self) -> Verdict:
         base, _ = self._both()
@@ -234,7 +235,7 @@ class _CasePair:
         if lacking:
             return self._verdict("undecided", lacking)
         compared = "counts compared"
-        if not self._is_same_memory():
+        if not self._memory_compares():
             compared += ", but not peak memory: device_name, threads or torch differ"
         return self._verdict("changed" if self._changed() else "same", compared)
 
@@ -258,22 +259,24 @@ class _CasePair:
             return f"the interval allows it, the rank test does not yet: take some more {unit}"
         return f"about {needed - count} more {unit} would settle it, here are {count}"
 
-    def _is_same_memory(self) -> bool:
-        """Whether peak memory is exact between the sides: what an allocation takes follows the
-        version of torch and the threads, and on some devices what else was allocated."""
+    def _memory_compares(self) -> bool:
+        """Whether peak memory compares between the sides: what an allocation takes follows the
+        version of torch, the device and its threads."""
         base, candidate = self._both()
-        return devices.rules(str(base["device"])).is_memory_exact and all(
-            str(base[name]) == str(candidate[name]) for name in ("torch", "device_name")
-        )
+        return all(str(base[name]) == str(candidate[name]) for name in ("torch", "device_name"))
 
     def _changed(self) -> dict[str, tuple[object, object]]:
         """Exact columns that both sides have and that differ."""
         if self.base is None or self.candidate is None:
             return {}
         pairs = {name: (self.base[name], self.candidate[name]) for name in self._counts()}
-        return {
+        changed: dict[str, tuple[object, object]] = {
             name: pair for name, pair in pairs.items() if None not in pair and len(set(pair)) > 1
         }
+        peaks = [float(str(peak)) for peak in changed.get(_PEAK, ())]
+        if peaks and devices.rules(str(self.base["device"])).is_same_memory(*peaks):
+            del changed[_PEAK]
+        return changed
 
 
 def _is_skipped(record: Record) -> bool:

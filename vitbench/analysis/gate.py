@@ -37,7 +37,8 @@ class Limits(BaseModel):
     """What may grow by how much before it is a regression.
 
     max_slowdown  of the median latency
-    max_memory    of the peak memory; on a CPU it is exact, so any growth is seen
+    max_memory    of the peak memory; on a CPU it is exact, so any growth is seen, on an accelerator
+                  growth beyond what equal code shows there (devices.Rules)
     max_macs, max_params
     """
 

@@ -48,7 +48,8 @@ class Rules:
                   worker gets a limit of memory, and a low share of CPU time lowers the trust
     has_graphs    it records graphs of calls
     is_indexed    there may be several: `cuda:1`
-    is_memory_exact  peak memory is the same on every run, so two runs are compared exactly
+    memory_tolerance_bytes, memory_tolerance_share  by how much peak memory may differ between two
+                  runs of equal code, whichever is more; 0: it is exact
     ruined_by     failures after which every later call of the process fails too
     """
 
@@ -66,8 +67,14 @@ class Rules:
     is_host: bool = False
     has_graphs: bool = False
     is_indexed: bool = False
-    is_memory_exact: bool = False
+    memory_tolerance_bytes: int = 0
+    memory_tolerance_share: float = 0.0
     ruined_by: tuple[FailureKind, ...] = ()
+
+    def is_same_memory(self, base: float, candidate: float) -> bool:
+        """Whether two peaks, in bytes, differ by no more than equal code does."""
+        share = self.memory_tolerance_share * base
+        return abs(candidate - base) <= max(self.memory_tolerance_bytes, share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ def rules(title: str, summary: str, macs_per_s: float, **others: Any) -> Rules:
         max_slowdown=0.05,
         macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), macs_per_s),
         timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
+        # Kernels are chosen by timing them, and with them their workspaces.
+        memory_tolerance_bytes=2 * 2**20,
+        memory_tolerance_share=0.01,
         ruined_by=("error", "out_of_memory"),
         **others,
     )

@@ -23,7 +23,6 @@ RULES = Rules(
     # Of quick runs it would take the most time; beside the others it is short.
     energy_s={"quick": 0.0, "default": 2.0, "thorough": 2.0},
     is_host=True,
-    is_memory_exact=True,
 )
 
 

@@ -23,7 +23,7 @@ COLUMNS = (
     Column(
         "activation_memory_bytes",
         "bytes",
-        "the same, less weights and inputs",
+        "the same, less weights and inputs; of a training step the gradients are in it",
         "int",
         exact=True,
         signed=True,
@@ -58,7 +58,11 @@ def held_bytes(module: nn.Module, inputs: Iterable[Tensor]) -> int:
 def measure(device: Device, call: Call, module: nn.Module, inputs: tuple[Tensor, ...]) -> Memory:
     """The memory of one call, after one call that fills the caches.
 
-    `call` must leave nothing behind (a training step drops its gradients before it starts).
+    Gradients that a training step made before are dropped, so that on every device those that it
+    makes now count: a step begins with none.
     """
     call()
+    module.zero_grad(set_to_none=True)
+    for x in inputs:
+        x.grad = None
     return device.memory(call, held_bytes(module, inputs))

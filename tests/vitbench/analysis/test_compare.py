@@ -225,6 +225,29 @@ def test_exact_columns() -> None:
     assert verdict(row(1.0, 1.0), newer).changed == {}
 
 
+@pytest.mark.parametrize(
+    ("device", "base", "candidate", "is_changed"),
+    [
+        ("cpu", 4 * 2**30, 4 * 2**30 + 1, True),
+        ("cuda", 8 * 2**20, 10 * 2**20, False),
+        ("cuda", 8 * 2**20, 10 * 2**20 + 1, True),
+        ("cuda", 10 * 2**20, 8 * 2**20 - 1, True),
+        ("cuda", 10**9, 1.01 * 10**9, False),
+        ("cuda", 10**9, 1.01 * 10**9 + 1, True),
+        ("xpu", 10**9, 2 * 10**9, True),
+    ],
+)
+def test_peak_memory_is_compared_within_what_equal_code_shows(
+    device: str, base: int, candidate: int, is_changed: bool
+) -> None:
+    """Of a CPU to the byte; of an accelerator beyond 2 MiB or 1%, whichever is more."""
+    rows = [
+        row(1.0, 1.0, device=device, facts=facts(peak_memory_bytes=int(peak)))
+        for peak in (base, candidate)
+    ]
+    assert bool(verdict(*rows).changed) is is_changed
+
+
 def test_geometric_mean() -> None:
     """Of the ratios there are; none where there are none."""
     found = compare.compare(

@@ -84,6 +84,17 @@ def test_exact_columns_need_no_statistics(name: str, changes: dict[str, int]) ->
     assert gate.check(rows(), grown, generous).status == gate.PASSED
 
 
+def test_memory_that_grows_on_an_accelerator_breaks_the_limit() -> None:
+    """A tenth more is a fault there too, unless the policy allows it."""
+    base, grown = (
+        [row | {"device": "cuda"} for row in rows(peak=peak)] for peak in (10**9, 11 * 10**8)
+    )
+    result = gate.check(base, grown, Policy())
+    assert result.status == gate.REGRESSION
+    assert "peak_memory_bytes grew" in result.verdicts[0].faults[0]
+    assert gate.check(base, grown, Policy(max_memory=0.11)).status == gate.PASSED
+
+
 @pytest.mark.parametrize("kind", ["crashed", "out_of_memory", "timeout", "unsupported"])
 def test_what_was_not_measured_never_passes(kind: str) -> None:
     """A case that failed, one that is gone, and a run of nothing: status 5."""

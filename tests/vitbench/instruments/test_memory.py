@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import attentions
 from attentions import Grid
 from vitbench import devices
-from vitbench.devices import cpu
+from vitbench.devices import _accelerator, cpu
 from vitbench.instruments import memory
 
 CPU = cpu.Device()
@@ -117,16 +117,86 @@ def test_resident_set() -> None:
     assert found.rss > found.activation == 2**27
 
 
+class _Gradients:
+    """What torch.cuda tells of an allocator in which there are gradients only."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors, self._highest = tensors, 0
+
+    def note(self) -> None:
+        """The level is what it is now."""
+        self._highest = max(self._highest, self.memory_allocated())
+
+    def memory_allocated(self, device: object = None) -> int:
+        return sum(tensor.grad.nbytes for tensor in self._tensors if tensor.grad is not None)
+
+    def reset_peak_memory_stats(self, device: object) -> None:
+        self._highest = self.memory_allocated()
+
+    def max_memory_allocated(self, device: object) -> int:
+        return self._highest
+
+    max_memory_reserved = max_memory_allocated
+
+    def synchronize(self, device: object) -> None:
+        """There is no queue."""
+
+    def empty_cache(self) -> None:
+        """And no cache."""
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_the_gradients_of_a_training_step_are_in_its_memory(on_host: bool) -> None:
+    """On a CPU and on an accelerator, though those of the step before are there when it begins."""
+    module = nn.Linear(300, 500, bias=False)
+    x = torch.zeros(700, 300, requires_grad=True)
+    backend = _Gradients(module.weight, x)
+
+    class Accelerator(_accelerator.Accelerator):
+        """Which drives that allocator."""
+
+        def __init__(self) -> None:
+            self.backend, self.target = backend, torch.device("cpu")
+
+        @staticmethod
+        def count() -> int:
+            return 1
+
+    def step() -> None:
+        module.weight.grad = x.grad = None
+        module.weight.grad = torch.zeros_like(module.weight)
+        x.grad = torch.zeros_like(x)
+        backend.note()
+
+    found = memory.measure(CPU if on_host else Accelerator(), step, module, (x,))
+    assert found.activation == module.weight.nbytes + x.nbytes
+    assert found.peak == 2 * found.activation
+
+
 @pytest.mark.cuda
-def test_cuda_equals_a_bare_script() -> None:
-    """On CUDA: max_memory_allocated of one call, as a script of five lines reads it."""
+@pytest.mark.parametrize("trained", [False, True])
+def test_cuda_equals_a_bare_script(trained: bool) -> None:
+    """Weights and input, and by how much the allocator's level rises over one call, workspaces of
+    libraries being there already: a training step with its gradients, which are made anew.
+    """
     spec = attentions.load("msa")
-    module = spec.build(64, 2, Grid(14, 14), impl="eager").eval().cuda()
-    x = torch.zeros(4, 14, 14, 64, device="cuda")
-    with torch.inference_mode():
-        found = memory.measure(devices.connect("cuda"), lambda: module(x), module, (x,))
-        torch._C._cuda_clearCublasWorkspaces()
-        torch.cuda.reset_peak_memory_stats()
-        module(x)
-        torch.cuda.synchronize()
-        assert found.peak == torch.cuda.max_memory_allocated()
+    module = spec.build(64, 2, Grid(14, 14), impl="eager").train(trained).cuda()
+    x = torch.zeros(4, 14, 14, 64, device="cuda", requires_grad=trained)
+
+    def call() -> None:
+        with torch.set_grad_enabled(trained):
+            output = module(x)
+            if trained:
+                output.sum().backward()
+
+    found = memory.measure(devices.connect("cuda"), call, module, (x,))
+    module.zero_grad()
+    x.grad = None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    assert found.activation == torch.cuda.max_memory_allocated() - before
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    assert found.peak == found.activation + weights + x.nbytes
