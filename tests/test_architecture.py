@@ -147,7 +147,8 @@ def test_instruments_and_runtimes_know_nothing_of_case() -> None:
 
 
 def _compared(node: ast.AST) -> list[ast.expr]:
-    """What a node compares: both sides of == and `in`, what startswith is asked, keys of a dict."""
+    """What a node compares: both sides of == and `in`, what startswith is asked, keys of a dict and
+    what is read by them."""
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -157,6 +158,8 @@ def _compared(node: ast.AST) -> list[ast.expr]:
         sides = [key for key in node.keys if key is not None]
     elif isinstance(node, ast.MatchValue):
         sides = [node.value]
+    elif isinstance(node, ast.Subscript):
+        sides = [node.slice]
     else:
         sides = []
     inside = [s.elts if isinstance(s, ast.Tuple | ast.Set | ast.List) else [s] for s in sides]
@@ -164,7 +167,12 @@ def _compared(node: ast.AST) -> list[ast.expr]:
 
 
 def _names(node: ast.AST, names: set[str]) -> bool:
-    """Whether a node compares something with one of these names."""
+    """Whether a node compares something with one of these names.
+
+    Every environment has facts of its CPU, under that name.
+    """
+    if isinstance(node, ast.Subscript):
+        names = names - {"cpu"}
     constants = (side.value for side in _compared(node) if isinstance(side, ast.Constant))
     return any(isinstance(value, str) and value.split(":")[0] in names for value in constants)
 
@@ -186,6 +194,30 @@ def test_a_name_is_compared_in_its_room_only(
 ) -> None:
     """A device or a runtime is one file: nothing else asks which one it is."""
     check(spots((path for name, path in MODULES.items() if not in_room(name, room)), is_named))
+
+
+def test_a_device_is_driven_in_its_room_only() -> None:
+    """`torch.cuda` and its like, and `tensor.is_cuda`: a device's file is all that knows them."""
+    kinds = DEVICES - {"cpu"}
+
+    def drives(node: ast.AST) -> bool:
+        if not isinstance(node, ast.Attribute):
+            return False
+        return node.attr in {f"is_{kind}" for kind in kinds} or (
+            node.attr in kinds and ast.unparse(node.value) == "torch"
+        )
+
+    check(spots((path for name, path in MODULES.items() if not in_room(name, "devices")), drives))
+
+
+def test_a_rule_finds_what_breaks_it() -> None:
+    """Each way in which a device can be named, and none that only speaks of one."""
+    named = ['device == "cuda:1"', 'device in ("cpu", "mps")', 'device.startswith("xpu")']
+    named += ['torch["cuda"]', 'facts.get("cuda")', '{"cuda": 1}[device]']
+    spoken = ['"cuda"', 'environment["cpu"]', 'print("cuda: no")', 'Rules(name="cuda-graph")']
+    for text in (*named, *spoken):
+        found = any(_names(node, DEVICES) for node in ast.walk(ast.parse(text)))
+        assert found == (text in named), text
 
 
 def test_who_imports_what() -> None:

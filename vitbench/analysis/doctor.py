@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitbench import devices
 from vitbench.analysis import trust
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def findings(environment: Mapping[str, Any], host: HostSnapshot) -> list[Finding
         *_of_neighbours(host, torch["threads"]),
         *_of_threads(cpu, torch["threads"]),
         *_of_machine(cpu, host),
-        *_of_code(environment["code"], torch, host),
+        *_of_code(environment["code"]),
+        *_of_unused_devices(environment["unused_devices"]),
         *_of_gpu(environment.get("gpu")),
         *_of_energy(environment.get("energy")),
     ]
@@ -115,16 +117,16 @@ def _of_machine(cpu: Mapping[str, Any], host: HostSnapshot) -> Iterator[Finding]
         yield Finding(what, "at least 256 MiB", "make room, or write elsewhere with --out")
 
 
-def _of_code(
-    code: Mapping[str, Any] | None, torch: Mapping[str, Any], host: HostSnapshot
-) -> Iterator[Finding]:
+def _of_code(code: Mapping[str, Any] | None) -> Iterator[Finding]:
     if code and code["dirty"]:
         what = f"the code differs from commit {code['commit'][:10]}, which the run will name"
         yield Finding(what, "what is measured is committed", "git commit, then measure")
-    if host.nvidia_device and torch["cuda"] is None:
-        what = "an NVIDIA driver is here, and this torch is built without CUDA"
-        remedy = "install one, or --device cpu to leave the GPU alone"
-        yield Finding(what, "a build of torch with CUDA", remedy)
+
+
+def _of_unused_devices(sentences: Sequence[str]) -> Iterator[Finding]:
+    for what in sentences:
+        remedy = f"install one, or --device {devices.host()} to leave the device alone"
+        yield Finding(what, "a build of torch that can use it", remedy)
 
 
 def _of_energy(energy: Mapping[str, Any] | None) -> Iterator[Finding]:

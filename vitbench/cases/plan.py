@@ -41,6 +41,8 @@ class Plan:
     memory_limit_bytes  of the worker on a CPU; None: no limit
     budget_s            the run ends in this time, and takes what precision it buys; None: no budget
     allocator           of the workers: "steady" keeps freed memory, "system" is the C library's own
+    autotune            libraries may try their kernels and take the fastest: a user's speed, though
+                        processes differ in what they take
     timed               False: cases are checked, counted and their memory measured, once
     published           the published table that stands beside the results; None: none
     reference           what throughputs are divided by beside it; None: the table's first subject
@@ -60,6 +62,7 @@ class Plan:
     memory_limit_bytes: int | None = None
     budget_s: float | None = None
     allocator: Allocator = "steady"
+    autotune: bool = True
     timed: bool = True
     published: str | None = None
     reference: str | None = None
@@ -135,18 +138,31 @@ def rounds_of(name: str, device: str) -> int:
 
 
 def rule_of(name: str, device: str, overrides: Mapping[str, float | None]) -> TimingRule:
-    """The timing rule of an effort on a kind of device. Raises BadInput."""
+    """The timing rule of an effort on a device, with what the user sets. Raises BadInput."""
     rules = devices.rules(device)
-    floors = rules.timing
-    fields: dict[str, Any] = {**floors, **effort(name), "energy_s": rules.energy_s[name]}
-    fields |= {
-        key: max(fields[key], floors[key]) for key in ("warmup_calls", "warmup_s") if key in floors
-    }
-    fields |= {key: value for key, value in overrides.items() if value is not None}
+    fields: dict[str, Any] = {**rules.timing, **effort(name), "energy_s": rules.energy_s[name]}
+    own: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return TimingRule(**fields)
+        return dataclasses.replace(warm_on(TimingRule(**fields), device), **own)
     except ValueError as error:
         raise BadInput(str(error)) from None
+
+
+def warm_on(rule: TimingRule, device: str) -> TimingRule:
+    """The rule, with no shorter warm-up than a device needs to raise its clock."""
+    calls, seconds = warmup_floor(device)
+    return dataclasses.replace(
+        rule,
+        warmup_calls=max(rule.warmup_calls, calls),
+        warmup_s=max(rule.warmup_s, seconds),
+        warmup_cap_s=max(rule.warmup_cap_s, seconds),
+    )
+
+
+def warmup_floor(device: str) -> tuple[int, float]:
+    """The calls and seconds of warm-up that a device needs at least: what only its user lowers."""
+    timing = devices.rules(device).timing
+    return timing.get("warmup_calls", 1), timing.get("warmup_s", 0.0)
 
 
 # Seconds that a worker takes to start and the first-round passes of a case (build, check,

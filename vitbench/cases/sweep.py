@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,6 @@ class Sweep:
         self._check_sizes()
         for name, values in self.params.items():
             self._check_params(name, values)
-
-    def on(self, device: str, axes: Mapping[str, Sequence[Value]]) -> Sweep:
-        """The sweep on a device, with other values of some axes."""
-        return Sweep(
-            device=device,
-            params=self.params,
-            plugins=self.plugins,
-            registry=self._registry,
-            weights=self.weights,
-            **{**self.axes, **axes},
-        )
 
     def expand(self) -> list[Case]:
         """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what

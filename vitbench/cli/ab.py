@@ -16,11 +16,8 @@ from vitbench.errors import BadInput, BrokenPlugin, writing
 if TYPE_CHECKING:
     from types import FrameType
 
+    from vitbench.cases.plan import Plan
     from vitbench.engine.ab import AbComparison, Rules
-
-# Warm-up does not wait for two blocks of calls to agree, which on a noisy machine takes longer than
-# the turns that follow; their neighbours on the other side are what they are compared with.
-_RULE = {"warmup_calls": 3, "warmup_agree": 1.0, "sample_s": 0.002}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +39,23 @@ class Precision:
         budget_s = None if self.budget is None else parse.duration(self.budget)
         rules = Rules(self.max_blocks, budget_s)
         return dataclasses.replace(rules, slice_s=self.reading / (2 * rules.abba_cycles))
+
+    def timed(self, plan: Plan) -> Plan:
+        """The plan with a shorter warm-up, as far as its device allows, and the same kernels in
+        every process."""
+        from vitbench.cases import plan as plans
+
+        rule = dataclasses.replace(
+            plan.rule,
+            warmup_calls=3,
+            warmup_s=self.reading / 5,
+            # Waiting until two blocks of calls agree takes longer on a noisy machine than the turns
+            # that follow, which are compared with their neighbours on the other side.
+            warmup_agree=1.0,
+            sample_s=0.002,
+        )
+        rule = plans.warm_on(rule, plan.device)
+        return dataclasses.replace(plan, rule=rule, autotune=False)
 
 
 @options.grouped
@@ -77,10 +91,10 @@ def ab(
             axes=axes,
             **selection.settings() | {"plugins": tuple(plugins)},
             effort="quick",
-            rule=_RULE | {"warmup_s": precision.reading / 5},
             registry=sides[1].registry(),
             **machine.settings(),
         )
+        plan = precision.timed(plan)
         judging.check_subjects(
             policy, [*sides[1].registry(), *(case.subject for case in plan.cases)]
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ class Rules:
     is_indexed    there may be several: `cuda:1`
     memory_tolerance_bytes, memory_tolerance_share  by how much peak memory may differ between two
                   runs of equal code, whichever is more; 0: it is exact
+    driver        a path that is there where a driver of theirs is loaded; "": none is known
     ruined_by     failures after which every later call of the process fails too
     """
 
@@ -69,6 +71,7 @@ class Rules:
     is_indexed: bool = False
     memory_tolerance_bytes: int = 0
     memory_tolerance_share: float = 0.0
+    driver: str = ""
     ruined_by: tuple[FailureKind, ...] = ()
 
     def is_same_memory(self, base: float, candidate: float) -> bool:
@@ -98,6 +101,9 @@ class Clock(Protocol):
 
     def latency_s(self, call: Call, calls: int) -> float:
         """The steady state alone."""
+
+    def device_s(self, call: Call, calls: int) -> float | None:
+        """The device's own time alone, after the steady state was read."""
 
     def now(self) -> float:
         """Seconds, for the stopping rule."""
@@ -140,9 +146,14 @@ class Watch:
 class Device(abc.ABC):
     """One device, in a worker process. What a kind of device does not have, it leaves as here.
 
-    name    "cpu", "cuda", "cuda:1"; the first has no index
-    target  where torch puts tensors
+    name       "cpu", "cuda", "cuda:1"; the first has no index
+    target     where torch puts tensors
+    autotunes  libraries may try their kernels and take the fastest, which differs from process to
+               process; takes effect in `configure`
     """
+
+    autotunes = True
+    _has_libraries = False
 
     # Sides of the square matrix products, numbers in the copy, that the ceilings are taken from.
     product_sizes: tuple[int, ...]
@@ -202,6 +213,20 @@ class Device(abc.ABC):
         from vitbench.devices import _malloc
 
         return _malloc.set_allocator(asked)
+
+    def load_libraries(self) -> None:
+        """Has torch load, once, what the first calls of a process load: the libraries of matrix
+        products and convolutions, and its threads. The first case would take them for its own."""
+        if self._has_libraries:
+            return
+        import torch
+        from torch.nn import functional
+
+        x = torch.ones(1, 8, 8, 8, dtype=torch.float32, device=self.target)
+        functional.linear(x, x[0, 0], x[0, 0, 0])
+        functional.conv2d(x, x.reshape(8, 8, 8, 1)[:, :, :3])
+        self.synchronize()
+        self._has_libraries = True
 
     def release(self) -> None:
         """Gives free memory back, so that what one case held does not count as the next one's."""
@@ -320,6 +345,18 @@ def rules(device: str) -> Rules:
 def kind_of(device: str) -> str:
     """`cuda` of `cuda:1`. Raises BadInput."""
     return _module(device).__name__.rpartition(".")[2]
+
+
+def unused() -> list[str]:
+    """Devices whose driver is loaded and that this torch cannot use, a sentence each."""
+    sentences = []
+    for kind in names():
+        module = _module(kind)
+        driver = module.RULES.driver
+        if driver and os.path.exists(driver) and not module.Device.count():
+            reason = module.Device.reason_for_none() or "this torch finds no device"
+            sentences.append(f"a driver of {module.RULES.title} devices is here, and {reason}")
+    return sentences
 
 
 @functools.cache

@@ -21,6 +21,8 @@ def rules(title: str, summary: str, macs_per_s: float, **others: Any) -> Rules:
         summary=summary,
         max_slowdown=0.05,
         macs_per_s=dict.fromkeys(("float32", "bfloat16", "float16", "float64"), macs_per_s),
+        # Two runs of the default effort are compared by ranks, which needs four rounds of each.
+        rounds={"quick": 2, "default": 4, "thorough": 6},
         timing={"warmup_calls": 10, "warmup_s": 0.5, "sample_s": 0.001},
         # Kernels are chosen by timing them, and with them their workspaces.
         memory_tolerance_bytes=2 * 2**20,

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from vitbench import devices
 from vitbench.devices import Device
 from vitbench.devices._imports import beside
 from vitbench.instruments import host
@@ -31,6 +32,7 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "torch": torch_facts(),
         "device": device.name,
         "device_name": device.label,
+        "unused_devices": devices.unused(),
         "code": git_state(Path(__file__)),
         "plugins": {
             name: {"sha256": _digest(path), "git": git_state(path)}

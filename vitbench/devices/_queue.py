@@ -64,7 +64,7 @@ class Clock:
     def read(self, call: Call, calls: int) -> Reading:
         """Both times of one call."""
         latency_s = self.latency_s(call, calls)
-        return Reading(latency_s, self._device_s(call, calls))
+        return Reading(latency_s, self.device_s(call, calls))
 
     def latency_s(self, call: Call, calls: int) -> float:
         """Steady state, averaged over so many calls."""
@@ -83,7 +83,7 @@ class Clock:
         """Seconds of the host's clock."""
         return self._queue.now()
 
-    def _device_s(self, call: Call, calls: int) -> float | None:
+    def device_s(self, call: Call, calls: int) -> float | None:
         """The device's own time of one call; None where launch gaps cannot be hidden."""
         most = calls if self._most_calls is None else min(calls, self._most_calls)
         while most:

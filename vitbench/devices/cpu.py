@@ -43,6 +43,10 @@ class Clock:
             call()
         return (time.perf_counter() - start) / calls
 
+    def device_s(self, call: Call, calls: int) -> float | None:
+        """The host has none of its own."""
+        return None
+
     def now(self) -> float:
         return time.perf_counter()
 

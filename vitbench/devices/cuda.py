@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from vitbench.devices._nvml import Gpu
 
 RULES = _accelerator.rules(
-    "CUDA", "an NVIDIA GPU; `cuda:1` is the second", 20e12, has_graphs=True, is_indexed=True
+    "CUDA",
+    "an NVIDIA GPU; `cuda:1` is the second",
+    20e12,
+    has_graphs=True,
+    is_indexed=True,
+    driver="/proc/driver/nvidia",
 )
 
 
@@ -90,7 +95,7 @@ class Device(_accelerator.Accelerator):
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         for part in ("conv", "rnn"):
             getattr(torch.backends.cudnn, part).fp32_precision = "ieee"
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = self.autotunes
         for name in _SDPA_BACKENDS:
             getattr(torch.backends.cuda, f"enable_{name}_sdp")(True)
 

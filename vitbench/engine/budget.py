@@ -53,7 +53,7 @@ def check(budget_s: float, cases: Sequence[Case], rule: TimingRule, rounds: int)
 
 def least_s(cases: Sequence[Case], rule: TimingRule, rounds: int) -> float:
     """What the rounds take with the shortest samples."""
-    return _needed_s(cases, rule, rounds, sum(_floor_s(plans.call_s(c), rule) for c in cases))
+    return _needed_s(cases, rule, rounds, sum(_floor_s(c, plans.call_s(c), rule) for c in cases))
 
 
 def _needed_s(
@@ -62,8 +62,13 @@ def _needed_s(
     return _END_S + plans.fixed_s(cases, rounds) + rounds * timing_of_a_round_s
 
 
-def _floor_s(call_s: float, rule: TimingRule) -> float:
-    return max(_LEAST_S, (2 + rule.cap_samples) * call_s)
+def _floor_s(case: Case, call_s: float, rule: TimingRule) -> float:
+    return _warmup_floor_s(case, rule) + max(_LEAST_S, (2 + rule.cap_samples) * call_s)
+
+
+def _warmup_floor_s(case: Case, rule: TimingRule) -> float:
+    """What the device needs, or the less that its user set."""
+    return min(rule.warmup_s, plans.warmup_floor(case.device)[1])
 
 
 def samples_each(plan: Plan) -> int:
@@ -111,10 +116,13 @@ class TimeBudget:
     ) -> TimingRule:
         """The rule for a case when these (case, round) are left to measure, its own among them."""
         rule, slots = self.plan.rule, list(open_slots)
-        floors_s = sum(_floor_s(self._call_s(other), rule) for other, _ in slots)
+        floors_s = sum(_floor_s(other, self._call_s(other), rule) for other, _ in slots)
         spare_s = self.ends_s - now_s - self._fixed_s(slots) - floors_s
-        slot_s = _floor_s(self._call_s(case), rule) + max(0.0, spare_s) / len(slots)
-        limits = {name: share * slot_s for name, share in _SHARE.items()}
+        slot_s = _floor_s(case, self._call_s(case), rule) + max(0.0, spare_s) / len(slots)
+        warm_s = _warmup_floor_s(case, rule)
+        limits = {name: share * (slot_s - warm_s) for name, share in _SHARE.items()}
+        for name in ("warmup_s", "warmup_cap_s"):
+            limits[name] = max(limits[name], warm_s)
         # The effort's cap does not count here: the allocated time may be used.
         least = {name: min(getattr(rule, name), limits[name]) for name in limits if name != "cap_s"}
         return replace(rule, **least, cap_s=limits["cap_s"])

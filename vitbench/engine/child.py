@@ -29,6 +29,8 @@ _ENTRY = Path(__file__).parent / "entry.py"
 
 _OUTPUT_TAIL_BYTES = 4096
 _OUTPUT_LIMIT_BYTES = 64 * 2**20  # a mechanism that prints without end must not fill the disk
+# How long the end of a killed process is waited for.
+_END_S = 5.0
 # In the environment of a worker, and so of all that it starts, wherever that ends up.
 _MARK = "VITBENCH_WORKER"
 
@@ -176,8 +178,12 @@ class Child:
         last_output = f"; last output: {lines[-1].strip()[:300]}" if lines else ""
         return f"the worker {how}{last_output}"
 
-    def close(self) -> None:
-        """Ends the worker and everything that it started, and waits until they are gone."""
+    def close(self) -> str:
+        """Ends the worker and everything that it started, and waits until they are gone.
+
+        Not for ever: a process that waits inside a driver outlives its killing. Returns what is
+        left, as the end of a sentence; "" for nothing.
+        """
         family = self._family()
         with contextlib.suppress(OSError):
             self._requests.close()
@@ -186,10 +192,15 @@ class Child:
         for process in family:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(family, timeout=5)
-        self._process.wait()
+        psutil.wait_procs(family, timeout=_END_S)
+        left = ""
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            left = f"; its process {self._process.pid} was killed and does not end"
         os.close(self._replies)
         self._output.close()
+        return left
 
     def started(self) -> set[int]:
         """Ids of the processes that the worker started, directly or not, and that still run."""

@@ -36,6 +36,7 @@ class SetUp(_Message):
     plugins         mechanisms and backbones of the user's own: name -> file
     weights         the checkpoint of every backbone
     workers         that use the device at a time
+    autotune        whether libraries may choose among their kernels by trying them
     environment     whether the reply describes hardware and software
     ceilings        dtypes for which the device's peak rates are measured
     """
@@ -48,14 +49,15 @@ class SetUp(_Message):
     memory_limit_bytes: int | None = None
     allocator: Allocator = "steady"
     workers: int = 1
+    autotune: bool = True
     environment: bool = False
     ceilings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, **fields: Any) -> SetUp:
         """What the workers of a plan have in common, and other fields."""
-        names = ("device", "threads", "plugins", "weights", "memory_limit_bytes", "allocator")
-        return cls(**{name: getattr(plan, name) for name in names} | fields)
+        names = "device threads plugins weights memory_limit_bytes allocator autotune"
+        return cls(**{name: getattr(plan, name) for name in names.split()} | fields)
 
 
 class CheckWeights(_Message):

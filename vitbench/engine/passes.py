@@ -55,6 +55,7 @@ class Ready:
             calls_per_sample=timed.calls_per_sample,
             first_call_s=self.spent["first_call"],
             compile_s=self.prepared.conversion_s,
+            is_cached=self.prepared.is_cached,
             warmup_calls=timed.warmup_calls,
             warmup_s=timed.warmup_s,
             stopped_by=timed.stopped_by,
@@ -138,6 +139,7 @@ def prepare(
     settings.restore(before)
     stayed = settings.changes(before, settings.read())
     changed = [change for change in changed if change not in stayed]
+    subject.device.load_libraries()
     settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"):
         prepared = runtime.prepare(subject)

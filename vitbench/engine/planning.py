@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attentions
 from vitbench import devices
@@ -24,9 +24,11 @@ from vitbench.engine import budget, child, pool
 from vitbench.engine.messages import SetUp
 from vitbench.errors import BadInput
 from vitbench.instruments import host
+from vitbench.instruments.timing import TimingRule
 from vitbench.results.record import Record
 from vitbench.subjects.plugins import is_backbone
 
+Planned = TypeVar("Planned")
 Params = Mapping[str, Mapping[str, tuple[Scalar, ...]]]
 
 # Of the memory that is available now; beyond it the kernel would end some process, not always the
@@ -89,18 +91,18 @@ def make_plan(
     if loaded.published is not None:
         published.read(loaded.published)
     checkpoint = "" if weights is None else _weights_name(weights)
-    sweep = make_sweep(loaded, axes, params, files, registry, checkpoint)
-    if checkpoint and not sweep["backbone"]:
-        raise BadInput("--weights are for backbones, and none is measured")
     effort = effort or loaded.effort
-    plans.rule_of(effort, devices.host(), rule)
     settings: dict[str, Any] = {"threads": threads, "timeout_s": timeout_s, "budget_s": budget_s}
     plans.check_settings(allocator=allocator, rounds=rounds, **settings)
 
+    def planned_on(device: str) -> tuple[tuple[Case, ...], TimingRule]:
+        """The cases and the timing rule of a device."""
+        sweep = make_sweep(loaded, device, axes, params, files, registry, checkpoint)
+        return tuple(sweep.expand()), plans.rule_of(effort, device, rule)
+
+    possible, planned = _on_any(device, planned_on)
     device = _resolve(device, threads)
-    device_axes = _merge(loaded.axes_on(device), axes, files)
-    cases = tuple(sweep.on(device, device_axes).expand())
-    timing = plans.rule_of(effort, device, rule)
+    cases, timing = planned if device == possible else planned_on(device)
     if not timed:
         rounds = 1
     elif budget_s is None or not cases:
@@ -218,27 +220,41 @@ def _weights_name(path: Path) -> str:
         raise BadInput(f"weights {path} cannot be read: {error.strerror}") from None
 
 
+def _on_any(device: str, planned_on: Callable[[str], Planned]) -> tuple[str, Planned]:
+    """What is planned on the first device that may be meant and that can do it. Raises BadInput for
+    what is wrong on all of them."""
+    for kind in devices.names() if device == devices.AUTO else (device,):
+        try:
+            return kind, planned_on(kind)
+        except BadInput as error:
+            fault = error
+    raise fault
+
+
 def make_sweep(
     suite: suites.Suite,
+    device: str,
     axes: Mapping[str, Any],
     params: Params,
     plugins: Mapping[str, Path],
     registry: Mapping[str, Path] | None = None,
     weights: str = "",
 ) -> Sweep:
-    """The suite's axes with the user's on top, checked in all but the device. Raises BadInput.
+    """The suite's axes for a device with the user's on top. Raises BadInput.
 
     The suite's hyper-parameters hold for the mechanisms and backbones that are left.
     """
-    merged = _merge(suite.axes, axes, plugins)
+    merged = _merge(suite.axes_on(device), axes, plugins)
+    if weights and not merged["backbone"]:
+        raise BadInput("--weights are for backbones, and none is measured")
     subjects = _subjects(merged)
     swept = {name: dict(values) for name, values in suite.params.items() if name in subjects}
     for name, values in params.items():
         swept[name] = swept.get(name, {}) | dict(values)
     known = attentions.files() if registry is None else registry
-    sweep = Sweep(**merged, params=swept, plugins=plugins, registry=known, weights=weights)
-    sweep.check()
-    return sweep
+    return Sweep(
+        **merged, device=device, params=swept, plugins=plugins, registry=known, weights=weights
+    )
 
 
 def _subjects(axes: Mapping[str, Any]) -> set[str]:

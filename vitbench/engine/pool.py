@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from attentions import BrokenAttention
+from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
@@ -51,13 +52,14 @@ class WorkerSpec:
 class Pool(Generic[Slot]):
     """One worker in each slot, from the first request on.
 
-    A worker that dies or does not answer in `timeout_s` is ended; the next request to its slot
-    starts another.
+    A worker that dies, does not answer in `timeout_s`, or has a failure that its device does not
+    get over, is ended; the next request to its slot starts another.
     """
 
     def __init__(self, specs: Mapping[Slot, WorkerSpec], timeout_s: float) -> None:
         self._specs, self._timeout_s = specs, timeout_s
         self._children: dict[Slot, Child] = {}
+        self._devices: dict[Slot, str] = {}
 
     def start(self, *slots: Slot) -> None:
         """Starts workers at once: they import torch side by side. Raises BadInput."""
@@ -74,12 +76,14 @@ class Pool(Generic[Slot]):
         try:
             reply = self._children[slot].ask(request, self._timeout_s)
         except ChildTimeout as error:
-            self.end(slot)
-            raise CaseFailed(slot, Failed("timeout", str(error))) from None
+            message = f"{error}{self.end(slot)}"
+            raise CaseFailed(slot, Failed("timeout", message)) from None
         except ChildDied as error:
-            self.end(slot)
-            raise CaseFailed(slot, Failed("crashed", str(error))) from None
+            message = f"{error}{self.end(slot)}"
+            raise CaseFailed(slot, Failed("crashed", message)) from None
         if isinstance(reply, messages.Finished) and isinstance(reply.outcome, Failed):
+            if reply.outcome.kind in devices.rules(self._devices[slot]).ruined_by:
+                self.end(slot)  # every later call there would fail as this one did
             raise CaseFailed(slot, reply.outcome)
         return self._expect(expected, slot, reply)
 
@@ -124,11 +128,11 @@ class Pool(Generic[Slot]):
         """Ids of the running processes that the slot's worker started, directly or not."""
         return self._children[slot].started() if slot in self._children else set()
 
-    def end(self, slot: Slot) -> None:
-        """Ends the slot's worker, where there is one, and all that it started."""
+    def end(self, slot: Slot) -> str:
+        """Ends the slot's worker, where there is one, and all that it started. Returns what does
+        not end, as the end of a sentence."""
         child = self._children.pop(slot, None)
-        if child is not None:
-            child.close()
+        return "" if child is None else child.close()
 
     def _setup_worker(self, slot: Slot) -> None:
         spec = self._specs[slot]
@@ -149,6 +153,7 @@ class Pool(Generic[Slot]):
             raise BadInput(f"{spec.problem}: {error}") from None
         if request.environment and not (ready.environment or {}).keys() >= _ENVIRONMENT:
             raise BadInput(f"{spec.problem}: the worker does not say what it runs on")
+        self._devices[slot] = ready.device
         spec.on_ready(ready)
 
     def __enter__(self) -> Pool[Slot]:

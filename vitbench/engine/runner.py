@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitbench import devices, runtimes
+from vitbench import runtimes
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
@@ -125,15 +125,12 @@ class _Runner:
             outcome = self._pool.retry(lambda: self._pool.ask(_SLOT, request, Finished)).outcome
         except CaseFailed as error:
             outcome = error.failure
-        if self._leaves_traces(case, outcome):
+        if self._leaves_processes(case):
             self._pool.end(_SLOT)
         return outcome
 
-    def _leaves_traces(self, case: Case, outcome: Outcome) -> bool:
-        """Whether what the case left in the worker would disturb the next one: a process that it
-        started, or a CUDA context in which every later call fails as this one did."""
-        if isinstance(outcome, Failed) and outcome.kind in devices.rules(case.device).ruined_by:
-            return True
+    def _leaves_processes(self, case: Case) -> bool:
+        """Whether processes that the case started still run, and would disturb the next one."""
         started = self._pool.started_by(_SLOT)
         if runtimes.load(case.runtime).RULES.keeps_processes:
             self._compilers |= started

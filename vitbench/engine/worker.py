@@ -88,6 +88,7 @@ class Worker:
         except BadInput as error:
             return messages.Refused(reason=str(error))
         self._setup, self._threads = request, request.threads or host.usable_cores()
+        self._device.autotunes = request.autotune
         self._device.configure(self._threads)
         self._settings = settings.read()
         allocator = device.set_allocator(request.allocator)

@@ -236,7 +236,6 @@ class HostSnapshot:
     available_memory_bytes: int
     swap_used_bytes: int
     disk_free_bytes: int
-    nvidia_device: bool
 
 
 def watch(folder: Path, threads: int, seconds: float = 1.0) -> HostSnapshot:
@@ -253,5 +252,4 @@ def watch(folder: Path, threads: int, seconds: float = 1.0) -> HostSnapshot:
         available_memory_bytes=available_memory_bytes(),
         swap_used_bytes=int(psutil.swap_memory().used),
         disk_free_bytes=int(psutil.disk_usage(str(disk)).free),
-        nvidia_device=Path("/proc/driver/nvidia").exists(),
     )

@@ -18,7 +18,8 @@ class TimingRule:
 
     warmup_calls, warmup_s     at least so many calls and so long
     warmup_agree, warmup_cap_s then until two successive blocks agree within this share, at most
-    sample_s                   calls are repeated inside one sample until it lasts this long
+    sample_s                   calls are repeated inside one sample until it lasts this long, by the
+                               device's own time where that can be read
     min_samples, min_s         at least so many samples and so long
     target_noise               then until the noise (relative half-width of the 95% interval of
                                the median) is below this
@@ -121,10 +122,17 @@ def warmed(call: Call, clock: Clock, rule: TimingRule, *, max_calls: int | None 
     """Warmed up, no sample taken yet."""
     first_call_s = clock.latency_s(call, 1)
     per_call_s, warm_calls, warm_s = _warm_up(call, clock, rule)
-    calls = max(1, round(rule.sample_s / per_call_s + 0.5)) if per_call_s > 0 else 1
-    if max_calls is not None:
-        calls = min(calls, max_calls)
+    calls = _calls_in(rule.sample_s, per_call_s, max_calls)
+    device_s = clock.device_s(call, calls)
+    if device_s is not None:  # it is what must last: the host may take many times as long
+        calls = _calls_in(rule.sample_s, min(device_s, per_call_s), max_calls)
     return Timing([], [], calls, first_call_s, warm_calls, warm_s, "cap")
+
+
+def _calls_in(sample_s: float, call_s: float, max_calls: int | None) -> int:
+    """How many calls make a sample that long, at most `max_calls`."""
+    calls = max(1, round(sample_s / call_s + 0.5)) if call_s > 0 else 1
+    return calls if max_calls is None else min(calls, max_calls)
 
 
 def turn(call: Call, clock: Clock, timing: Timing, seconds: float) -> list[float]:

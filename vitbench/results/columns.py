@@ -69,7 +69,17 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("calls_per_sample", "calls", "calls averaged in one sample (first round)", "int"),
     Column("first_call_s", "s", "the first call of a process: median over rounds"),
-    Column("compile_s", "s", "torch.compile and its first call: median over rounds"),
+    Column(
+        "compile_s",
+        "s",
+        "torch.compile and its first call, with nothing of it in a cache: the first such round; "
+        "empty where an earlier run had compiled it",
+    ),
+    Column(
+        "compile_cached_s",
+        "s",
+        "the same where an earlier process had compiled it: median over rounds",
+    ),
     Column(
         "device_latency_s",
         "s",
@@ -80,7 +90,7 @@ COLUMNS: tuple[Column, ...] = (
         "launch_bound",
         "",
         f"latency_s is over {LAUNCH_BOUND_RATIO} x device_latency_s: the host cannot launch as "
-        "fast as the device computes",
+        "fast as the device computes; empty where calls are cold, so one at a time",
         "bool",
     ),
     *instruments.columns(),

@@ -37,6 +37,8 @@ class Measured:
 
     samples_s         of the steady state
     device_samples_s  the device's own time, where it was read
+    compile_s         None where nothing is compiled
+    is_cached         that was read from a cache of an earlier process
     state  the machine while the samples were taken (instruments.host, instruments.gpu)
     """
 
@@ -48,6 +50,7 @@ class Measured:
     warmup_s: float
     stopped_by: str
     device_samples_s: tuple[float, ...] = ()
+    is_cached: bool = False
     state: Mapping[str, Any] = field(default_factory=dict)
     facts: Facts | None = None
     spent_s: Mapping[str, float] = field(default_factory=dict)

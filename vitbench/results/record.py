@@ -78,7 +78,9 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
     device_latency = stats.median(of_device) if of_device else None
     interval = stats.interval_over_rounds([outcome.samples_s for outcome in rounds])
     medians = [stats.median(outcome.samples_s) for outcome in rounds]
-    compiles = [outcome.compile_s for outcome in rounds if outcome.compile_s is not None]
+    compiles = [(o.compile_s, o.is_cached) for o in rounds if o.compile_s is not None]
+    cold_s = [seconds for seconds, is_cached in compiles if not is_cached]
+    cached_s = [seconds for seconds, is_cached in compiles if is_cached]
     return {
         "latency_s": latency,
         "latency_low_s": interval.low,
@@ -96,10 +98,14 @@ def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:
         "stopped_by": "noise" if all(r.stopped_by == "noise" for r in rounds) else "cap",
         "calls_per_sample": rounds[0].calls_per_sample,
         "first_call_s": stats.median([outcome.first_call_s for outcome in rounds]),
-        "compile_s": stats.median(compiles) if compiles else None,
+        "compile_s": cold_s[0] if cold_s else None,
+        "compile_cached_s": stats.median(cached_s) if cached_s else None,
         "device_latency_s": device_latency,
         "launch_bound": (
-            None if device_latency is None else latency > LAUNCH_BOUND_RATIO * device_latency
+            # A cold call is waited for alone, so what launching it costs is never hidden.
+            None
+            if device_latency is None or case.cold
+            else latency > LAUNCH_BOUND_RATIO * device_latency
         ),
     }
 

@@ -66,10 +66,12 @@ class Prepared:
 
     call           one call; it is checked, and all but the time is read from it
     conversion_s   what conversion and the call that finishes it took; None: nothing is converted
+    is_cached      an earlier process had converted it, and this one only read the result
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
     """
 
     conversion_s: float | None = None
+    is_cached = False
     is_dispatched = True
 
     def __init__(self, call: Call) -> None:

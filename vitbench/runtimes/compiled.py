@@ -34,6 +34,14 @@ def _counters(kind: str) -> Counter[str]:
     return Counter() if dynamo is None else dynamo.counters[kind]
 
 
+def _are_cached(inductor: Mapping[str, int], autograd: Mapping[str, int]) -> bool:
+    """Whether every kernel came from the caches on disk. A first compilation has hits too, where
+    graphs of a module are alike, but never without a miss."""
+    anew = sum(inductor.get(f"fxgraph_cache_{what}", 0) for what in ("miss", "bypass"))
+    hits = inductor.get("fxgraph_cache_hit", 0) + autograd.get("autograd_cache_hit", 0)
+    return hits > 0 and not anew
+
+
 class Watched(Prepared):
     """A call in which nothing may be compiled while it is timed, by the module itself either."""
 
@@ -69,6 +77,7 @@ class Compiled(Watched):
         if not _counters("stats")["unique_graphs"]:
             raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
         self._graph_breaks = _counters("graph_break").total()
+        self.is_cached = _are_cached(_counters("inductor"), _counters("aot_autograd"))
 
     def columns(self) -> Mapping[str, Any]:
         return {"graph_breaks": self._graph_breaks}

@@ -27,7 +27,6 @@ QUIET = HostSnapshot(
     available_memory_bytes=16 * 2**30,
     swap_used_bytes=0,
     disk_free_bytes=2**40,
-    nvidia_device=True,
 )
 BUSY = dataclasses.replace(QUIET, neighbour_cores=0.3)
 GOOD: dict[str, Any] = {
@@ -43,7 +42,8 @@ GOOD: dict[str, Any] = {
         "slow_cores": 0,
         "sockets": 1,
     },
-    "torch": {"version": "2.14", "threads": 8, "cuda": "13.0"},
+    "torch": {"version": "2.14", "threads": 8},
+    "unused_devices": [],
     "energy": {"counters": ["package-0"], "unreadable": ""},
     "code": {"commit": "0123456789abcdef", "dirty": False},
     "gpu": {
@@ -95,7 +95,7 @@ def test_a_good_machine_has_no_finding() -> None:
         ("cpu.governor", "powersave", "", ["powersave", "performance", "cpupower"]),
         ("cpu.hypervisor", True, "", ["virtual machine"]),
         ("code.dirty", True, "", ["0123456789", "git commit"]),
-        ("torch.cuda", None, "", ["without CUDA"]),
+        ("unused_devices", ["built without CUDA"], "", ["without CUDA", "--device cpu"]),
         ("gpu.idle.utilisation", 0.3, "C", ["30% of the time", "at most 2%"]),
         ("gpu.idle.free_bytes", 40 * 2**30, "", ["50% of the GPU's memory", "90%"]),
         ("gpu.idle.bad_reasons", ["power cap"], "C", ["power cap"]),

@@ -171,7 +171,7 @@ def test_every_published_row_is_reproduced() -> None:
     chosen = suite.load("peer-table")
     from vitbench.engine.planning import make_sweep
 
-    cases = make_sweep(chosen, {}, {}, {}).expand()
+    cases = make_sweep(chosen, "cpu", {}, {}, {}).expand()
     assert len(cases) == 14
     differing = []
     for one in cases:

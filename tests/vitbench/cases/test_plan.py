@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vitbench.examples import backbone_case, case, plan
+from vitbench import devices
+from vitbench.analysis import stats
 from vitbench.cases import plan as plans
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput
@@ -89,7 +91,7 @@ def test_efforts_differ_in_precision() -> None:
     assert rounds == sorted(rounds)
     assert noises == sorted(noises, reverse=True)
     assert plans.rounds_of("default", "cpu") == 3
-    assert plans.rounds_of("default", "cuda:1") == 2
+    assert plans.rounds_of("default", "cuda:1") == stats.RANK_ROUNDS
     assert plans.rule_of("default", "cpu", {}) == TimingRule(energy_s=2.0)
     assert plans.rule_of("quick", "cpu", {}).energy_s == 0  # it would double a quick run's time
     assert plans.rule_of("quick", "cuda", {}).energy_s == 0.5
@@ -102,6 +104,30 @@ def test_what_the_user_sets_wins() -> None:
     rule = plans.rule_of("quick", "cuda", {"cap_s": 0.25, "min_s": None, "warmup_s": 0.0})
     quick = plans.rule_of("quick", "cuda", {})
     assert (rule.cap_s, rule.min_s, rule.warmup_s) == (0.25, quick.min_s, 0.0)
+
+
+ACCELERATORS = [kind for kind in devices.names() if not devices.rules(kind).is_host]
+
+
+@pytest.mark.parametrize("device", ACCELERATORS)
+def test_two_runs_can_be_compared(device: str) -> None:
+    """Those of the default effort by ranks, which know no spread of fewer rounds."""
+    rounds = [plans.rounds_of(name, device) for name in plans.EFFORTS]
+    assert rounds == sorted(rounds)
+    assert rounds[1] >= stats.RANK_ROUNDS
+
+
+@pytest.mark.parametrize("device", ACCELERATORS)
+@pytest.mark.parametrize("effort", plans.EFFORTS)
+def test_a_device_warms_up_before_it_is_timed(device: str, effort: str) -> None:
+    """As long as its clock takes to rise: by any effort, and by a rule of a command's own."""
+    needed = devices.rules(device).timing
+    of_effort = plans.rule_of(effort, device, {})
+    short = dataclasses.replace(of_effort, warmup_calls=1, warmup_s=0.01, warmup_cap_s=0.02)
+    for rule in (of_effort, plans.warm_on(short, device)):
+        assert rule.warmup_calls >= needed["warmup_calls"]
+        assert rule.warmup_cap_s >= rule.warmup_s >= needed["warmup_s"] > 0.1
+    assert plans.warm_on(short, "cpu") == short
 
 
 def test_what_cannot_be_is_one_sentence() -> None:

@@ -5,9 +5,11 @@ Their queue is simulated, so their times are known; none of them was verified on
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -194,6 +196,21 @@ def test_tf32_is_off_in_the_old_switches_and_the_new(backend: Backend) -> None:
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
+@pytest.mark.parametrize("autotunes", [True, False])
+def test_kernels_are_chosen_by_trying_them_only_where_asked(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, autotunes: bool
+) -> None:
+    """What cuDNN takes then differs from process to process."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not autotunes)
+    device = importlib.import_module("vitbench.devices.cuda").Device("cuda")
+    device.autotunes = autotunes
+    try:
+        device.configure(torch.get_num_threads())
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.backends.cudnn.benchmark == autotunes
+
+
 def test_attention_may_use_all_its_kernels(backend: Backend) -> None:
     """Whatever an earlier module left."""
     torch.backends.cuda.enable_flash_sdp(False)
@@ -208,6 +225,21 @@ def test_attention_may_use_all_its_kernels(backend: Backend) -> None:
     assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.mem_efficient_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_driver_that_this_torch_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One sentence; none where the device can be used, or there is no driver."""
+    module = importlib.import_module("vitbench.devices.cuda")
+    monkeypatch.setattr(module.Device, "reason_for_none", staticmethod(lambda: "it is too old"))
+    found = []
+    for driver, count in ((tmp_path, 0), (tmp_path, 1), (tmp_path / "no", 0)):
+        rules = dataclasses.replace(module.RULES, driver=str(driver))
+        monkeypatch.setattr(module, "RULES", rules)
+        monkeypatch.setattr(module.Device, "count", staticmethod(lambda count=count: count))
+        found.append(devices.unused())
+    assert found == [["a driver of CUDA devices is here, and it is too old"], [], []]
 
 
 @pytest.mark.parametrize("kind", KINDS)

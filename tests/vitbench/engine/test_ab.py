@@ -278,6 +278,30 @@ def test_what_fails_on_both_sides_never_passes(
     assert workers.alive == 0
 
 
+RUINS = [
+    ("cuda", "error", 1),
+    ("cuda", "out_of_memory", 1),
+    ("cuda", "unsupported", 0),
+    ("cpu", "error", 0),
+]
+
+
+@pytest.mark.parametrize(("device", "kind", "replaced"), RUINS)
+def test_a_process_that_a_case_ruined_is_replaced(
+    workers: Workers, tmp_path: Path, device: str, kind: Any, replaced: int
+) -> None:
+    """The next case of the block gets another worker of that side, and only of that side."""
+    workers.device = device
+    workers.fault = lambda side, one, request: (
+        Failed(kind, "no")
+        if (side, one.attention, request) == ("head", workers.asked[0][1], messages.Sample)
+        else None
+    )
+    comparison(tmp_path / "ab", max_blocks=1).measure()
+    assert workers.started == ["base", "head"] + ["head"] * replaced
+    assert workers.alive == 0
+
+
 def test_the_side_that_works_is_measured(workers: Workers, tmp_path: Path) -> None:
     """Where its rival fails: its row says so."""
     workers.fault = lambda side, *_: Failed("error", "no") if side == "base" else None

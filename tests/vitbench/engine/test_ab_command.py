@@ -25,10 +25,13 @@ from tests.vitbench.examples import (
     git,
     layer,
     left_behind,
+    plan,
     plugin,
     vitbench,
 )
 from vitbench.__main__ import run
+from vitbench.cases import plan as plans
+from vitbench.cli.ab import Precision
 from vitbench.engine import messages, pool
 
 _SIZE = "--resolution 64 --dim 32 --heads 2 --batch-size 1 --impl eager --device cpu --quiet"
@@ -57,8 +60,13 @@ def options(*words: str) -> list[str]:
     return [*words, "--plugin", "layer.py", "--attention", "layer", *_SIZE.split(), *_FAST.split()]
 
 
-def action(folder: Path, summary: Path, **given: str) -> subprocess.CompletedProcess[str]:
-    """What action.yml runs, as GitHub would run it."""
+TOOLS = Path(sys.executable).parent
+
+
+def action(
+    folder: Path, summary: Path, tools: Path = TOOLS, /, **given: str
+) -> subprocess.CompletedProcess[str]:
+    """What action.yml runs, as GitHub would run it, with the vitbench of a folder of tools."""
     yaml = pytest.importorskip("yaml")
     definition = yaml.safe_load((ROOT / "action.yml").read_text())
     (step,) = (step for step in definition["runs"]["steps"] if step.get("id") == "gate")
@@ -68,11 +76,11 @@ def action(folder: Path, summary: Path, **given: str) -> subprocess.CompletedPro
         name: inputs[text.removeprefix("${{ inputs.").removesuffix(" }}")]
         for name, text in step["env"].items()
     }
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", step["run"]],
         cwd=folder,
-        env=os.environ | environment | {"PATH": tools, "GITHUB_STEP_SUMMARY": str(summary)},
+        env=os.environ | environment | {"PATH": path, "GITHUB_STEP_SUMMARY": str(summary)},
         capture_output=True,
         text=True,
         check=False,
@@ -270,6 +278,43 @@ def test_interrupted(project: Path, number: signal.Signals) -> None:
     assert (project / "result" / "result.json").is_file()
     assert git(project, "worktree", "list").count("\n") == 1
     assert not left_behind(mark)
+
+
+def test_the_action_leaves_limit_and_device_to_vitbench(tmp_path: Path) -> None:
+    """Unless its inputs say otherwise: a limit in the policy is not overruled, and a GPU is taken
+    where there is one."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "vitbench").write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    (folder / "vitbench").chmod(0o755)
+
+    def words(**given: str) -> list[str]:
+        done = action(tmp_path, tmp_path / "summary.md", folder, base="main", **given)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert "--max-slowdown" not in words()
+    assert words()[:4] == ["ab", "main", "--device", "auto"]
+    set_by_inputs = words(max_slowdown="3%", device="cuda:1", args="--device xpu")
+    assert set_by_inputs[:6] == ["ab", "main", "--device", "cuda:1", "--max-slowdown", "3%"]
+    assert set_by_inputs.index("xpu") > 6
+
+
+def test_a_comparison_leaves_a_gpu_its_warm_up() -> None:
+    """Its own rule warms up for less, where the device allows that."""
+    precision = Precision(reading=0.5)
+    on_gpu = precision.timed(plan(device="cuda", rule=plans.rule_of("quick", "cuda", {}))).rule
+    assert (on_gpu.warmup_calls, on_gpu.warmup_s) == plans.warmup_floor("cuda") == (10, 0.5)
+    on_host = precision.timed(plan(rule=plans.rule_of("quick", "cpu", {}))).rule
+    assert (on_host.warmup_calls, on_host.warmup_s) == (3, 0.1)
+    assert (on_host.warmup_agree, on_host.sample_s) == (1.0, 0.002)
+
+
+def test_both_sides_of_a_comparison_take_the_same_kernels() -> None:
+    """Libraries do not choose theirs by trying them, as they may in a run: each process would
+    choose anew."""
+    assert messages.SetUp.of(plan()).autotune
+    assert not messages.SetUp.of(Precision().timed(plan())).autotune
 
 
 def test_the_workflows_are_sound() -> None:

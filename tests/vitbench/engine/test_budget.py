@@ -129,6 +129,30 @@ def test_a_rule_is_never_impossible(now_s: float) -> None:
     assert rule.target_noise == TimingRule().target_noise
 
 
+GPU_CASES = tuple(dataclasses.replace(one, device="cuda") for one in CASES)
+
+
+@given(budget_s=st.floats(60, 600), now_s=st.floats(0, 700), left=st.integers(1, 10))
+def test_no_budget_shortens_the_warm_up_of_a_gpu(budget_s: float, now_s: float, left: int) -> None:
+    """Below what its clock takes to rise; only its user does that."""
+    for warmup_s in (0.0, None):
+        rule = plans.rule_of("quick", "cuda", {"warmup_s": warmup_s})
+        least_s = 0.0 if warmup_s == 0 else plans.warmup_floor("cuda")[1]
+        time_budget = TimeBudget.of(budgeted(budget_s, rule, GPU_CASES), 0.0)
+        assert time_budget is not None
+        slots = [(one, 1) for one in GPU_CASES[:left]]
+        allocated = time_budget.allocate(GPU_CASES[0], slots, now_s)
+        assert allocated.warmup_cap_s >= allocated.warmup_s >= least_s
+
+
+def test_a_budget_on_a_gpu_ends_in_time() -> None:
+    """Its warm-ups are part of the least that a budget is asked for."""
+    rule = plans.rule_of("quick", "cuda", {})
+    for budget_s in (40.0, 100.0):
+        one = budgeted(budget_s, rule, GPU_CASES)
+        assert carry_out(one, slower=1, overhead_s=0.1, seed=0, noisy=True) <= budget_s
+
+
 def test_the_promised_precision() -> None:
     """Medians of normal samples scatter as the sentence before the run says."""
     rng = np.random.default_rng(0)

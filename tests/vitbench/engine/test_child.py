@@ -168,6 +168,27 @@ def test_silence_is_a_timeout(start: Callable[[], Child]) -> None:
     assert not alive(pid)
 
 
+def test_a_worker_that_outlives_its_killing(
+    start: Callable[[], Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits inside a driver does: it is not waited for for ever, and is named."""
+    child = start()
+    pid = ask(child, do="pid")["pid"]
+    with pytest.raises(ChildTimeout):
+        ask(child, 0.1, do="sleep")
+    with monkeypatch.context() as patch:
+        patch.setattr(children, "_END_S", 0.1)
+        patch.setattr("vitbench.engine.child.os.killpg", lambda *_: None)
+        guard = threading.Timer(10.0, os.kill, (pid, signal.SIGKILL))
+        guard.start()
+        left = child.close()
+        guard.cancel()
+    assert left == f"; its process {pid} was killed and does not end"
+    assert alive(pid)
+    os.killpg(pid, signal.SIGKILL)
+    child._process.wait()
+
+
 def test_megabytes_of_output(start: Callable[[], Child], monkeypatch: pytest.MonkeyPatch) -> None:
     """They block neither side, do not fill the disk, and the last line is known."""
     monkeypatch.setattr(children, "_OUTPUT_LIMIT_BYTES", 2**21)

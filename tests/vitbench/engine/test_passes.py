@@ -15,6 +15,7 @@ import torch
 
 import attentions
 from tests.vitbench.examples import BACKBONE, backbone_case, case, layer, plugin
+from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.devices import cpu, cuda
 from vitbench.engine import messages, passes, worker
@@ -222,6 +223,28 @@ def test_equal_cases_have_equal_weights_and_inputs() -> None:
     assert subjects.build_input(base).std() > 0.5
 
 
+def test_the_first_call_loads_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process loads once was loaded before, and only once: the first case of a process would
+    have it in its first call, and no other."""
+    events: list[Any] = []
+    conv2d = torch.nn.functional.conv2d
+
+    def watched(x: torch.Tensor, *others: Any) -> torch.Tensor:
+        events.append(tuple(x.shape))
+        return conv2d(x, *others)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    monkeypatch.setattr(devices.connect("cpu"), "_has_libraries", False)
+    text = layer(forward="import torch.nn.functional as f\nf.seen.append('called')")
+    monkeypatch.setattr(torch.nn.functional, "seen", events, raising=False)
+    plugins = {"mine": plugin(tmp_path, "mine", text)}
+    for _ in range(2):
+        one = case(attention="mine", params=(), impl="eager")
+        passes.measure(one, QUICK, plugins, with_facts=False)
+    assert events[:2] == [(1, 8, 8, 8), "called"]
+    assert events.count((1, 8, 8, 8)) == 1
+
+
 @pytest.fixture
 def settings() -> Iterator[None]:
     """Puts back what a worker's start changes in this process."""
@@ -272,6 +295,20 @@ def test_what_a_mechanism_changes_does_not_reach_the_next(
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_num_threads() == 1
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("autotune", [True, False])
+def test_a_worker_tells_its_device_how_kernels_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, autotune: bool
+) -> None:
+    """Before the device is configured."""
+    device = devices.connect("cpu")
+    monkeypatch.setattr(device, "autotunes", not autotune)
+    seen: list[bool] = []
+    monkeypatch.setattr(device, "configure", lambda threads: seen.append(device.autotunes))
+    serve(SetUp(device="cpu", threads=1, autotune=autotune))
+    assert seen == [autotune]
 
 
 @pytest.mark.usefixtures("settings")

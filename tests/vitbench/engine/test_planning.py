@@ -127,6 +127,46 @@ def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> Non
         make_plan(device="auto", axes=axes)
 
 
+def test_a_suite_for_one_kind_of_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it names for CUDA alone is measured there, with its settings, where `auto` finds one;
+    on a machine without, the sentence is that of the CPU."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "t"\n[axes]\nattention = []\n[cuda]\nattention = "hilo"\n'
+        "[params.hilo]\nalpha = 0.25\n"
+    )
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
+    (one,) = make_plan(str(path), device="auto").cases
+    assert (one.device, one.attention, dict(one.params)["alpha"]) == ("cuda", "hilo", 0.25)
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cpu"))
+    with pytest.raises(BadInput, match="neither an attention nor a backbone"):
+        make_plan(str(path), device="auto")
+
+
+def test_a_budget_is_of_the_device_that_auto_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the CPU could not keep to is enough for a GPU, whose calls are shorter."""
+    axes = {"attention": ("msa",), "resolution": (2048,), "dtype": ("float32",)}
+    settings: dict[str, Any] = {"axes": axes | {"batch_size": (64,)}, "budget_s": 60.0}
+    with pytest.raises(BadInput, match="too short"):
+        make_plan(device="cpu", **settings)
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cuda"))
+    assert make_plan(device="auto", **settings).device == "cuda"
+
+
+def test_the_device_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not at all for the host."""
+    asked: list[str] = []
+
+    def probe(device: str, threads: int | None) -> Ready:
+        asked.append(device)
+        return Ready(device="cuda")
+
+    monkeypatch.setattr(pool, "probe", probe)
+    make_plan(device="cpu")
+    make_plan(device="auto", axes={"backbone": ("litv2_s",)}, budget_s=600.0)
+    assert asked == ["auto"]
+
+
 def test_a_checkpoint_has_a_name_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +198,7 @@ def test_a_checkpoint_has_a_name_of_its_own(
         {"timeout_s": -1.0},
         {"rule": {"cap_s": -1.0}},
         {"device": "gpu"},
+        {"device": "mps", "axes": {"runtime": ("cuda-graph",)}},
     ],
 )
 def test_faults_are_found_before_a_process_is_started(

@@ -151,6 +151,43 @@ def test_a_case_that_fails_costs_itself(
     assert statuses == dict.fromkeys(statuses, "measured") | {victim.id: status}
 
 
+@pytest.mark.parametrize(
+    ("device", "kind", "replaced"),
+    [
+        ("cuda", "error", 1),
+        ("cuda", "out_of_memory", 1),
+        ("cuda", "wrong_output", 0),
+        ("cpu", "error", 0),
+    ],
+)
+def test_a_process_that_a_case_ruined_is_replaced(
+    workers: Workers, folder: Path, device: str, kind: Any, replaced: int
+) -> None:
+    """By what its device does not get over; the cases after it are measured by another worker."""
+    workers.device = device
+    one_round = dataclasses.replace(PLAN, rounds=1)
+    victim = one_round.order(0)[0]
+    workers.script = lambda case: Failed(kind, "no") if case == victim else measured()
+    runner.measure(one_round, folder)
+    others = [worker for worker, case_id, _ in workers.asked if case_id != victim.id]
+    assert others == [1 + replaced] * (len(CASES) - 1)
+    assert workers.alive == 0
+
+
+def test_a_process_that_does_not_end_is_in_the_row(
+    workers: Workers, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the reason why it was given up; the other cases are measured."""
+    monkeypatch.setattr(scripted.Worker, "close", lambda _: "; its process 7 does not end")
+    one_round = dataclasses.replace(PLAN, rounds=1)
+    victim = one_round.order(0)[0]
+    workers.script = lambda case: ChildTimeout("no answer") if case == victim else measured()
+    run = runner.measure(one_round, folder)
+    reason = "no answer; its process 7 does not end"
+    assert run.outcomes_of(victim) == [Failed("timeout", reason)]
+    assert len(run.outcomes) == len(CASES)
+
+
 def test_a_case_that_leaves_a_process_ends_its_worker(workers: Workers, folder: Path) -> None:
     """What a case started would disturb the next: that one has a worker of its own."""
     one_round = dataclasses.replace(PLAN, rounds=1)

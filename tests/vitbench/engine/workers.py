@@ -15,6 +15,7 @@ class Workers:
     starting  faults of the next workers at their start
     refused   the sentence with which they refuse to start
     left      processes that a worker is found to have left running
+    device    that they say they measure on
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,7 @@ class Workers:
         self.starting: list[BaseException] = []
         self.refused: str | None = None
         self.left: set[int] = set()
+        self.device = "cpu"
 
     def make(self, target: Target) -> Worker:
         """In place of Child."""
@@ -54,11 +56,14 @@ class Worker:
             raise workers.starting.pop(0)
         if workers.refused is not None:
             return messages.Refused(reason=workers.refused)
-        return messages.Ready(device="cpu", environment=workers.environment, ceilings=ceilings())
+        return messages.Ready(
+            device=workers.device, environment=workers.environment, ceilings=ceilings()
+        )
 
     def started(self) -> set[int]:
         return self.workers.left
 
-    def close(self) -> None:
+    def close(self) -> str:
         self.workers.left = set()
         self.workers.alive -= 1
+        return ""

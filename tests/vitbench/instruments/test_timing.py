@@ -24,16 +24,16 @@ class ScriptedClock:
     """A clock on which call number n takes latency(n) seconds, and nothing else takes any.
 
     reads      what `read` gave, in order
-    device_s   the device's own time, where it has one
+    own_s      the device's own time, where it has one
     """
 
-    def __init__(self, latency: Callable[[int], float], device_s: float | None = None) -> None:
+    def __init__(self, latency: Callable[[int], float], own_s: float | None = None) -> None:
         self.latency = latency
         self.time = 100.0
         self.calls = 0
         self.reads: list[float] = []
         self.calls_per_read: list[int] = []
-        self.device_s = device_s
+        self.own_s = own_s
 
     def _run(self, call: Call, calls: int) -> float:
         start = self.time
@@ -47,10 +47,13 @@ class ScriptedClock:
         seconds = self._run(call, calls)
         self.reads.append(seconds)
         self.calls_per_read.append(calls)
-        return Reading(seconds, self.device_s)
+        return Reading(seconds, self.own_s)
 
     def latency_s(self, call: Call, calls: int) -> float:
         return self._run(call, calls)
+
+    def device_s(self, call: Call, calls: int) -> float | None:
+        return self.own_s
 
     def now(self) -> float:
         return self.time
@@ -114,7 +117,7 @@ class ScriptedWatch(Watch):
 @pytest.mark.parametrize("bad", [0, 1, 3])
 def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
     """Its samples are replaced, and the readings kept are those of the samples kept."""
-    clock = ScriptedClock(noisy(0.001), device_s=0.004)
+    clock = ScriptedClock(noisy(0.001), own_s=0.004)
     found = measure(clock, watch=ScriptedWatch(bad))
     assert found.retries == bad
     assert not any(state["slowed"] for state in found.chunks)
@@ -159,9 +162,16 @@ def test_a_sample_lasts_long_enough(latency: float, sample_s: float) -> None:
     assert found.calls_per_sample == 1 or duration <= sample_s + 2 * latency
 
 
+def test_a_sample_lasts_long_enough_on_the_device() -> None:
+    """Where the host takes ten times as long to launch a call as the device to compute it."""
+    rule = dataclasses.replace(RULE, sample_s=0.001)
+    found = measure(ScriptedClock(lambda _: 5e-5, own_s=5e-6), rule)
+    assert 0.001 <= found.calls_per_sample * 5e-6 <= 0.001 + 2 * 5e-6
+
+
 def test_a_cold_call_stands_alone() -> None:
     """max_calls=1: each sample is one call, so that each is preceded by a flush."""
-    clock = ScriptedClock(lambda _: 1e-4)
+    clock = ScriptedClock(lambda _: 1e-4, own_s=1e-5)
     found = measure(clock, max_calls=1)
     assert found.calls_per_sample == 1
     assert set(clock.calls_per_read) == {1}
@@ -219,7 +229,7 @@ def test_every_sample_is_kept(seed: int, spread: float) -> None:
 
 def test_the_devices_own_time_is_beside_each_sample() -> None:
     """Where the clock reads one."""
-    found = measure(ScriptedClock(lambda _: 0.02, device_s=0.01))
+    found = measure(ScriptedClock(lambda _: 0.02, own_s=0.01))
     assert found.device_samples == [0.01] * len(found.samples)
 
 

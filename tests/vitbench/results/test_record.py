@@ -133,6 +133,26 @@ def test_launch_bound() -> None:
         assert (row["latency_s"], row["device_latency_s"]) == (0.01, device_s)
 
 
+def test_a_cold_call_is_not_called_launch_bound() -> None:
+    """It is waited for alone: what its launch costs is no sign of a slow host."""
+    one = measured(0.01, device_samples_s=(0.001,) * 20)
+    assert build_record(case(cold=True), [one])["launch_bound"] is None
+    assert build_record(case(cold=True), [one])["device_latency_s"] == 0.001
+
+
+def test_compiling_anew_and_from_a_cache() -> None:
+    """The first that nothing was cached for, and the median of the others, apart."""
+    for rounds, expected in (
+        ([(12.0, False), (2.0, True), (4.0, True)], (12.0, 3.0)),
+        ([(2.0, True), (12.0, False), (14.0, False)], (12.0, 2.0)),
+        ([(2.0, True), (3.0, True)], (None, 2.5)),
+        ([(12.0, False), (2.0, False)], (12.0, None)),  # of an older release, which did not say
+    ):
+        outcomes = [measured(compile_s=s, is_cached=is_cached) for s, is_cached in rounds]
+        row = build_record(case(runtime="compile"), outcomes)
+        assert (row["compile_s"], row["compile_cached_s"]) == expected
+
+
 def test_the_ceiling_is_that_of_the_dtype_that_computed() -> None:
     """bf16 that a CPU computes in fp32 is no faster than fp32 can be."""
     rates = Ceilings({"bfloat16": 1e9, "float32": 100e9}, 1e15)

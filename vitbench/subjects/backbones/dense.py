@@ -80,6 +80,14 @@ def _to_fp32(x: Tensor) -> Tensor:
     return x.to(_at_least_fp32(x.dtype))
 
 
+# What targets are drawn anew for: the number of images, where they are, and their dtype.
+_Kind = tuple[int, torch.device, torch.dtype]
+
+
+def _kind_of(images: Tensor) -> _Kind:
+    return len(images), images.device, images.dtype
+
+
 class CastedHead(nn.Module):
     """A head in the model's dtype between boxes in fp32."""
 
@@ -127,6 +135,7 @@ class Detector(nn.Module):
             "image_std": [1.0, 1.0, 1.0],
             "_skip_resize": True,
         }
+        self._targets: dict[_Kind, list[dict[str, Tensor]]] = {}
         build_model = _retinanet if head == "retinanet" else _mask_rcnn
         self.model = build_model(body, channels, same)
 
@@ -140,14 +149,17 @@ class Detector(nn.Module):
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         self.loss = None
         if self.training:
-            losses = self.model(list(images), self._targets(images))
+            kind = _kind_of(images)
+            if kind not in self._targets:
+                self._targets[kind] = self._draw_targets(images)
+            losses = self.model(list(images), self._targets[kind])
             self.loss = torch.stack(list(losses.values())).sum()
         else:
             self.model(list(images))
         return self.pyramid.take()
 
-    def _targets(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Boxes of an eighth to a half of the image's sides, the same at every call."""
+    def _draw_targets(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Boxes of an eighth to a half of the image's sides, on the device of the images."""
         generator = torch.Generator().manual_seed(0)
         size = torch.tensor([self.image_width, self.image_height], dtype=torch.float64)
         targets = []
@@ -269,6 +281,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.image_height, self.image_width = image_height, image_width
         self.loss: Tensor | None = None
+        self._wanted: dict[_Kind, Tensor] = {}
         self.pyramid = Pyramid(body, channels, 0, None)
         self.head = SemanticHead()
 
@@ -279,11 +292,17 @@ class Segmenter(nn.Module):
         size = images.shape[2:]
         classes = F.interpolate(self.head(maps), size=size, mode="bilinear", align_corners=False)
         if self.training:
-            generator = torch.Generator().manual_seed(0)
-            shape = (images.shape[0], *size)
-            wanted = torch.randint(SURFACES, shape, generator=generator).to(images.device)
-            self.loss = F.cross_entropy(classes, wanted)
+            kind = _kind_of(images)
+            if kind not in self._wanted:
+                self._wanted[kind] = self._draw_wanted(images)
+            self.loss = F.cross_entropy(classes, self._wanted[kind])
         return classes
+
+    def _draw_wanted(self, images: Tensor) -> Tensor:
+        """A class for every pixel, on the device of the images."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (len(images), *images.shape[2:])
+        return torch.randint(SURFACES, shape, generator=generator).to(images.device)
 
 
 def parts(

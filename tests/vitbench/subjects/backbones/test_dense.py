@@ -77,6 +77,28 @@ def test_a_training_step_reaches_every_parameter(head: str) -> None:
     assert model.pyramid.last_maps == []
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_targets_are_drawn_once(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in each training step, where their drawing and their way to the device would be timed;
+    anew for another batch, whose first images have the same."""
+    draws: list[torch.Generator] = []
+    make = torch.Generator
+
+    def generator() -> torch.Generator:
+        draws.append(make())
+        return draws[-1]
+
+    monkeypatch.setattr(torch, "Generator", generator)
+    model = built(head, 96, 96).train()
+    losses = []
+    for batch in (2, 2, 1, 2):
+        torch.manual_seed(1)
+        model(torch.ones(batch, 3, 96, 96))
+        losses.append(model.loss)
+    assert len(draws) == 2
+    assert losses[0] == losses[1] == losses[3]
+
+
 def test_mask_rcnn_makes_masks() -> None:
     """Of as many boxes as it may keep, whatever the weights are."""
     model = built("mask_rcnn", 256, 256).eval()
