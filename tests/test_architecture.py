@@ -268,7 +268,10 @@ def test_no_class_is_made_or_swapped_at_run_time() -> None:
 
 
 def test_no_behaviour_hangs_on_words() -> None:
-    """Of a message, or of a class's name: what differs is a field or a class of its own."""
+    """Of a message, or of a class's name: what differs is a field or a class of its own.
+
+    One place may: where torch has no class for memory that ran out (vitbench.devices).
+    """
     texts = re.compile(
         r"^str\(\w*(error|reason|exception)\w*\)$|\.(message|why)$|\(\w+\)\.__name__$"
     )
@@ -277,10 +280,11 @@ def test_no_behaviour_hangs_on_words() -> None:
         sides = _compared(node) if isinstance(node, ast.Compare) else []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             sides = [node.func.value] if node.func.attr in ("startswith", "endswith") else []
+            sides += node.args if node.func.attr in ("search", "match", "fullmatch") else []
         empty = any(isinstance(side, ast.Constant) and side.value in ("", None) for side in sides)
         return not empty and any(texts.search(ast.unparse(side)) for side in sides)
 
-    check(spots(SOURCES, reads))
+    check(spot for spot in spots(SOURCES, reads) if not spot.startswith("vitbench.devices:"))
 
 
 # Runs the command line in one process, which tells after each command what was loaded and what was

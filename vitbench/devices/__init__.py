@@ -159,6 +159,10 @@ class Device(abc.ABC):
     product_sizes: tuple[int, ...]
     copy_numel: int
 
+    # What a plain RuntimeError says, as a pattern, where torch has no class for memory that ran
+    # out: the status of a library, or the one sentence of an allocator.
+    no_memory = ""
+
     def __init__(self, name: str) -> None:
         import torch
 
@@ -179,6 +183,17 @@ class Device(abc.ABC):
         """Begins to use it, as one of so many workers at a time. Raises BadInput where nothing can
         be computed there, or no time would be true, with the remedy."""
         self.synchronize()
+
+    @classmethod
+    def is_out_of_memory(cls, error: BaseException) -> bool:
+        """Whether the error says that memory of such a device ran out, by its class, or else by
+        `no_memory`: nothing but this hangs on the words of a message."""
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        is_plain = bool(cls.no_memory) and type(error) is RuntimeError
+        return is_plain and re.search(cls.no_memory, str(error)) is not None
 
     @property
     @abc.abstractmethod
@@ -255,6 +270,18 @@ class Device(abc.ABC):
     def energy_j(self, call: Call, seconds: float) -> float | None:
         """Joules of one call, over so many seconds of calls; None where nothing counts them."""
         return None
+
+    def refuses(self, dtype: str) -> str | None:
+        """Why cases in a dtype are not measured here, in words; None where they are."""
+        return None
+
+    def reference(self) -> torch.device:
+        """Where the definition is computed in float64, which outputs are compared with.
+
+        The device itself: float64 is slow on many GPUs, 1/64 of the rate in float32, but the large
+        ones of those still compute it faster than a host does.
+        """
+        return self.target
 
     def uses_tf32(self) -> bool:
         """Whether fp32 matrix products round their inputs to TF32."""
@@ -396,9 +423,14 @@ def connect(asked: str) -> Device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, the host's or a device's."""
-    import torch
-
-    # torch's allocator on the CPU has no class for it: it raises a plain RuntimeError.
-    on_host = type(error) is RuntimeError and re.search("can't allocate memory", str(error))
-    return bool(on_host) or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    """Whether memory ran out, the host's or a device's; also inside what torch.compile raises of it
+    and what was raised from it."""
+    kinds = [_module(kind).Device for kind in names()]
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        if any(kind.is_out_of_memory(cause) for kind in kinds):
+            return True
+        causes.append(cause)
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import math
+import sys
 import time
 from typing import Any
 
@@ -115,12 +116,25 @@ class Accelerator(devices.Device):
         super().__init__(name)
         self.target = torch.device(self.target.type, self.target.index or 0)
 
+    @classmethod
+    def is_out_of_memory(cls, error: BaseException) -> bool:
+        """Also a kernel of Triton's that needs more memory of a processor than it has."""
+        triton = sys.modules.get("triton.runtime.errors")
+        is_tritons = triton is not None and isinstance(error, triton.OutOfResources)
+        return is_tritons or super().is_out_of_memory(error)
+
     @property
     def label(self) -> str:
         return str(self.backend.get_device_name(self.target))
 
     def synchronize(self) -> None:
         self.backend.synchronize(self.target)
+
+    def release(self) -> None:
+        """Also what the allocator of the device keeps."""
+        super().release()
+        gc.collect()
+        self.backend.empty_cache()
 
     def queue(self) -> _queue.Queue:
         """Its queue of launches."""

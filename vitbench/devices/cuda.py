@@ -26,6 +26,10 @@ RULES = _accelerator.rules(
 _SDPA_BACKENDS = ("cudnn", "flash", "math", "mem_efficient")
 
 
+# cudaErrorMemoryAllocation: torch keeps the code of CUDA's own errors in `error_code`.
+_NO_MEMORY = 2
+
+
 class _Queue(_accelerator.Queue):
     """Kept busy by a kernel that counts cycles, whose rate is learnt when it is first needed."""
 
@@ -55,6 +59,8 @@ class Device(_accelerator.Accelerator):
 
     product_sizes = (1024, 8192)
     copy_numel = 2**28
+    # The status of cuBLAS, which needs memory for its handles and workspaces, cuDNN, cuFFT, ...
+    no_memory = r"\bCU[A-Z]+_(STATUS_)?(ALLOC_|INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_)FAILED\b"
 
     @property
     def backend(self) -> Any:
@@ -78,6 +84,21 @@ class Device(_accelerator.Accelerator):
         from vitbench.devices import _cuda_start
 
         _cuda_start.start(self.target, self.gpu(), workers)
+
+    @classmethod
+    def is_out_of_memory(cls, error: BaseException) -> bool:
+        """Also by the code of CUDA's own errors."""
+        import torch
+
+        if isinstance(error, torch.AcceleratorError):
+            return getattr(error, "error_code", None) == _NO_MEMORY
+        return super().is_out_of_memory(error)
+
+    def refuses(self, dtype: str) -> str | None:
+        """bfloat16 where the GPU has no instructions for it, as before Ampere."""
+        if dtype != "bfloat16" or self.backend.is_bf16_supported(including_emulation=False):
+            return None
+        return f"{self.label} only emulates bfloat16: take float16 or float32"
 
     def configure(self, threads: int) -> None:
         """Also: this device is the current one, fp32 is computed as fp32, and attention may use all

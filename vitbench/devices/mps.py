@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitbench.devices import Call, Memory, _accelerator
+
+if TYPE_CHECKING:
+    import torch
 
 RULES = _accelerator.rules("MPS", "the GPU of an Apple chip; not yet verified on hardware", 2e12)
 
 
 class Device(_accelerator.Accelerator):
-    """The GPU. It has no float64: outputs are checked in the case's own dtype."""
+    """The GPU. It has no float64."""
+
+    no_memory = "MPS backend out of memory"
 
     @property
     def backend(self) -> Any:
@@ -30,6 +35,16 @@ class Device(_accelerator.Accelerator):
         import torch
 
         return "" if torch.backends.mps.is_built() else "this torch is built without MPS"
+
+    def refuses(self, dtype: str) -> str | None:
+        """float64, which it does not have."""
+        return f"{self.label} has no float64: take float32" if dtype == "float64" else None
+
+    def reference(self) -> torch.device:
+        """The host, which has float64."""
+        import torch
+
+        return torch.device("cpu")
 
     @property
     def label(self) -> str:

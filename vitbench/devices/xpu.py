@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitbench.devices import _accelerator
+
+if TYPE_CHECKING:
+    import torch
 
 RULES = _accelerator.rules(
     "XPU",
@@ -39,6 +42,21 @@ class Device(_accelerator.Accelerator):
         """Also: this device is the current one."""
         super().configure(threads)
         self.backend.set_device(self.target)
+
+    def refuses(self, dtype: str) -> str | None:
+        """float64 where the GPU has no instructions for it, as on Arc."""
+        if dtype != "float64" or self._has_float64():
+            return None
+        return f"{self.label} has no float64: take float32"
+
+    def reference(self) -> torch.device:
+        """The GPU where it has float64, else the host."""
+        import torch
+
+        return self.target if self._has_float64() else torch.device("cpu")
+
+    def _has_float64(self) -> bool:
+        return bool(self.backend.get_device_properties(self.target).has_fp64)
 
     def facts(self) -> dict[str, Any]:
         """The GPU's name and memory."""

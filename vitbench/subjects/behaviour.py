@@ -83,12 +83,14 @@ def why_outputs_differ(case: Case, subject: subjects.Subject) -> Behaviour | Non
 
 
 def _run(case: Case, subject: subjects.Subject, x: Tensor, *, seeded: bool = True) -> list[Tensor]:
-    """The tensors that are compared of one forward pass, on a copy of the input."""
+    """The tensors that are compared of one forward pass on a copy of the input, where there is
+    float64 to compare them in."""
     if seeded:
         settings.seed(subjects.seed_of(case))
     with torch.no_grad():
         output: Any = subject.runnable(x.detach().clone())
-    return [tensor.detach().clone() for tensor in compared(case, output)]
+    exact = subject.device.reference()
+    return [tensor.detach().to(exact, copy=True) for tensor in compared(case, output)]
 
 
 def _differ(subject: subjects.Subject, some: list[Tensor], others: list[Tensor]) -> bool:

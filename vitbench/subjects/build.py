@@ -283,6 +283,8 @@ def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subje
     dtype = getattr(torch, case.dtype)
     trained = case.mode == "forward_backward"
     device = devices.connect(case.device)
+    if reason := device.refuses(case.dtype):
+        raise Unsupported(reason)
     module = build_module(case, plugins, case.impl, checkpoint)
     module = wrappers.converted(module.to(device.target), dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitbench import runtimes
+from vitbench import devices, runtimes
 from vitbench.cases.case import Case
 from vitbench.errors import named
 from vitbench.instruments import correctness
@@ -58,6 +58,9 @@ class _Compared:
     why_not: str = ""
 
 
+_NO_MEMORY = "memory ran out"
+
+
 class _NoReference(Exception):
     """There is nothing to compare the output with; the message says why, in words."""
 
@@ -76,8 +79,27 @@ def check_values(
     A user's module whose output is random, or depends on its past, is not compared; one whose
     output depends on the batch, with the whole batch. `behaviour` says so.
 
+    Where memory runs out in all that, the output is unchecked: the case itself had enough.
+
     Raises WrongOutput.
     """
+    try:
+        return _checked_values(case, subject, output, plugins, keeps_state=keeps_state)
+    except Exception as error:
+        if not devices.is_out_of_memory(error):
+            raise
+    subject.device.release()
+    return _unchecked(_NO_MEMORY) | {"behaviour": "keeps_state" if keeps_state else ""}
+
+
+def _checked_values(
+    case: Case,
+    subject: subjects.Subject,
+    output: object,
+    plugins: subjects.Plugins,
+    *,
+    keeps_state: bool,
+) -> dict[str, Any]:
     behaviour: Behaviour | None
     try:
         columns = _compared_values(case, subject, output, plugins, with_batch=False)
@@ -91,9 +113,12 @@ def check_values(
     if behaviour == "depends_on_batch":
         columns = _compared_values(case, subject, output, plugins, with_batch=True)
     else:
-        against = f"nothing: {_UNCHECKED[behaviour]}"
-        columns = {"checked_against": against, "error_rms": None, "error_worst": None}
+        columns = _unchecked(_UNCHECKED[behaviour])
     return columns | {"behaviour": behaviour}
+
+
+def _unchecked(reason: str) -> dict[str, Any]:
+    return {"checked_against": f"nothing: {reason}", "error_rms": None, "error_worst": None}
 
 
 _UNCHECKED: Mapping[Behaviour, str] = {
@@ -128,7 +153,7 @@ def _compared_values(
             _on_its_own(_checkable(double, plugins, {}, limit), plugins, with_batch)
             at.append("and as it is in float64")
     except _NoReference as reason:
-        return {"checked_against": f"nothing: {reason}", "error_rms": None, "error_worst": None}
+        return _unchecked(str(reason))
     against = " ".join(["eager", found.dtype, *at])
     return {
         "checked_against": against + (f": {found.why_not}" if found.why_not else ""),
@@ -194,18 +219,23 @@ def _against_eager(
 ) -> _Compared:
     """First and last image of the batch against the eager implementation: an index overflow shows
     in the last."""
-    why_not = []
-    for dtype in dict.fromkeys((torch.float64, subject.x.dtype)):
+    device, why_not = subject.device, []
+    exact = device.reference()
+    for dtype, target in {torch.float64: exact, subject.x.dtype: device.target}.items():
         name = str(dtype).removeprefix("torch.")
         try:
-            reference = _reference(case, subject, dtype, plugins, with_batch)
+            reference = _reference(case, subject, dtype, target, plugins, with_batch)
             break
         # A module need not know fp64, and then may raise anything.
         except Exception as error:
-            why_not.append(f"it cannot run in {name} ({named(error)})")
+            is_full = devices.is_out_of_memory(error)
+            reason = _NO_MEMORY if is_full else named(error)
+            why_not.append(f"it cannot run in {name} ({reason})")
+        device.release()
     else:
         raise _NoReference(", ".join(why_not))
-    outputs = [t.detach()[_ends(case)] for t in compared(case, output)]
+    outputs = [t.detach()[_ends(case)].to(exact) for t in compared(case, output)]
+    reference = [tensor.to(exact) for tensor in reference]
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (outputs, reference)]
     if shapes[0] != shapes[1]:
         raise WrongOutput(f"the output's shapes must be {shapes[1]}, got {shapes[0]}")
@@ -226,15 +256,17 @@ def _reference(
     case: Case,
     subject: subjects.Subject,
     dtype: torch.dtype,
+    target: torch.device,
     plugins: subjects.Plugins,
     with_batch: bool,
 ) -> list[Tensor]:
-    """What the eager implementation gives for the first and the last image, in a dtype."""
+    """What the eager implementation gives for the first and the last image, in a dtype on a
+    device."""
     eager = subjects.build_module(case, plugins, subjects.reference_impl(case, plugins))
     eager.load_state_dict(subject.module.state_dict())
     # A training step is checked by its forward pass, in the mode in which it ran.
-    eager = wrappers.converted(eager.to(subject.x.device), dtype).train(subject.module.training)
-    x = subject.x.detach()
+    eager = wrappers.converted(eager.to(target), dtype).train(subject.module.training)
+    x = subject.x.detach().to(target)
     with torch.no_grad():  # on a copy: a module may change its input
         if subject.module.training or with_batch:  # statistics over the batch need all of it
             return [t[_ends(case)] for t in compared(case, eager(x.to(dtype, copy=True)))]

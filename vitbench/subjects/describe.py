@@ -9,6 +9,7 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, Grid
+from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.cases.sweep import Question
 from vitbench.errors import BadInput
@@ -63,19 +64,19 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
-    """Why cases cannot be measured, as far as their mechanisms say without being built: those that
-    are unsupported, and those whose mechanism cannot be asked. Whole models cannot. Imports torch
-    and the plugins.
+    """Why cases cannot be measured, as far as their devices and mechanisms say without being built:
+    those that are unsupported, and those whose mechanism cannot be asked. Whole models cannot.
+    Imports torch and the plugins.
     """
     reasons = {}
     for case in cases:
-        if not case.attention:
-            continue
         try:
-            with own.importable(case, plugins):
-                reason = attention_of(case.attention, plugins).reason_against(
-                    case.dim, case.num_heads, case.grid, **dict(case.params)
-                )
+            reason = devices.connect(case.device).refuses(case.dtype)
+            if reason is None and case.attention:
+                with own.importable(case, plugins):
+                    reason = attention_of(case.attention, plugins).reason_against(
+                        case.dim, case.num_heads, case.grid, **dict(case.params)
+                    )
         except (Exception, SystemExit) as error:  # a plugin may raise anything
             reason = f"{type(error).__name__}: {error}"
         if reason is not None:

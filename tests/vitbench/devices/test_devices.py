@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from vitbench import devices
 from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS
-from vitbench.devices import cuda
+from vitbench.devices import cuda, mps, xpu
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
 
@@ -46,6 +50,104 @@ def test_what_is_no_device_anywhere(name: str, hint: str) -> None:
     """One sentence, with the nearest that could be."""
     with pytest.raises(BadInput, match=f"no device is called .*{hint}"):
         devices.check(name)
+
+
+def accelerator_error(code: int) -> Exception:
+    """As torch raises it: the code is an attribute."""
+    error = torch.AcceleratorError("CUDA error: whatever it says")
+    error.error_code = code  # type: ignore[attr-defined] # torch has not typed it
+    return error
+
+
+class OutOfResources(Exception):
+    """As Triton raises it."""
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    """An error that was raised from another."""
+    error.__cause__ = cause
+    return error
+
+
+def of_inductor(inner: Exception) -> Exception:
+    """An error as torch.compile raises it: it holds what was raised, and has no cause."""
+    error = RuntimeError("backend='inductor' raised")
+    error.inner_exception = inner  # type: ignore[attr-defined] # as torch's have it
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("Tried to allocate 2 GiB"), True),
+        (accelerator_error(2), True),
+        (accelerator_error(700), False),
+        (torch.AcceleratorError("out of memory"), False),
+        (OutOfResources("shared memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 7 GiB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("it is out of memory, says the author"), False),
+        (ValueError("CUBLAS_STATUS_ALLOC_FAILED"), False),
+        (of_inductor(torch.OutOfMemoryError("while tuning")), True),
+        (of_inductor(ValueError("of another kind")), False),
+        (raised(ValueError("it failed"), MemoryError()), True),
+    ],
+    ids=repr,
+)
+def test_memory_that_ran_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: bool
+) -> None:
+    """Is told by class and attributes, by the status of a library, and by the one sentence of an
+    allocator that has no class for it; inside what was raised of it too."""
+    triton = SimpleNamespace(OutOfResources=OutOfResources)
+    monkeypatch.setitem(sys.modules, "triton.runtime.errors", triton)
+    assert devices.is_out_of_memory(error) is expected
+
+
+def test_an_error_that_is_its_own_cause() -> None:
+    """It is looked at once."""
+    error = ValueError()
+    error.__cause__ = error
+    assert not devices.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(("has_it", "dtype"), [(True, None), (False, "bfloat16")])
+def test_dtypes_that_a_gpu_only_emulates(
+    monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: str | None
+) -> None:
+    """CUDA refuses bfloat16 where torch says that the GPU has no instructions for it."""
+
+    def is_supported(*, including_emulation: bool) -> bool:
+        return has_it or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(cuda.Device, "label", "Tesla T4")
+    device = cuda.Device("cuda")
+    refused = {name: device.refuses(name) for name in AXES["dtype"].choices}
+    assert {name for name, reason in refused.items() if reason} == ({dtype} if dtype else set())
+    if dtype:
+        assert refused[dtype] == "Tesla T4 only emulates bfloat16: take float16 or float32"
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_gpus_without_float64(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
+    """They refuse it, and outputs are compared on the host, which has it."""
+    properties = SimpleNamespace(has_fp64=has_it)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(xpu.Device, "label", "Arc")
+    found = xpu.Device("xpu")
+    assert (found.refuses("float64") is None) is has_it
+    assert found.reference().type == ("xpu" if has_it else "cpu")
+    assert mps.Device("mps").reference() == torch.device("cpu")
+    assert mps.Device("mps").refuses("float64")
+    for device in (found, mps.Device("mps")):
+        assert device.refuses("float32") is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,10 +21,11 @@ from vitbench.cases.case import Case
 from vitbench.devices import cpu, cuda
 from vitbench.engine import messages, passes, worker
 from vitbench.engine.messages import Finished, Measure, Ready, Refused, Reply, Request, SetUp
+from vitbench.instruments import correctness
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed, Measured
 from vitbench.subjects import build as subjects
-from vitbench.subjects import check
+from vitbench.subjects import check, describe
 
 QUICK = TimingRule(
     warmup_calls=1, warmup_s=0.0, warmup_cap_s=0.0, sample_s=0.0, min_samples=3, min_s=0.0, cap_s=0
@@ -201,6 +203,71 @@ def test_an_output_that_differs_from_eager(tmp_path: Path) -> None:
     assert wrong.kind == "wrong_output"
     assert "differs from the eager implementation" in wrong.message
     measure(case(attention="mine", params=(), impl="eager"), plugins)
+
+
+def test_a_dtype_that_the_device_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case is unsupported, for the device's reason; before a run it is said too."""
+    monkeypatch.setattr(
+        cpu.Device, "refuses", lambda _, dtype: "none here" if dtype == "bfloat16" else None
+    )
+    refused = case(dtype="bfloat16")
+    assert outcome_of(refused) == Failed("unsupported", "none here")
+    assert describe.reasons_against([refused, case()], {}) == {refused: "none here"}
+
+
+@pytest.mark.parametrize(
+    ("full", "checked"),
+    [
+        (1, "eager float32: it cannot run in float64 (memory ran out)"),
+        (
+            2,
+            "nothing: it cannot run in float64 (memory ran out), "
+            "it cannot run in float32 (memory ran out)",
+        ),
+    ],
+)
+def test_a_reference_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, full: int, checked: str
+) -> None:
+    """The case is measured all the same, and says what it was checked against."""
+    whole, tries = check._reference, itertools.count()
+
+    def reference(*args: Any) -> Any:
+        if next(tries) < full:
+            raise torch.OutOfMemoryError("Tried to allocate 80 GiB")
+        return whole(*args)
+
+    monkeypatch.setattr(check, "_reference", reference)
+    columns = measure(case()).facts.columns
+    assert columns["checked_against"] == checked
+    assert (columns["error_rms"] is None) == (full == 2)
+
+
+def test_a_comparison_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the row unchecked."""
+
+    def worst_of(*_: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 80 GiB")
+
+    monkeypatch.setattr(correctness, "worst_of", worst_of)
+    assert measure(case()).facts.columns["checked_against"] == "nothing: memory ran out"
+
+
+def test_the_reference_runs_where_the_device_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the output is compared with it."""
+    seen: list[torch.Tensor] = []
+
+    def worst_of(outputs: list[torch.Tensor], references: list[torch.Tensor]) -> Any:
+        seen.extend([*outputs, *references])
+        return correctness.Errors(0.0, 0.0)
+
+    monkeypatch.setattr(cpu.Device, "reference", lambda _: torch.device("meta"))
+    monkeypatch.setattr(correctness, "worst_of", worst_of)
+    assert measure(case()).facts.columns["checked_against"] == "eager float64"
+    assert [(t.device.type, t.dtype) for t in seen] == [
+        ("meta", torch.float32),
+        ("meta", torch.float64),
+    ]
 
 
 def test_a_backbone(tmp_path: Path) -> None:
