@@ -24,20 +24,32 @@ VARIABLE = "VITBENCH_SIMULATED"
 class State:
     """What the device and its machine do.
 
-    kernel_s       what each operator takes on the device, seconds
-    launch_s       what the host takes to launch one
-    hertz          clock while sampling
-    is_readable    whether clock, power and neighbours can be read
-    neighbour      share of the device's time that others use
-    throttled      reasons for a lowered clock
+    kernel_s          what each operator takes on the device at its highest clock, seconds
+    launch_s          what the host takes to launch one
+    idle_clock        share of the highest clock, after it was idle
+    rise_s            how long it works until it has the highest
+    power_cap         share of the highest clock that its power cap leaves
+    slow_to_s         until then, by its own time, it is too hot and works at half its clock
+    capacity          its memory, bytes
+    is_readable       whether NVML is there
+    is_part           it is a part of a divided GPU (MIG)
+    neighbour         share of the device's time that others use
+    neighbour_bytes   memory that others hold
+    neighbour_from_s  when they come, by its own time
     """
 
     kernel_s: float = 5e-6
     launch_s: float = 4e-6
-    hertz: float = 1.5e9
+    idle_clock: float = 1.0
+    rise_s: float = 0.0
+    power_cap: float = 1.0
+    slow_to_s: float = 0.0
+    capacity: int = 80 * 2**30
     is_readable: bool = True
+    is_part: bool = False
     neighbour: float = 0.0
-    throttled: tuple[str, ...] = ()
+    neighbour_bytes: int = 0
+    neighbour_from_s: float = 0.0
 
 
 def state() -> State:

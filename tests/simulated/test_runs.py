@@ -73,7 +73,7 @@ def test_a_run_tells_the_truth(
     [
         (State(is_readable=False), "B", "the device's clock and neighbours could not be read"),
         (State(neighbour=0.6), "D", "others used the GPU for 60% of the time"),
-        (State(throttled=("hardware slowdown",)), "C", "the GPU lowered its clock: hardware"),
+        (State(slow_to_s=1e3), "C", "the GPU lowered its clock: thermal slowdown (hardware)"),
     ],
 )
 def test_the_state_of_the_device_is_in_the_trust(
@@ -98,9 +98,9 @@ class Breaking(nn.Module):
 
     def forward(self, x):
         if len(x) == 4:
-            raise torch.OutOfMemoryError("out of memory")
+            devices.connect("accelerator").simulated.allocator.allocate(2**40)
         if len(x) == 8:
-            devices.connect("accelerator").is_broken = True
+            devices.connect("accelerator").simulated.is_broken = True
         return x * 2
 
 

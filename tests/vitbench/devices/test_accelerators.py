@@ -7,113 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from tests.simulated.queue import VirtualQueue
+from tests.simulated.allocator import MIB, rounded
+from tests.simulated.backend import Backend
 from vitbench import devices
-from vitbench.devices import _accelerator
+from vitbench.devices import Call, _accelerator
 from vitbench.devices._accelerator import Accelerator
 from vitbench.errors import BadInput
+from vitbench.instruments import memory
 
 KINDS = ("cuda", "xpu", "mps")
-
-
-@dataclass
-class Backend:
-    """A module as torch.cuda is, with a queue and an allocator of its own.
-
-    hertz      cycles a second of `_sleep`
-    workspace  bytes that the first product keeps for the process
-    """
-
-    queue: VirtualQueue = field(default_factory=VirtualQueue)
-    hertz: float = 1e9
-    workspace: int = 32 * 2**20
-    current: Any = None
-    allocated: int = 0
-    highest: int = 0
-
-    def Event(self, *, enable_timing: bool) -> Any:  # noqa: N802 - torch's name
-        assert enable_timing
-        return BackendEvent(self)
-
-    def synchronize(self, device: object = None) -> None:
-        self.queue.synchronize()
-
-    def _sleep(self, cycles: int) -> None:
-        self.queue.launch(cycles / self.hertz)
-
-    def set_device(self, device: torch.device) -> None:
-        assert device.index is not None  # torch refuses a device that might be any
-        self.current = device
-
-    def empty_cache(self) -> None:
-        """Nothing is cached here."""
-
-    def allocate(self, nbytes: int) -> None:
-        self.allocated += nbytes
-        self.highest = max(self.highest, self.allocated)
-
-    def memory_allocated(self, device: object) -> int:
-        return self.allocated
-
-    def reset_peak_memory_stats(self, device: object) -> None:
-        self.highest = self.allocated
-
-    def max_memory_allocated(self, device: object) -> int:
-        return self.highest
-
-    def max_memory_reserved(self, device: object) -> int:
-        return 2 * self.highest
-
-    def layer(self, nbytes: int) -> Callable[[], None]:
-        """A call that needs so many bytes for its results, and a workspace in its first product."""
-
-        def call() -> None:
-            if self.workspace:
-                self.allocate(self.workspace)
-                self.workspace = 0
-            self.allocate(nbytes)
-            self.allocated -= nbytes
-            self.queue.launch(1e-4)
-
-        return call
-
-
-class BackendEvent:
-    """An event of such a module."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._queue = backend.queue
-
-    def record(self) -> None:
-        self._event = self._queue.event()
-
-    def query(self) -> bool:
-        return self._event.is_done()
-
-    def elapsed_time(self, end: BackendEvent) -> float:
-        return 1e3 * end._event.seconds_since(self._event)
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     """In place of all three; host time and products are those of its queue."""
     found = Backend()
-    names = ("Event", "synchronize", "_sleep", "set_device", "empty_cache", "memory_allocated")
     for kind in KINDS:
-        for name in (*names, "reset_peak_memory_stats", "max_memory_allocated"):
-            monkeypatch.setattr(getattr(torch, kind), name, getattr(found, name), raising=False)
-        monkeypatch.setattr(
-            getattr(torch, kind), "max_memory_reserved", found.max_memory_reserved, raising=False
-        )
+        found.install(getattr(torch, kind), monkeypatch.setattr)
     monkeypatch.setattr(_accelerator, "time", SimpleNamespace(perf_counter=found.queue.now))
 
     def mm(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -122,6 +42,17 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
     monkeypatch.setattr(torch, "mm", mm)
     return found
+
+
+def layer(backend: Backend, nbytes: int) -> Call:
+    """A call that makes a product of so many bytes."""
+
+    def call() -> None:
+        backend.allocator.product()
+        backend.allocator.repeat([nbytes, -nbytes])
+        backend.queue.launch(1e-4)
+
+    return call
 
 
 def device_of(kind: str) -> Accelerator:
@@ -152,19 +83,42 @@ def test_a_clock_that_rises_after_its_rate_was_learnt(backend: Backend) -> None:
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
 def test_memory_is_the_layers_alone(backend: Backend, kind: str) -> None:
-    """What a library keeps for the process, after the first call, is not the layer's."""
-    layer = backend.layer(7 * 2**20)
-    layer()
-    memory = device_of(kind).memory(layer, held_bytes=2**20)
-    assert (memory.peak, memory.activation) == (8 * 2**20, 7 * 2**20)
-    assert memory.reserved == 2 * (32 + 7) * 2**20
-    assert memory.rss is None
+    """What a library keeps for the process, from the first call on, is not the layer's."""
+    module, x = nn.Linear(8, 8, bias=False), torch.zeros(2, 8)
+    found = memory.measure(device_of(kind), layer(backend, 7 * MIB), module, (x,))
+    assert found.activation == 7 * MIB
+    assert found.peak == 7 * MIB + 4 * (64 + 16)
+    assert found.rss is None
+
+
+@given(st.lists(st.integers(1, 64 * MIB), min_size=1, max_size=20), st.randoms())
+def test_memory_by_hand(sizes: list[int], random: Random) -> None:
+    """Whatever is taken and given back in whatever order: the highest level above what was there
+    before, in units of 512 bytes, and a reserve that holds it."""
+    events, taken = [], list[int]()
+    for size in sizes:
+        events.append(size)
+        taken.append(size)
+        while taken and random.random() < 0.4:
+            events.append(-taken.pop(random.randrange(len(taken))))
+    with pytest.MonkeyPatch.context() as patch:
+        found = Backend()
+        found.install(torch.cuda, patch.setattr)
+        found.allocator.allocate(3 * MIB)  # of another case
+        read = device_of("cuda").memory(lambda: found.allocator.repeat(events), held_bytes=100)
+    level = highest = 0
+    for size in events:
+        level += (size > 0) * rounded(size) - (size < 0) * rounded(-size)
+        highest = max(highest, level)
+    assert (read.peak, read.activation) == (100 + highest, highest)
+    assert read.reserved is not None
+    assert read.reserved >= highest + 3 * MIB
 
 
 def test_mps_does_not_tell_its_highest_level(backend: Backend) -> None:
     """It raises, so that the columns stay empty and the row says why."""
     with pytest.raises(NotImplementedError, match="highest level"):
-        device_of("mps").memory(backend.layer(1), held_bytes=0)
+        device_of("mps").memory(layer(backend, 1), held_bytes=0)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
