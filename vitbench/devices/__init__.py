@@ -249,6 +249,11 @@ class Device(abc.ABC):
 
         _malloc.trim()
 
+    def keeps_much(self) -> bool:
+        """Whether it keeps so much free memory that a process which takes turns with this one on
+        the device might find too little."""
+        return False
+
     def fingerprint(self, plugins: Mapping[str, Path]) -> dict[str, Any]:
         """All that a figure may depend on, in software and hardware."""
         from vitbench.devices import _fingerprint

@@ -33,6 +33,8 @@ def rules(title: str, summary: str, macs_per_s: float, **others: Any) -> Rules:
     )
 
 
+# Of a device's memory: two processes that keep no more than this have room beside each other.
+_MOST_KEPT = 1 / 3
 # Work that keeps a device busy is asked for in pieces of about so long.
 _PIECE_S = 1e-3
 
@@ -147,6 +149,15 @@ class Accelerator(devices.Device):
     def clock(self, *, cold: bool = False) -> Clock:
         flush = self.scratch(2 * self.cache_bytes()) if cold else None
         return _queue.Clock(self.queue(), flush)
+
+    def release(self) -> None:
+        gc.collect()
+        super().release()
+        self.backend.empty_cache()
+
+    def keeps_much(self) -> bool:
+        _, total = self.backend.mem_get_info(self.target)
+        return bool(self.backend.memory_reserved(self.target) > _MOST_KEPT * total)
 
     def memory(self, call: Call, held_bytes: int) -> Memory:
         """By how much the allocator's level rises. Workspaces that a library made in an earlier

@@ -53,6 +53,10 @@ class Device(_accelerator.Accelerator):
     def synchronize(self) -> None:
         self.backend.synchronize()  # there is one, and it takes no name
 
+    def keeps_much(self) -> bool:
+        """It may: torch.mps does not say."""
+        return True
+
     def memory(self, call: Call, held_bytes: int) -> Memory:
         """Raises NotImplementedError: torch.mps keeps no highest level."""
         raise NotImplementedError("torch.mps does not tell the highest level of memory")

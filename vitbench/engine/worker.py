@@ -73,6 +73,7 @@ class Worker:
                 return self._finished(outcome)
             case messages.Discard():
                 self._discard()
+                self._device.release()
                 return messages.Accepted()
             case _:
                 assert_never(request)
@@ -144,8 +145,9 @@ class Worker:
             weights=self._setup.weights,
         )
         if isinstance(prepared, Failed):
-            return messages.Finished(outcome=prepared)
+            return self._finished(prepared)
         self._prepared = prepared
+        self._device.release()  # the other side is prepared next, beside what this one needs
         return messages.Accepted()
 
     def _sample(self, seconds: float) -> messages.Reply:
@@ -153,7 +155,9 @@ class Worker:
         samples_s = self._prepared.sample(seconds)
         if isinstance(samples_s, Failed):
             self._discard()
-            return messages.Finished(outcome=samples_s)
+            return self._finished(samples_s)
+        if self._device.keeps_much():
+            self._device.release()
         return messages.Sampled(samples_s=tuple(samples_s))
 
     def _discard(self) -> None:

@@ -20,7 +20,19 @@ from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.devices import cpu, cuda
 from vitbench.engine import messages, passes, worker
-from vitbench.engine.messages import Finished, Measure, Ready, Refused, Reply, Request, SetUp
+from vitbench.engine.messages import (
+    Discard,
+    Finish,
+    Finished,
+    Measure,
+    PrepareCase,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Sample,
+    SetUp,
+)
 from vitbench.instruments import correctness
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed, Measured
@@ -376,6 +388,35 @@ def test_a_worker_tells_its_device_how_kernels_are_chosen(
     monkeypatch.setattr(device, "configure", lambda threads: seen.append(device.autotunes))
     serve(SetUp(device="cpu", threads=1, autotune=autotune))
     assert seen == [autotune]
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_worker_leaves_memory_to_the_other_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was needed to prepare a case is given back before the other side prepares its own; where
+    room is short, after each turn; and all of it when the case is over, however that came."""
+    events: list[str] = []
+    device = devices.connect("cpu")
+    keeps_much = iter([True, False])
+    monkeypatch.setattr(device, "release", lambda: events.append("release"))
+    monkeypatch.setattr(device, "keeps_much", lambda: next(keeps_much))
+    text = layer("self.calls = 40", "self.calls -= 1\nassert self.calls, 'out of breath'")
+    plugins = {"tired": plugin(tmp_path, "tired", text)}
+    sound, tired = case(), case(attention="tired", params=(), impl="eager")
+    once, long = Sample(seconds=0.0), Sample(seconds=5.0)
+    prepared = [PrepareCase(case=each, rule=QUICK, with_facts=False) for each in (sound, tired)]
+    unknown = PrepareCase(case=case(attention="no"), rule=QUICK, with_facts=False)
+    conversations: list[tuple[list[Request], list[str]]] = [
+        ([prepared[0], once, once, Finish()], ["release"] * 3),
+        ([prepared[0], Discard()], ["release"] * 2),
+        ([prepared[1], long], ["release"] * 2),
+        ([unknown], ["release"]),
+    ]
+    for requests, expected in conversations:
+        events.clear()
+        serve(SetUp(device="cpu", threads=1, plugins=plugins), *requests)
+        assert events == expected
 
 
 @pytest.mark.usefixtures("settings")
