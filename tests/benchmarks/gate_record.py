@@ -94,12 +94,12 @@ def command(base: Path, head: Path, folder: Path, *options: str) -> Command:
 
 def read_blocks(readings: Path) -> list[Block]:
     """The blocks of a readings.csv that have every mechanism."""
-    blocks: dict[tuple[str, str], dict[str, list[ab.Slice]]] = {}
+    blocks: dict[str, dict[str, list[ab.Slice]]] = {}
     with readings.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             side: ab.Which = "base" if row["side"] == "base" else "head"
             samples = [float(text) for text in row["samples_s"].split()]
-            block = blocks.setdefault((row["phase"], row["block"]), {})
+            block = blocks.setdefault(row["block"], {})
             block.setdefault(row["case"].split()[0], []).append((side, samples))
     return [block for block in blocks.values() if set(block) == set(NAMES)]
 

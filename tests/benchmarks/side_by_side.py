@@ -107,6 +107,6 @@ def compare(first: Ready, second: Ready, cycles: int) -> tuple[float, float, flo
     latencies = []
     for samples in readings.values():
         of_cycles = zip(samples[::2], samples[1::2], strict=True)
-        latencies.append([stats.lower_quartile(there + back) for there, back in of_cycles])
+        latencies.append([stats.quantile(there + back, 0.25) for there, back in of_cycles])
     ratios = [a / b for a, b in zip(*latencies, strict=True)]
     return stats.median(ratios), stats.median(latencies[0]), stats.median(latencies[1])

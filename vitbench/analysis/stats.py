@@ -37,11 +37,11 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples)))
 
 
-def lower_quartile(samples: Sequence[float]) -> float:
-    """A quarter of the samples lies below. Raises ValueError for no samples."""
+def quantile(samples: Sequence[float], share: float) -> float:
+    """That share of the samples lies below. Raises ValueError for no samples."""
     if not len(samples):
-        raise ValueError("the quartile of no samples is not defined")
-    return float(np.quantile(np.asarray(samples), 0.25))
+        raise ValueError("the quantile of no samples is not defined")
+    return float(np.quantile(np.asarray(samples), share))
 
 
 def median_interval(samples: Sequence[float]) -> Interval:

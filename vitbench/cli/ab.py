@@ -48,7 +48,7 @@ class Precision:
         rule = dataclasses.replace(
             plan.rule,
             warmup_calls=3,
-            warmup_s=self.reading / 5,
+            warmup_s=self.reading / 10,
             # Waiting until two blocks of calls agree takes longer on a noisy machine than the turns
             # that follow, which are compared with their neighbours on the other side.
             warmup_agree=1.0,

@@ -4,7 +4,8 @@ A block is a fresh worker process of each side and, for every open case, about a
 both have the case prepared and time it in short slices: A B B A, B A A B, ... A disturbance of the
 machine hits both sides alike, and a drift cancels; differences between processes show between
 blocks. Each block gives a case one number, the median log ratio of its ABBA cycles, and the verdict
-is made from these.
+is made from these. A case that is called is measured again, in the blocks of the cases that are
+still open: the call holds if the second measurement repeats it.
 """
 
 from __future__ import annotations
@@ -106,20 +107,20 @@ _BASE_LACKS_IT = "the base does not have it"
 class Progress:
     """Where a comparison stands.
 
-    phase    1, or 2 while flagged cases are run again
-    settled  cases that need no more blocks
+    is_again  the case was called, and is measured again
+    settled   cases that need no more blocks
     """
 
-    phase: int
     block: int
     case: Case
+    is_again: bool
     settled: int
     total: int
 
 
 @dataclass(slots=True)
 class _Readings:
-    """What was measured of one case in one phase.
+    """What was measured of one case in one phase: first, or again after it was called.
 
     outcomes  of each side, in order
     shifts    log(head / base), block by block
@@ -127,6 +128,10 @@ class _Readings:
 
     outcomes: dict[Which, list[Outcome]] = field(default_factory=lambda: {"base": [], "head": []})
     shifts: list[float] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.outcomes["head"])
 
     @property
     def has_failed(self) -> bool:
@@ -137,7 +142,7 @@ class _Readings:
 class Rules:
     """How long a comparison takes.
 
-    max_blocks   of each phase
+    max_blocks   in which a case is measured, and in which it is measured again
     budget_s     no block begins after this; None: no budget
     abba_cycles  for each case in a block: a cycle is two slices of each side
     slice_s      what a slice takes at least, seconds
@@ -183,12 +188,13 @@ class AbComparison:
         self._folder, self._command = folder, command
         self.on_progress = on_progress or (lambda _: None)
         self._phases = {phase: defaultdict[str, _Readings](_Readings) for phase in (1, 2)}
-        self._flagged: list[CasePair] = []
-        self._unconfirmed: set[str] = set()
+        # The phase of each case that is still measured, and the verdict on each that was called.
+        self._open = {pair.head.id: 1 for pair in self.pairs if pair.base is not None}
+        self._called: dict[str, Verdict] = {}
         self._start_s = time.monotonic()
 
     def measure(self) -> Result:
-        """Blocks until every case is settled, then the flagged cases again. Writes the folder.
+        """Blocks until every case is settled. Writes the folder.
 
         Raises BadInput where a side cannot be measured at all, StorageFull.
         """
@@ -197,12 +203,19 @@ class AbComparison:
             (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file,
         ):
             csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
-            self._phase(1, [p for p in self.pairs if p.base is not None], file)
-            verdicts = self._verdicts(1)
-            self._flagged = self._called(self.pairs, verdicts)
-            still_open = self._phase(2, self._flagged, file)
-            if self._is_time_up():
-                self._unconfirmed = {pair.head.id for pair in still_open}
+            reserve_s = 0.0
+            while self._open:
+                if self._is_time_up(reserve_s):  # what is left is for the cases that were called
+                    again = {case_id: 2 for case_id, phase in self._open.items() if phase == 2}
+                    if not again or self._is_time_up():
+                        break
+                    self._open = again
+                start_s = time.monotonic()
+                self._block(file)
+                block_s = time.monotonic() - start_s
+                self._settle()
+                # A block of the called cases takes no longer than one of more cases.
+                reserve_s = block_s * self._blocks_to_confirm()
         return self.finish()
 
     def finish(self) -> Result:
@@ -240,51 +253,55 @@ class AbComparison:
 
     # Measuring
 
-    def _phase(self, phase: int, pairs: Sequence[CasePair], file: TextIO) -> list[CasePair]:
-        """Blocks over the open cases until each is settled or the rules end it. Returns the open.
-
-        The first phase leaves time to measure again the cases that are called so far.
+    def _settle(self) -> None:
+        """After a block: takes out the cases that need no more, and has those that are called
+        measured again.
         """
-        least = blocks_needed(len(pairs))
-        open_pairs, reserve_s = list(pairs), 0.0
-        for block in range(self.rules.max_blocks):
-            if not open_pairs or self._is_time_up(reserve_s):
-                break
-            start_s = time.monotonic()
-            self._block(phase, block, open_pairs, file)
-            block_s = time.monotonic() - start_s
-            if block + 1 >= least:
-                verdicts = self._verdicts(phase)
-                open_pairs = [p for p in open_pairs if verdicts[p.head.id].word == "undecided"]
-                called = self._called(pairs, verdicts) if phase == 1 else []
-                # A block of the called cases takes no longer than one of more cases.
-                reserve_s = block_s * blocks_needed(len(called)) if called else 0.0
-            else:
-                readings = self._phases[phase]
-                open_pairs = [p for p in open_pairs if not readings[p.head.id].has_failed]
-        return open_pairs
+        for phase in (1, 2):
+            verdicts, least = self._verdicts(phase), self._least(phase)
+            for case_id in [case_id for case_id, its in self._open.items() if its == phase]:
+                readings, word = self._phases[phase][case_id], verdicts[case_id].word
+                is_over = readings.blocks >= self.rules.max_blocks
+                if readings.has_failed:
+                    del self._open[case_id]
+                elif (readings.blocks < least or word == "undecided") and not is_over:
+                    continue
+                elif phase == 1 and word in ("slower", "faster"):
+                    self._called[case_id] = verdicts[case_id]
+                    self._open[case_id] = 2
+                else:
+                    del self._open[case_id]
 
-    @staticmethod
-    def _called(pairs: Sequence[CasePair], verdicts: Mapping[str, Verdict]) -> list[CasePair]:
-        return [pair for pair in pairs if verdicts[pair.head.id].word in ("slower", "faster")]
+    def _least(self, phase: int) -> int:
+        """Blocks before a case of the phase is judged."""
+        measured = sum(pair.base is not None for pair in self.pairs)
+        return blocks_needed(measured if phase == 1 else len(self._called))
+
+    def _blocks_to_confirm(self) -> int:
+        """Blocks that the called cases take at least."""
+        taken = [self._phases[2][id_].blocks for id_, phase in self._open.items() if phase == 2]
+        return max(1, self._least(2) - min(taken)) if taken else 0
 
     def _is_time_up(self, reserve_s: float = 0.0) -> bool:
         budget_s = self.rules.budget_s
         return budget_s is not None and time.monotonic() - self._start_s + reserve_s >= budget_s
 
-    def _block(self, phase: int, block: int, pairs: Sequence[CasePair], file: TextIO) -> None:
+    def _block(self, file: TextIO) -> None:
         """A fresh worker of each side, and every open case in a shuffled order."""
-        order = list(pairs)
-        random.Random(f"{self.plan.seed}-{phase}-{block}").shuffle(order)
-        settled = len(self.pairs) - len(pairs)
+        block = self.blocks
+        order = [pair for pair in self.pairs if pair.head.id in self._open]
+        random.Random(f"{self.plan.seed}-{block}").shuffle(order)
+        settled = len(self.pairs) - len(order)
         self.blocks += 1
         with Pool(self._specs(), self.plan.timeout_s) as pool:
             pool.start(*_ORDERS[block % 2])
-            if self.blocks == 1:
+            if block == 0:
                 self._check_plugins(pool)
             for pair in order:
-                self.on_progress(Progress(phase, block, pair.head, settled, len(self.pairs)))
-                outcomes, slices = self._measure_pair(pool, pair, phase, block)
+                phase = self._open[pair.head.id]
+                progress = Progress(block, pair.head, phase == 2, settled, len(self.pairs))
+                self.on_progress(progress)
+                outcomes, slices = self._measure_pair(pool, pair, block)
                 readings = self._phases[phase][pair.head.id]
                 for which, outcome in outcomes.items():
                     readings.outcomes[which].append(outcome)
@@ -302,13 +319,13 @@ class AbComparison:
             pool.check_plugins(which, plugins, f"{which}: plugin")
 
     def _measure_pair(
-        self, pool: Pool[Which], pair: CasePair, phase: int, block: int
+        self, pool: Pool[Which], pair: CasePair, block: int
     ) -> tuple[dict[Which, Outcome], list[Slice]]:
         """The outcome of each side, and all slices in order. Where one side fails, the other is
         measured alone: it may fail too.
         """
         assert pair.base is not None
-        with_facts, rule, sides = phase == 1 and block == 0, self.plan.rule, _ORDERS[block % 2]
+        with_facts, rule, sides = block == 0, self.plan.rule, _ORDERS[block % 2]
         cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
         sample, finish = messages.Sample(seconds=self.rules.slice_s), messages.Finish()
         slices: list[Slice] = []
@@ -368,40 +385,45 @@ class AbComparison:
     # Judging
 
     def _verdicts(self, *phases: int) -> dict[str, Verdict]:
-        """A verdict for each pair from these phases, by the head's case."""
+        """A verdict for each pair that was to be measured in these phases, by the head's case."""
         base, head = self.records("base", brief=True), self.records("head", brief=True)
         limits = gate.limits([*base, *head], self.policy)
+        judged = [
+            rows
+            for rows in zip(base, head, self.pairs, strict=True)
+            if 1 in phases or rows[2].head.id in self._called
+        ]
         blocks = {
             name_of(record): [
                 shift for phase in phases for shift in self._phases[phase][pair.head.id].shifts
             ]
-            for record, pair in zip(head, self.pairs, strict=True)
+            for _, record, pair in judged
         }
-        comparable = [
-            record for record, pair in zip(base, self.pairs, strict=True) if pair.base is not None
-        ]
+        comparable = [record for record, _, pair in judged if pair.base is not None]
+        candidates = [record for _, record, _ in judged]
         across = ("device", "dtype", "device_name", "torch")
-        verdicts = compare(comparable, head, threshold=limits, across=across, blocks=blocks)
+        verdicts = compare(comparable, candidates, threshold=limits, across=across, blocks=blocks)
         by_name = {verdict.describe: verdict for verdict in verdicts}
         by_case = {}
-        for record, pair in zip(head, self.pairs, strict=True):
+        for _, record, pair in judged:
             verdict = by_name[name_of(record)]
             why = verdict.why if pair.base is not None else pair.incomparable_reason
             by_case[pair.head.id] = dataclasses.replace(verdict, why=why)
         return by_case
 
     def _final(self) -> list[Verdict]:
-        """From all blocks; a flagged case is called only if its re-run calls it again, or had no
-        time to.
+        """From all blocks; a case is called only if it is called again, or the comparison ended
+        before.
         """
-        first, again, both = self._verdicts(1), self._verdicts(2), self._verdicts(1, 2)
-        final = first | {
-            case_id: _unconfirmed(both[case_id])
-            if case_id in self._unconfirmed and both[case_id].word == "slower"
-            else _repeated(both[case_id], first[case_id], again[case_id])
-            for case_id in (pair.head.id for pair in self._flagged)
-        }
-        return list(final.values())
+        again, both = self._verdicts(2), self._verdicts(1, 2)
+        final = []
+        for case_id, verdict in self._verdicts(1).items():
+            if case_id in self._open and both[case_id].word in ("slower", "faster"):
+                verdict = _unconfirmed(both[case_id])
+            elif case_id in self._called:
+                verdict = _repeated(both[case_id], self._called[case_id], again[case_id])
+            final.append(verdict)
+        return final
 
     def records(self, which: Which, *, brief: bool = False) -> list[Record]:
         """A row for each pair from all readings of a side; the settings are the head's.
@@ -430,14 +452,14 @@ def blocks_needed(cases: int) -> int:
 
 
 def _unconfirmed(verdict: Verdict) -> Verdict:
-    """A slowdown in all blocks that the budget left no time to measure again fails all the same."""
-    reason = "not confirmed: the budget ended before it was measured again; give more time"
+    """A slowdown that there was no time to measure again: it fails all the same."""
+    reason = "not confirmed: the comparison ended before it was measured again; give it more time"
     return dataclasses.replace(verdict, why=reason)
 
 
 def _repeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:
-    """The verdict on a flagged case. That of all blocks holds, unless it is a call that the re-run
-    does not repeat.
+    """The verdict on a case that was called: that of all blocks, unless it is a call that was not
+    repeated.
     """
     if rerun.word == before.word == verdict.word:
         return verdict
@@ -456,6 +478,9 @@ def _label(verdict: Verdict) -> str:
 
 Slice = tuple[Which, Sequence[float]]
 
+# On a machine with two busy cores blocks scatter a sixth less than with lower quartiles.
+_DECILE = 0.1
+
 
 def slice_order(abba_cycles: int, first: int) -> list[Which]:
     """A B B A, B A A B, B A A B, A B B A, ... by the sequence of Thue and Morse, in which drifts
@@ -467,7 +492,7 @@ def slice_order(abba_cycles: int, first: int) -> list[Which]:
 def shift_of(slices: Sequence[Slice]) -> float:
     """log(head / base) of a block from its slices, in the order in which they were taken.
 
-    In every cycle the lower quartiles of both sides' samples are compared: disturbances only ever
+    In every cycle the lower deciles of both sides' samples are compared: disturbances only ever
     add time. The median over the cycles is not moved by one that was disturbed too much.
     """
     shifts = []
@@ -475,7 +500,7 @@ def shift_of(slices: Sequence[Slice]) -> float:
         samples_s: dict[Which, list[float]] = {"base": [], "head": []}
         for which, slice_s in slices[start : start + 4]:
             samples_s[which] += slice_s
-        base, head = (stats.lower_quartile(samples_s[which]) for which in ("base", "head"))
+        base, head = (stats.quantile(samples_s[which], _DECILE) for which in ("base", "head"))
         shifts.append(math.log(head / base))
     return stats.median(shifts)
 

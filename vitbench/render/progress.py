@@ -86,21 +86,20 @@ class ComparisonBar(_Bar):
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         super().__init__(
             console,
-            TextColumn("{task.fields[phase]} {task.fields[block]}, settled"),
+            TextColumn("block {task.fields[block]}, settled"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", style="bold", markup=False),
             quiet=quiet,
         )
-        self._task = self._bar.add_task("starting", total=None, phase="block", block=1)
+        self._task = self._bar.add_task("starting", total=None, block=1)
 
     def __call__(self, progress: interleaved.Progress) -> None:
         self._bar.update(
             self._task,
             completed=progress.settled,
             total=progress.total,
-            description=name_of(progress.case),
-            phase="block" if progress.phase == 1 else "flagged cases again, block",
+            description=name_of(progress.case) + (", again" if progress.is_again else ""),
             block=progress.block + 1,
         )

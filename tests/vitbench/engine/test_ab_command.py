@@ -127,7 +127,6 @@ def test_a_slower_head(project: Path, tmp_path: Path, blocks: int) -> None:
         (layer(forward="raise RuntimeError('broken')"), "broken"),
         # More workers are started for these; test_ab.py has them with workers of its own.
         pytest.param(layer(forward="os._exit(139)"), "crashed", marks=pytest.mark.slow),
-        pytest.param(f"import no\n{layer()}", "cannot be imported", marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_head_never_passes(project: Path, text: str, word: str) -> None:
