@@ -134,8 +134,8 @@ class Accelerator(devices.Device):
 
     def release(self) -> None:
         """Also what the allocator of the device keeps."""
-        super().release()
         gc.collect()
+        super().release()
         self.backend.empty_cache()
 
     def queue(self) -> _queue.Queue:
@@ -149,11 +149,6 @@ class Accelerator(devices.Device):
     def clock(self, *, cold: bool = False) -> Clock:
         flush = self.scratch(2 * self.cache_bytes()) if cold else None
         return _queue.Clock(self.queue(), flush)
-
-    def release(self) -> None:
-        gc.collect()
-        super().release()
-        self.backend.empty_cache()
 
     def keeps_much(self) -> bool:
         _, total = self.backend.mem_get_info(self.target)
