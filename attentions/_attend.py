@@ -27,7 +27,9 @@ def attend(
 ) -> Float[Tensor, "*batch heads queries value_dim"]:
     """softmax(q k^T scale + bias) v, arXiv 1706.03762, equation 1.
 
-    `scale` is 1 / sqrt(head_dim) unless given. `bias` broadcasts over batch and heads.
+    `scale` is 1 / sqrt(head_dim) unless given. `bias` broadcasts over batch and heads. `batch` is
+    images, or images and windows. Where each window has a bias of its own, the fused kernel copies
+    no q, k or v whose channels lie in memory as (tokens, windows, heads, head_dim).
     """
     if scale is None:
         scale = q.shape[-1] ** -0.5
@@ -36,13 +38,28 @@ def attend(
         if bias is not None:
             scores = scores + bias
         return scores.softmax(dim=-1) @ v
-    batch = q.shape[:-3]
-    if len(batch) > 1:  # the fused kernels take exactly one batch dimension
-        if bias is not None:
-            bias = bias.expand(*batch, *bias.shape[-3:]).flatten(0, len(batch) - 1)
-        q, k, v = (tensor.flatten(0, len(batch) - 1) for tensor in (q, k, v))
+    # The fused kernels take one batch dimension and repeat a bias along it without a copy. So
+    # windows count as images, or, where each has a bias of its own, as heads. An expanded bias
+    # would be copied on CUDA, which pads the rows of the bias that it gets to multiples of eight.
+    batch, first = q.shape[:-2], 0
+    if len(batch) > 2:
+        if bias is not None and bias.dim() > 3:
+            first = 1
+            bias = bias.expand(*batch[1:], -1, -1).flatten(0, 1)
+        q, k, v = (tensor.flatten(first, first + 1) for tensor in (q, k, v))
+    if bias is not None and bias.dim() == 3:
+        bias = bias[None]
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    return mixed.unflatten(0, batch) if len(batch) > 1 else mixed
+    return mixed.unflatten(first, batch[first : first + 2]) if len(batch) > 2 else mixed
+
+
+def apart(layer: nn.Linear, parts: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each of the layers that a joint one stands for, for F.linear.
+
+    Their outputs are contiguous, where the parts of the joint output are strided.
+    """
+    biases = [None] * parts if layer.bias is None else layer.bias.chunk(parts)
+    return list(zip(layer.weight.chunk(parts), biases, strict=True))
 
 
 def pointwise(

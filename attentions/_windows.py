@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, apart, attend, merge_heads, split_heads
 from attentions._spec import Grid
 
 
@@ -26,6 +26,22 @@ def partition(x: FeatureMap, height: int, width: int) -> Float[Tensor, "batch wi
     rows, columns = x.shape[1] // height, x.shape[2] // width
     cut = x.unflatten(1, (rows, height)).unflatten(3, (columns, width)).transpose(2, 3)
     return cut.flatten(3, 4).flatten(1, 2)
+
+
+def tokens_first(
+    x: FeatureMap, height: int, width: int
+) -> Float[Tensor, "batch tokens windows dim"]:
+    """`partition` with the tokens before the windows, in memory too."""
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    cut = x.unflatten(1, (rows, height)).unflatten(3, (columns, width)).permute(0, 2, 4, 1, 3, 5)
+    return cut.flatten(3, 4).flatten(1, 2)
+
+
+def gather(
+    tokens: Float[Tensor, "batch all_tokens channels"], index: Int[Tensor, "rows columns"]
+) -> Float[Tensor, "batch rows columns channels"]:
+    """The tokens at these positions."""
+    return tokens.index_select(1, index.flatten()).unflatten(1, index.shape)
 
 
 def merge(
@@ -97,10 +113,15 @@ class WindowAttention(nn.Module):
         bias: Float[Tensor, "*windows heads tokens tokens"] | None = None,
     ) -> FeatureMap:
         """Attention inside the windows of a map that they divide, not yet projected."""
-        windows = partition(x, *self.window)
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(windows).chunk(3, -1))
+        grid = Grid(x.shape[1], x.shape[2])
+        if self.impl == "eager" or bias is None or bias.dim() == 3:
+            parts = self.qkv(partition(x, *self.window)).chunk(3, -1)
+        else:
+            tokens = tokens_first(x, *self.window)
+            parts = [F.linear(tokens, *part).transpose(1, 2) for part in apart(self.qkv, 3)]
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
-        return merge(mixed, *self.window, Grid(x.shape[1], x.shape[2]))
+        return merge(mixed, *self.window, grid)
 
 
 @dataclass(frozen=True, kw_only=True)

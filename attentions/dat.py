@@ -145,7 +145,7 @@ class DAT(nn.Module):
         batch, _, height, width = query.shape
         if (height, width) != (self.grid.height, self.grid.width):
             raise ValueError(f"the bias table is for {self.grid}, got {height} x {width}")
-        y, x = centres(height, points) / 2, centres(width, points) / 2
+        y, x = centres(height, points, reach=0.5), centres(width, points, reach=0.5)
         queries = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
         # Halved before they are subtracted: there are far fewer of them than pairs. The coordinates
         # of all pairs lie one after the other, x before y: with two side by side torch subtracts
@@ -170,9 +170,13 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def centres(size: int, like: Tensor) -> Float[Tensor, " size"]:
-    """The centres of `size` equal cells between -1 and 1."""
-    return (2 * torch.arange(size, dtype=like.dtype, device=like.device) + 1) / size - 1
+def centres(size: int, like: Tensor, reach: float = 1) -> Float[Tensor, " size"]:
+    """The centres of `size` equal cells between -reach and reach.
+
+    Made at each call, by one operator: Module.to would round a buffer of them to half a type.
+    """
+    last = reach * (1 - 1 / size)
+    return torch.linspace(-last, last, size, dtype=like.dtype, device=like.device)
 
 
 def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:

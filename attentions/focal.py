@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, apart, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
-from attentions._windows import merge, pad_to_multiple, partition
+from attentions._windows import gather, merge, pad_to_multiple, partition, tokens_first
 
 PoolMethod = Literal["fc", "conv", "mean", "max", "none"]
 
@@ -56,6 +56,7 @@ class Focal(nn.Module):
     relative_position_index: Tensor
     fine_offsets: Tensor
     key_index: Tensor
+    key_mask: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
@@ -76,7 +77,9 @@ class Focal(nn.Module):
         for level in range(self.pooled_levels):
             self._add_pooled_keys(level, dim)
         self._grid = grid.padded_to(self.window, self.window)
-        self.register_buffer("key_index", self.keys_on(self._grid), persistent=False)
+        index, mask = self.keys_on(self._grid)
+        self.register_buffer("key_index", index, persistent=False)
+        self.register_buffer("key_mask", mask, persistent=False)
 
     def _add_fine_keys(self) -> None:
         side, heads = self.window, self.num_heads
@@ -118,18 +121,10 @@ class Focal(nn.Module):
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window, self.window)
         padded = Grid(x.shape[1], x.shape[2])
-        index = self.key_index if padded == self._grid else self.keys_on(padded)
-        pooled = sum(4**level for level in range(self.pooled_levels))
-        outside = padded.tokens + padded.tokens // self.window**2 * pooled
-        bias = self.bias(index, outside)
-        pooled = [self.pooled(x, level) for level in range(self.pooled_levels)]
-        tokens = torch.cat((x.flatten(1, 2), *pooled), dim=1)
-        q, kv = self.project(tokens, padded)
-        kv = F.pad(kv, (0, 0, 0, 1))  # a row of zeros, for the windows outside the map
-        gathered = kv.index_select(1, index.flatten()).unflatten(1, index.shape)
-        k, v = gathered.chunk(2, dim=-1)
-        heads = (split_heads(part, self.num_heads) for part in (q, k, v))
-        mixed = attend(*heads, impl=self.impl, bias=bias)
+        built_for = padded == self._grid
+        index, mask = (self.key_index, self.key_mask) if built_for else self.keys_on(padded)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.project(x, index))
+        mixed = attend(q, k, v, impl=self.impl, bias=self.bias(mask))
         merged = merge(merge_heads(mixed), self.window, self.window, padded)
         return self.proj(merged)[:, :height, :width]
 
@@ -151,44 +146,40 @@ class Focal(nn.Module):
         return parts.mean(dim=2) if self.pool_method == "mean" else parts.amax(dim=2)
 
     def project(
-        self, tokens: Float[Tensor, "batch tokens dim"], padded: Grid
-    ) -> tuple[
-        Float[Tensor, "batch windows window_tokens dim"], Float[Tensor, "batch tokens two_dim"]
-    ]:
-        """Queries in windows, and keys and values of all tokens, the pooled ones last.
+        self, x: FeatureMap, index: Int[Tensor, "keys windows"]
+    ) -> list[Float[Tensor, "batch windows _ dim"]]:
+        """Queries, keys and values of each window.
 
         The authors project pooled tokens to queries too, which nothing reads; fused does not.
         """
-        dim = tokens.shape[2]
+        pooled = [self.pooled(x, level) for level in range(self.pooled_levels)]
+        tokens, side = torch.cat((x.flatten(1, 2), *pooled), dim=1), self.window
         if self.impl == "eager":
-            q, kv = self.qkv(tokens).split((dim, 2 * dim), dim=2)
-            q = q[:, : padded.tokens]
-        else:
-            weights = self.qkv.weight.split((dim, 2 * dim))
-            bias = self.qkv.bias
-            biases = (None, None) if bias is None else bias.split((dim, 2 * dim))
-            q = F.linear(tokens[:, : padded.tokens], weights[0], biases[0])
-            kv = F.linear(tokens, weights[1], biases[1])
-        queries = q.unflatten(1, (padded.height, padded.width))
-        return partition(queries, self.window, self.window), kv
+            q, kv = self.qkv(tokens).split((x.shape[3], 2 * x.shape[3]), dim=2)
+            q = q[:, : x.shape[1] * x.shape[2]].unflatten(1, x.shape[1:3])
+            return [partition(q, side, side), *gather(with_zeros(kv), index.T).chunk(2, dim=-1)]
+        of_q, *of_kv = apart(self.qkv, 3)
+        q = tokens_first(F.linear(x, *of_q), side, side)
+        kv = (gather(with_zeros(F.linear(tokens, *part)), index) for part in of_kv)
+        return [part.transpose(1, 2) for part in (q, *kv)]
 
     def bias(
-        self, index: Int[Tensor, "windows keys"], outside: int
-    ) -> Float[Tensor, "*windows heads window_tokens keys"]:
-        """The learned biases of all keys, and -100 for windows outside the map, as the authors."""
+        self, mask: Float[Tensor, "windows 1 1 keys"]
+    ) -> Float[Tensor, "windows heads window_tokens keys"]:
+        """The learned biases of all keys, and the mask."""
         parts = [self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)]
         if self.expand:
             parts.append(self.relative_position_bias_table_to_neighbors[0])
         for level in range(self.pooled_levels):
             table = self.relative_position_bias_table_to_windows[level]
             parts.append(table[:, getattr(self, f"relative_position_index_{level}")])
-        bias = torch.cat(parts, dim=-1)
-        if self.pooled_levels:
-            bias = bias + (index == outside)[:, None, None].to(bias.dtype) * -100
-        return bias
+        return torch.cat(parts, dim=-1) + mask
 
-    def keys_on(self, grid: Grid) -> Int[Tensor, "windows keys"]:
-        """For each window the positions of its keys: map, pooled maps, and one row for outside.
+    def keys_on(
+        self, grid: Grid
+    ) -> tuple[Int[Tensor, "keys windows"], Float[Tensor, "windows 1 1 keys"]]:
+        """For each window the positions of its keys: map, pooled maps, and one row for outside; and
+        -100 for keys outside the map, as the authors, else 0.
 
         Fine keys wrap round the map's edges, as the authors' rolled maps do.
         """
@@ -204,7 +195,16 @@ class Focal(nn.Module):
             index.append(torch.where(seen < 0, seen, seen + first))
             first += size.tokens
         together = torch.cat(index, dim=1)
-        return torch.where(together < 0, first, together)
+        outside = together < 0
+        mask = self.qkv.weight.new_zeros(outside.shape).masked_fill(outside, -100)
+        return torch.where(outside, first, together).T.contiguous(), mask[:, None, None]
+
+
+def with_zeros(
+    tokens: Float[Tensor, "batch all_tokens channels"],
+) -> Float[Tensor, "batch all_tokens_and_outside channels"]:
+    """The tokens, and a row of zeros for the windows outside the map."""
+    return F.pad(tokens, (0, 0, 0, 1))
 
 
 def fitted(grid: Grid, window_size: int, expand_size: int) -> tuple[int, int]:

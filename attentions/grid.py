@@ -17,8 +17,8 @@ from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     merge,
     pad_to_multiple,
-    partition,
     relative_position_index,
+    tokens_first,
     window_on,
 )
 
@@ -85,11 +85,10 @@ class GridAttention(nn.Module):
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, *self.grid_size)
         padded = Grid(x.shape[1], x.shape[2])
-        # The tokens at one place of every window of (H / G) x (W / G) form a grid: cut into
-        # windows, then exchange the two axes.
+        # The tokens at one place of every window of (H / G) x (W / G) form a grid.
         cell = padded.height // self.grid_size[0], padded.width // self.grid_size[1]
-        grids = partition(x, *cell).transpose(1, 2)
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(grids).chunk(3, dim=-1))
+        parts = self.qkv(tokens_first(x, *cell)).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         mixed = self.proj(merge_heads(attend(q, k, v, impl=self.impl, bias=bias)))
         return merge(mixed.transpose(1, 2), *cell, padded)[:, :height, :width]
 

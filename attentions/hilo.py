@@ -36,6 +36,8 @@ class Params:
 class HiLo(nn.Module):
     """HiLo attention. Parameter names as in the authors' code: h_qkv, h_proj, l_q, l_kv, l_proj."""
 
+    same_window: Tensor | None
+
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
@@ -52,6 +54,13 @@ class HiLo(nn.Module):
             self.l_q = nn.Linear(dim, l_dim, bias=params.qkv_bias)
             self.l_kv = nn.Linear(dim, 2 * l_dim, bias=params.qkv_bias)
             self.l_proj = nn.Linear(l_dim, l_dim)
+        self.across = params.window_size
+        if h_dim and impl == "fused":
+            self.across = span(params.window_size, computed(grid, params).width)
+        mask = None
+        if self.across > params.window_size:
+            mask = same_window(params.window_size, self.across, self.h_qkv.weight)
+        self.register_buffer("same_window", mask, persistent=False)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
@@ -68,7 +77,9 @@ class HiLo(nn.Module):
         """Self-attention inside each window; height and width are multiples of the window."""
         size, grid = self.window_size, Grid(x.shape[1], x.shape[2])
         across = size if self.impl == "eager" else span(size, grid.width)
-        bias = same_window(size, across, x) if across > size else None
+        bias = self.same_window
+        if across != self.across:  # a map of another width than the module was built for
+            bias = same_window(size, across, x) if across > size else None
         windows = partition(self.h_qkv(x), size, across)
         q, k, v = (split_heads(part, self.h_heads) for part in windows.chunk(3, dim=-1))
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))

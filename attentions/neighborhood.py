@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attentions._attend import FeatureMap, Impl, attend, merge_heads, split_heads
+from attentions._attend import FeatureMap, Impl, apart, attend, merge_heads, split_heads
 from attentions._spec import AttentionSpec, Grid, Paper
-from attentions._windows import merge, pad_to_multiple, partition
+from attentions._windows import gather, merge, pad_to_multiple, partition, tokens_first
 
 # Queries along each side that share one block of keys in the fused implementation. Of 1, 4, 7, 8
 # and 14 it was the fastest, or near it, on a CPU from 14 x 14 to 56 x 56, 6 to 14 times as fast as
@@ -50,6 +50,10 @@ class Neighborhood(nn.Module):
     the price of scores that are masked.
     """
 
+    keys: Tensor
+    row_offsets: Tensor
+    column_offsets: Tensor
+
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
@@ -64,27 +68,40 @@ class Neighborhood(nn.Module):
         if params.relative_position_bias:
             table = torch.empty(num_heads, 2 * params.kernel_size - 1, 2 * params.kernel_size - 1)
             self.rpb = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        self._grid = grid
+        keys, rows, columns = tiles_on(grid, params.kernel_size, self.tile)
+        self.register_buffer("keys", keys, persistent=False)
+        self.register_buffer("row_offsets", rows, persistent=False)
+        self.register_buffer("column_offsets", columns, persistent=False)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
-        height, width = x.shape[1:3]
-        rows, row_offsets = blocks(height, self.kernel_size, self.tile, x.device)
-        columns, column_offsets = blocks(width, self.kernel_size, self.tile, x.device)
-        bias = self._bias(row_offsets, column_offsets, like=x)
-        tile = self.tile
-        q, kv = self.qkv(x).split((x.shape[3], 2 * x.shape[3]), dim=-1)
-        q = pad_to_multiple(q, tile, tile)
-        grid = Grid(q.shape[1], q.shape[2])
-        q = split_heads(partition(q, tile, tile), self.num_heads)
-        kv = kv[:, rows[:, None, :, None], columns[None, :, None, :]]
-        kv = kv.flatten(3, 4).flatten(1, 2).chunk(2, dim=-1)
-        k, v = (split_heads(part, self.num_heads) for part in kv)
+        grid, tile = Grid(x.shape[1], x.shape[2]), self.tile
+        keys, rows, columns = self.keys, self.row_offsets, self.column_offsets
+        if grid != self._grid:
+            keys, rows, columns = tiles_on(grid, self.kernel_size, tile, x.device)
+        bias = self._bias(rows, columns, like=x)
+        q, k, v = (split_heads(part, self.num_heads) for part in self._project(x, keys))
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
-        return self.proj(merge(mixed, tile, tile, grid)[:, :height, :width])
+        merged = merge(mixed, tile, tile, grid.padded_to(tile, tile))
+        return self.proj(merged[:, : grid.height, : grid.width])
+
+    def _project(
+        self, x: FeatureMap, keys: Int[Tensor, "keys tiles"]
+    ) -> list[Float[Tensor, "batch tiles _ dim"]]:
+        """Queries, keys and values of each tile."""
+        if self.impl == "eager":
+            q, kv = self.qkv(x).split((x.shape[3], 2 * x.shape[3]), dim=-1)
+            return [partition(q, 1, 1), *kv.flatten(1, 2)[:, keys.T].chunk(2, dim=-1)]
+        of_q, *of_kv = apart(self.qkv, 3)
+        q = pad_to_multiple(F.linear(x, *of_q), self.tile, self.tile)
+        q = tokens_first(q, self.tile, self.tile)
+        kv = (gather(F.linear(x, *part).flatten(1, 2), keys) for part in of_kv)
+        return [part.transpose(1, 2) for part in (q, *kv)]
 
     def _bias(
         self,
-        rows: Int[Tensor, "tile_rows tile block"],
-        columns: Int[Tensor, "tile_columns tile block"],
+        rows: Int[Tensor, "tile_rows 1 tile 1 block 1"],
+        columns: Int[Tensor, "tile_columns 1 tile 1 block"],
         *,
         like: Tensor,
     ) -> Float[Tensor, "*tiles #heads queries keys"] | None:
@@ -94,12 +111,30 @@ class Neighborhood(nn.Module):
         size = 2 * self.kernel_size - 1
         table = like.new_zeros(1, size, size) if self.rpb is None else self.rpb
         table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
-        bias = table[:, rows[:, None, :, None, :, None], columns[None, :, None, :, None, :]]
-        return bias.flatten(5, 6).flatten(3, 4).flatten(1, 2).transpose(0, 1)
+        bias = table[:, rows, columns].flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        return bias.transpose(0, 1).contiguous()
+
+
+def tiles_on(
+    grid: Grid, kernel_size: int, tile: int, device: torch.device | None = None
+) -> tuple[
+    Int[Tensor, "keys tiles"],
+    Int[Tensor, "tile_rows 1 tile 1 block 1"],
+    Int[Tensor, "tile_columns 1 tile 1 block"],
+]:
+    """The positions of each tile's keys, and their offsets from its queries down and right."""
+    rows, down = blocks(grid.height, kernel_size, tile, device)
+    columns, right = blocks(grid.width, kernel_size, tile, device)
+    keys = rows.T[:, None, :, None] * grid.width + columns.T[None, :, None, :]
+    return (
+        keys.flatten(0, 1).flatten(1),
+        down[:, None, :, None, :, None],
+        right[:, None, :, None, :],
+    )
 
 
 def blocks(
-    length: int, kernel_size: int, tile: int, device: torch.device
+    length: int, kernel_size: int, tile: int, device: torch.device | None
 ) -> tuple[Int[Tensor, "tiles block"], Int[Tensor, "tiles tile block"]]:
     """For each tile of queries along a side: positions of its keys, and their offsets.
 

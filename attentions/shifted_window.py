@@ -71,5 +71,6 @@ ATTENTION = AttentionSpec(
     traps=(
         "no shift along a side that is no longer than the window",
         "the mask is made once for the grid, not on every call",
+        "fused takes windows as heads, since a kernel repeats a bias for images, not for windows",
     ),
 )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import attentions
 from attentions import Grid
@@ -42,6 +43,16 @@ MIXES_IMAGES: dict[str, str] = {}
 # entries of its table, in fp64 16 million reads a head and ten seconds. A point for every fourth
 # token in a row and column leaves the same sums over the same map.
 ON_LARGE_MAPS: dict[str, dict[str, Any]] = {"dat": {"stride": 4}}
+
+# Operators that make positions, indices and masks, and what may be made at each call: dat's centres
+# would be rounded in a buffer, and quadtree's numbers of heads depend on the batch. dat's bias
+# depends on the image, by its definition.
+MAKERS = {
+    "arange", "linspace", "zeros", "new_zeros", "full", "new_full", "ones", "new_ones", "where",
+    "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "meshgrid", "cartesian_prod",
+}  # fmt: skip
+MADE_AT_EACH_CALL = {"dat": {"linspace"}, "quadtree": {"arange"}}
+BIAS_OF_AN_IMAGE = {"dat"}
 
 
 def first_draw(name: str, *grids: Grid) -> Draw:
@@ -294,6 +305,46 @@ def test_map_may_differ_from_the_one_built_for(name: str, impl: str) -> None:
         x = there.input().double()
         with torch.inference_mode():
             torch.testing.assert_close(module(x), expected(x), rtol=1e-9, atol=1e-11)
+
+
+class BiasOf(TorchFunctionMode):
+    """Keeps the biases that scaled_dot_product_attention is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        bias = (kwargs or {}).get("attn_mask")
+        if func is torch.nn.functional.scaled_dot_product_attention and bias is not None:
+            self.biases.append(bias)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if name not in BIAS_OF_AN_IMAGE])
+def test_a_bias_is_given_once_for_all_images(name: str) -> None:
+    """What the attention kernel gets as a bias does not grow with the batch, not even as a view:
+    on CUDA the kernel pads it, and so copies an expanded one.
+    """
+    draw = narrow(name, Grid(14, 14))
+    module, shapes = draw.build("fused"), []
+    for batch in (1, 3):
+        with torch.inference_mode(), BiasOf() as seen:
+            module(draw.input(batch))
+        shapes.append([bias.shape for bias in seen.biases])
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
+def test_positions_are_not_made_anew_at_each_call(name: str, impl: str) -> None:
+    """On the map that it was built for, a module dispatches no operator that makes a tensor of
+    numbers known before, or compares them.
+    """
+    draw = narrow(name, Grid(14, 14))
+    module, x = draw.build(impl), draw.input()
+    with torch.inference_mode():
+        made = MAKERS & set(_dispatch.trace(functools.partial(module, x)).names)
+    assert made <= MADE_AT_EACH_CALL.get(name, set())
 
 
 @pytest.mark.parametrize("name", NAMES)
