@@ -354,7 +354,8 @@ class AbComparison:
             order = slice_order(self.rules.abba_cycles, first=block % 2)
             return pool.retry(lambda: measure(sides, order, slices)), slices
         except CaseFailed as error:
-            outcomes: dict[Which, Outcome] = {w: error.failure for w in sides if w == error.slot}
+            failure = _with_remedy(error.failure)
+            outcomes: dict[Which, Outcome] = {w: failure for w in sides if w == error.slot}
         alone = [which for which in sides if which not in outcomes]
         try:
             outcomes |= pool.retry(lambda: measure(alone, alone, []))
@@ -442,6 +443,19 @@ class AbComparison:
             row = build_record(case, outcomes, None, self.environments.get(which))
             rows.append(row | {"settings": pair.head.settings})
         return rows
+
+
+def _with_remedy(failure: Failed) -> Failed:
+    """The failure of a side whose rival held the case too, with what to do where memory ran out."""
+    if failure.kind != "out_of_memory":
+        return failure
+    return dataclasses.replace(failure, message=f"{failure.message}; {_MORE_ROOM}")
+
+
+_MORE_ROOM = (
+    "both versions hold the case at once, so its weights and inputs are there twice: take a "
+    "smaller batch, or `vitbench run` with each version and `vitbench compare`"
+)
 
 
 def blocks_needed(cases: int) -> int:

@@ -297,6 +297,20 @@ def test_what_fails_on_both_sides_never_passes(
     assert workers.alive == 0
 
 
+def test_too_little_memory_for_two_says_what_to_do(workers: Workers, tmp_path: Path) -> None:
+    """Where the other version held the case too; not where one had the device alone."""
+    workers.fault = lambda side, one, request: (
+        Failed("out_of_memory", "CUDA out of memory")
+        if (one.attention, request) == ("hilo", messages.Sample)
+        else None
+    )
+    comparison(tmp_path / "ab", cases=CASES[1:2], max_blocks=1).measure()
+    reasons = [read_csv(tmp_path / "ab" / f"{side}.csv")[0]["message"] for side in ("base", "head")]
+    assert reasons[0].startswith("CUDA out of memory; both versions hold the case at once")
+    assert "`vitbench run` with each version" in reasons[0]
+    assert reasons[1] == "CUDA out of memory"
+
+
 RUINS = [
     ("cuda", "error", 1),
     ("cuda", "out_of_memory", 1),
