@@ -10,8 +10,8 @@ import torch
 from tests.simulated import State
 from tests.simulated.backend import Backend
 from tests.simulated.gpu import backend_of, install
-from tests.simulated.nvml import HERTZ
-from vitbench.devices import Call, cuda
+from tests.simulated.nvml import HERTZ, WATTS
+from vitbench.devices import Call, Unreadable, cuda
 from vitbench.instruments import timing
 from vitbench.instruments.timing import Timing, TimingRule
 
@@ -68,6 +68,20 @@ def test_heat_that_stays_is_kept_and_said(monkeypatch: pytest.MonkeyPatch) -> No
     columns = watch.columns(found.chunks)
     assert columns["throttle_reasons"] == ["thermal slowdown (hardware)"]
     assert columns["sm_clock_hz"] == HERTZ / 2
+    assert columns["throttled_share"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_heat_that_goes_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause lets it go, after which the GPU is warmed up again: every sample that is kept is one
+    at the full clock."""
+    device, _, call = gpu_of(dataclasses.replace(IDLE, slow_to_s=2.0), monkeypatch)
+    watch = device.watch()
+    found = timing.measure(call, device.clock(), RULE, watch=watch)
+    assert found.retries == 1
+    assert found.samples == [pytest.approx(KERNEL_S * LAUNCHES, rel=0.01)] * len(found.samples)
+    columns = watch.columns(found.chunks)
+    assert not columns["throttle_reasons"]
+    assert columns["throttled_share"] == 0
 
 
 def test_a_power_cap_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +107,11 @@ def test_what_cannot_be_read_is_empty(monkeypatch: pytest.MonkeyPatch, state: St
     assert columns.get("gpu_idle_utilisation") is None
     assert columns.get("sm_clock_hz") is None
     assert columns.get("power_w") is None
-    assert device.energy_j(call, 0.1) is None
+    if state.is_part:
+        with pytest.raises(Unreadable, match="part"):
+            device.energy(call, 0.1)
+    else:
+        assert device.energy(call, 0.1) is None
     assert found.samples[-1] == pytest.approx(KERNEL_S * LAUNCHES, rel=0.01)
 
 
@@ -101,6 +119,39 @@ def test_others_are_seen_before_we_begin(monkeypatch: pytest.MonkeyPatch) -> Non
     """Their share of the GPU's time, in which ours is not."""
     device, _, _ = gpu_of(State(neighbour=0.6), monkeypatch)
     assert device.idle()["gpu_idle_utilisation"] == 0.6
+
+
+def test_others_are_seen_between_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once our own work has left NVML's reading: what a case did itself is nobody else's."""
+    device, _, call = gpu_of(State(neighbour=0.3, neighbour_from_s=5.0), monkeypatch)
+    device.start(1)
+    timed(device, call)
+    assert device.idle()["gpu_idle_utilisation"] == 0
+    timed(device, call, dataclasses.replace(RULE, warmup_s=5.0, warmup_cap_s=9.0))
+    assert device.idle()["gpu_idle_utilisation"] == 0.3
+
+
+def test_energy_beside_others_is_not_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They came while it was read: there is none, and the reason."""
+    for state, reason in (
+        (State(neighbour=0.3, neighbour_from_s=2.0), "others used the GPU for 30%"),
+        (State(neighbour_bytes=2**30, neighbour_from_s=2.0), "moved by 1024 MiB"),
+    ):
+        device, _, call = gpu_of(state, monkeypatch)
+        device.start(1)
+        with pytest.raises(Unreadable, match=reason):
+            device.energy(call, 2.0)
+
+
+def test_energy_is_power_times_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From idle, at a clock that rises: what a call takes when it has risen."""
+    device, _, call = gpu_of(IDLE, monkeypatch)
+    device.start(1)
+    found = device.energy(call, 0.1)
+    assert found is not None
+    assert found.joules == pytest.approx(WATTS * KERNEL_S * LAUNCHES, rel=0.005)
+    assert found.ticks is not None
+    assert found.ticks >= 99
 
 
 def test_others_who_come_later_are_seen_by_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:

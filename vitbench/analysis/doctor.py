@@ -41,7 +41,7 @@ def findings(environment: Mapping[str, Any], host: HostSnapshot) -> list[Finding
         *_of_machine(cpu, host),
         *_of_code(environment["code"]),
         *_of_unused_devices(environment["unused_devices"]),
-        *_of_gpu(environment.get("gpu")),
+        *_of_gpu(environment.get("gpu"), str(environment.get("platform"))),
         *_of_energy(environment.get("energy")),
     ]
     return sorted(every, key=lambda finding: finding.grade or "A", reverse=True)
@@ -136,23 +136,29 @@ def _of_energy(energy: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding(energy["unreadable"], "energy can be read", remedy)
 
 
-def _of_gpu(gpu: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _of_gpu(gpu: Mapping[str, Any] | None, platform: str) -> Iterator[Finding]:
     if gpu is None:
         return
-    if "nvml" in gpu:
-        remedy = "install NVIDIA's driver library in this container"
-        yield Finding(gpu["nvml"], "clocks, temperature and power can be read", remedy)
+    if "unreadable" in gpu:
+        remedy = "on an NVIDIA GPU: install NVIDIA's driver library in this container"
+        if "microsoft" in platform:  # WSL
+            remedy = "put WSL's driver library into the loader's path: /usr/lib/wsl/lib"
+        good = "clocks, temperature and power can be read"
+        yield Finding(gpu["unreadable"], good, remedy, "B")
         return
     yield from _of_idle_gpu(gpu["idle"], gpu["memory_bytes"])
-    limit, usual = gpu["power_limit_w"], gpu["power_default_w"]
-    if gpu["persistence_mode"] == 0:
+    limit, usual = gpu.get("power_limit_w"), gpu.get("power_default_w")
+    if gpu.get("compute_mode") == "exclusive":
+        what = "the GPU's compute mode is exclusive: `vitbench ab` keeps two processes there"
+        yield Finding(what, "default", "nvidia-smi --compute-mode=DEFAULT (as root)")
+    if gpu.get("persistence_mode") == 0:
         what = "persistence mode is off: the driver is loaded anew for each process"
         yield Finding(what, "on", "nvidia-smi --persistence-mode=1 (as root)")
     if limit is not None and usual is not None and limit < usual:
         what, command = f"the power limit is {limit:.0f} W", f"nvidia-smi --power-limit={usual:.0f}"
         remedy = f"{command} (as root), or name the limit beside the figures"
         yield Finding(what, f"the board's {usual:.0f} W", remedy)
-    if gpu["mig_mode"]:
+    if gpu.get("mig_mode"):
         what = "the GPU is divided (MIG): a part of it is measured"
         yield Finding(what, "the whole GPU", "name the part beside the figures")
 

@@ -21,7 +21,7 @@ class Limit:
     column: str
     label: str
     b: float
-    c: float
+    c: float | None
     d: float | None
     scale: float = 1.0
     unit: str = ""
@@ -57,6 +57,17 @@ LIMITS = (
     Limit("steal_share", "share of the time that the hypervisor took:", 0.01, 0.05, 0.25, 100, "%"),
     Limit("cgroup_throttled_s", "the CPU quota stopped the process for", 0.0, 0.1, None, 1, " s"),
     Limit("gpu_idle_utilisation", "others used the GPU for", 0.02, 0.1, 0.5, 100, "% of the time"),
+    Limit("gpu_processes", "other processes on the GPU:", 0, None, None),
+    Limit("sm_clock_spread", "the GPU's clock moved by", 0.1, 0.3, None, 100, "%"),
+    Limit(
+        "throttled_share",
+        "heat held the GPU's clock down for",
+        0.01,
+        0.1,
+        None,
+        100,
+        "% of the time",
+    ),
     Limit(
         "gpu_memory_drift_bytes", "others' GPU memory moved by", 2**26, 2**30, None, 2**-20, " MiB"
     ),

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Call = Callable[[], Any]
 
+# Steady state over the device's own time, above which the device waits for the host.
+LAUNCH_BOUND_RATIO = 1.2
+
 AUTO = "auto"  # the first accelerator that is here, else the host
 
 # What the C library of a worker does with freed memory, see _malloc.set_allocator.
@@ -62,8 +65,9 @@ class Rules:
     rounds: Mapping[str, int] = field(
         default_factory=lambda: {"quick": 2, "default": 2, "thorough": 4}
     )
+    # Of quick runs it would take the most time; beside the others it is short.
     energy_s: Mapping[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("quick", "default", "thorough"), 0.5)
+        default_factory=lambda: {"quick": 0.0, "default": 2.0, "thorough": 2.0}
     )
     timing: Mapping[str, Any] = field(default_factory=dict)
     is_host: bool = False
@@ -125,10 +129,34 @@ class Memory:
     rss: int | None
 
 
+class Unreadable(Exception):
+    """A reading that a device cannot give. The message says why, and names no path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Of one call.
+
+    joules      that it takes
+    ticks       steps of the counter that they were read from; None where they are not counted
+    busy_share  of the time, in which the device computed; None where the host computes
+    """
+
+    joules: float
+    ticks: int | None = None
+    busy_share: float | None = None
+
+
 class Watch:
     """Reads the state of a device while a case is timed. This one has nothing to read."""
 
     read: Callable[[], dict[str, Any]] | None = None
+
+    def restart(self) -> None:
+        """The samples of the next reading begin now."""
+
+    def cool_down(self) -> None:
+        """Waits before samples are taken again."""
 
     def is_suspect(self, reading: Mapping[str, Any]) -> bool:
         """Whether the samples before this reading should be taken again."""
@@ -264,16 +292,23 @@ class Device(abc.ABC):
         """What the fingerprint says of this kind of device alone."""
         return {}
 
+    @property
+    def identity(self) -> str:
+        """What tells it from others of its name; "" where it is the machine's only one."""
+        return ""
+
     def idle(self) -> dict[str, Any]:
-        """What others do on it, read before this process does anything there, as columns."""
+        """What others do on it while this process does nothing there, as columns of which the
+        highest counts. Read before the first call, between cases and after them."""
         return {}
 
     def watch(self) -> Watch:
         """A watch over the device, which begins now."""
         return Watch()
 
-    def energy_j(self, call: Call, seconds: float) -> float | None:
-        """Joules of one call, over so many seconds of calls; None where nothing counts them."""
+    def energy(self, call: Call, seconds: float) -> Energy | None:
+        """Of one call, over so many seconds of calls; None where nothing counts it, which the facts
+        say. Raises Unreadable where it cannot be told of this call."""
         return None
 
     def refuses(self, dtype: str) -> str | None:

@@ -7,15 +7,19 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from vitbench.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     import torch
 
-    from vitbench.devices._nvml import Gpu
+    from vitbench.devices._gpu import Gpu
 
 # With one of them every launch waits for the device: no launch is queued, and no time is a user's.
 _BLOCKING = ("CUDA_LAUNCH_BLOCKING", "HIP_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL")
+# Of the memory that is available now.
+_MEMORY_SHARE = 0.9
 _SHARED = "nvidia-smi --compute-mode=DEFAULT (as root)"
 
 
@@ -43,24 +47,13 @@ def reason_for_none() -> str:
     return ""
 
 
-def start(target: torch.device, gpu: Gpu | None, workers: int) -> None:
+def start(device: str, target: torch.device, gpu: Gpu | None, workers: int) -> None:
     """Computes a number there. Raises BadInput where that cannot be, or other processes keep so
     many workers from it."""
     import torch
 
-    name, mode = f"--device {target}", None if gpu is None else gpu.compute_mode()
-    for variable in _BLOCKING:
-        if (value := os.environ.get(variable, "0")) not in ("", "0"):
-            raise BadInput(
-                f"{name}: {variable}={value} makes every launch wait for the GPU, and no time "
-                f"would be a user's: unset {variable}"
-            )
-    properties = torch.cuda.get_device_properties(target)
-    if missing := _missing_kernels(properties, torch.cuda.get_arch_list()):
-        raise BadInput(
-            f"{name}: {missing}: install a build of torch for it, see "
-            "https://pytorch.org/get-started/locally, or try --device cpu"
-        )
+    name, mode = f"--device {device}", None if gpu is None else gpu.compute_mode()
+    _check_variables(name)
     if mode == "prohibited":
         raise BadInput(f"{name}: its compute mode is {mode}, so nothing can run there: {_SHARED}")
     if mode == "exclusive" and workers > 1:
@@ -75,12 +68,34 @@ def start(target: torch.device, gpu: Gpu | None, workers: int) -> None:
     if mode == "exclusive" and gpu is not None and gpu.processes():
         raise BadInput(held)
     try:
+        properties = torch.cuda.get_device_properties(target)
+        _check_kernels(name, properties, torch.cuda.get_arch_list())
         torch.zeros(1, device=target).add_(1).item()
     except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         if mode == "exclusive":  # whose ids a container does not show
             raise BadInput(held) from None
         reason = first_line(error).rstrip(".")
         raise BadInput(f"{name} cannot compute: {reason}; try --device cpu") from None
+    if properties.is_integrated:  # its memory is the host's, where the kernel would end a process
+        share = _MEMORY_SHARE * psutil.virtual_memory().available / properties.total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), target)
+
+
+def _check_variables(name: str) -> None:
+    for variable in _BLOCKING:
+        if (value := os.environ.get(variable, "0")) not in ("", "0"):
+            raise BadInput(
+                f"{name}: {variable}={value} makes every launch wait for the GPU, and no time "
+                f"would be a user's: unset {variable}"
+            )
+
+
+def _check_kernels(name: str, properties: Any, built_for: Sequence[str]) -> None:
+    if missing := _missing_kernels(properties, built_for):
+        raise BadInput(
+            f"{name}: {missing}: install a build of torch for it, see "
+            "https://pytorch.org/get-started/locally, or try --device cpu"
+        )
 
 
 def _missing_kernels(properties: Any, built_for: Sequence[str]) -> str:

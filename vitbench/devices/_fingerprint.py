@@ -32,6 +32,7 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "torch": torch_facts(),
         "device": device.name,
         "device_name": device.label,
+        "device_id": device.identity,
         "unused_devices": devices.unused(),
         "code": git_state(Path(__file__)),
         "plugins": {
@@ -57,6 +58,7 @@ def torch_facts() -> dict[str, Any]:
         "version": torch.__version__,
         "git": torch.version.git_version,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

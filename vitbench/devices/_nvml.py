@@ -9,6 +9,8 @@ from typing import Any
 
 import pynvml
 
+from vitbench.devices import Unreadable
+
 # Reasons for a lowered clock that make a measurement suspect (NVML's bit mask). The power cap is
 # none (0x04): many boards work at it under any full load.
 BAD_THROTTLE_REASONS = {
@@ -25,17 +27,20 @@ class GpuState:
 
     sm_clock_hz, max_sm_clock_hz, temperature_c, power_w, throttle (NVML's mask),
     energy_j (counter since the driver was loaded), utilisation (share of the last interval),
-    free_bytes
+    free_bytes, thermal_s and power_cap_s (counters of the time that heat or the power limit held
+    the clock down)
     """
 
-    sm_clock_hz: int | None
-    max_sm_clock_hz: int | None
-    temperature_c: int | None
-    power_w: float | None
-    throttle: int | None
-    energy_j: float | None
-    utilisation: float | None
-    free_bytes: int | None
+    sm_clock_hz: int | None = None
+    max_sm_clock_hz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    throttle: int | None = None
+    energy_j: float | None = None
+    utilisation: float | None = None
+    free_bytes: int | None = None
+    thermal_s: float | None = None
+    power_cap_s: float | None = None
 
     @property
     def bad_reasons(self) -> tuple[str, ...]:
@@ -53,7 +58,7 @@ class Gpu:
 
     def __init__(self, uuid: str) -> None:
         """`uuid` as torch gives it, with or without a prefix; that of a part of a divided GPU is
-        tried first. Raises GpuUnreadable.
+        tried first. Raises Unreadable.
         """
         bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
         try:
@@ -65,14 +70,16 @@ class Gpu:
                 self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
                 self.is_part = False
         except pynvml.NVMLError as error:
-            raise GpuUnreadable(f"NVML cannot read GPU {uuid}: {error}") from error
+            raise Unreadable(f"NVML cannot read GPU {uuid}: {error}") from error
+        if not self.is_part and (self._ask("MigMode") or (0,))[0]:
+            raise Unreadable(f"GPU {uuid} is divided (MIG), and NVML does not know the part")
 
     def state(self) -> GpuState:
         """The state now. Of a part of a GPU only its memory is its own: the rest is the board's."""
         memory = self._ask("MemoryInfo")
+        free_bytes = None if memory is None else int(memory.free)
         if self.is_part:
-            known = {field.name: None for field in dataclasses.fields(GpuState)}
-            return GpuState(**known | {"free_bytes": None if memory is None else int(memory.free)})
+            return GpuState(free_bytes=free_bytes)
         rates = self._ask("UtilizationRates")
         sm = pynvml.NVML_CLOCK_SM
         return GpuState(
@@ -83,18 +90,32 @@ class Gpu:
             throttle=self._ask("CurrentClocksThrottleReasons"),
             energy_j=_over_1000(self._ask("TotalEnergyConsumption")),
             utilisation=None if rates is None else rates.gpu / 100,
-            free_bytes=None if memory is None else int(memory.free),
+            free_bytes=free_bytes,
+            thermal_s=self._held_s(pynvml.NVML_PERF_POLICY_THERMAL),
+            power_cap_s=self._held_s(pynvml.NVML_PERF_POLICY_POWER),
         )
 
+    def _held_s(self, policy: int) -> float | None:
+        """How long a policy held the clock down so far: NVML counts nanoseconds."""
+        status = self._ask("ViolationStatus", policy)
+        return None if status is None else status.violationTime / 1e9
+
     def facts(self) -> dict[str, Any]:
-        """What does not change during a run: limits and driver."""
-        modes = self._ask("MigMode")
+        """What does not change during a run: the board, its limits and the driver."""
+        modes, pci, ecc = self._ask("MigMode"), self._ask("PciInfo"), self._ask("EccMode")
+        sm, memory = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
         return {
+            "pci_bus_id": None if pci is None else pci.busId,
+            "compute_mode": self.compute_mode(),
+            "ecc": None if ecc is None else bool(ecc[0]),
+            "max_sm_clock_hz": _hz(self._ask("MaxClockInfo", sm)),
+            "max_memory_clock_hz": _hz(self._ask("MaxClockInfo", memory)),
+            "application_sm_clock_hz": _hz(self._ask("ApplicationsClock", sm)),
             "driver": _ask(pynvml.nvmlSystemGetDriverVersion),
             "power_limit_w": _over_1000(self._ask("EnforcedPowerLimit")),
             "power_default_w": _over_1000(self._ask("PowerManagementDefaultLimit")),
             "persistence_mode": self._ask("PersistenceMode"),
-            "mig_mode": None if modes is None else modes[0],
+            "mig_mode": 1 if self.is_part else None if modes is None else modes[0],
         }
 
     def compute_mode(self) -> str | None:
@@ -122,10 +143,6 @@ def cuda_of_driver() -> tuple[int, int] | None:
     except pynvml.NVMLError:
         return None
     return version // 1000, version % 1000 // 10
-
-
-class GpuUnreadable(RuntimeError):
-    """NVML is absent, or it does not know the GPU."""
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:

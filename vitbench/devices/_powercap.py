@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitbench.devices import Call
+from vitbench.devices import Call, Unreadable
 
 ROOT = Path("/sys/class/powercap")
 # Drivers of the same counters. Where a package is under both, the last is read.
@@ -21,10 +21,6 @@ _READS = 40
 _LEAST_MOVES = 20
 # Of the reading's length, before it: clocks and power settle.
 _WARMUP_SHARE = 0.1
-
-
-class Unreadable(Exception):
-    """The counters cannot be read, or say nothing. The message says why, and names no path."""
 
 
 @dataclass(frozen=True, slots=True)

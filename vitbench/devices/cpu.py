@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitbench import devices
-from vitbench.devices import Call, Memory, Reading, Rules
+from vitbench.devices import Call, Energy, Memory, Reading, Rules
 
 RULES = Rules(
     title="CPU",
@@ -20,8 +20,6 @@ RULES = Rules(
     max_slowdown=0.10,  # it is shared more often than a GPU
     macs_per_s={"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9},
     rounds={"quick": 2, "default": 3, "thorough": 5},
-    # Of quick runs it would take the most time; beside the others it is short.
-    energy_s={"quick": 0.0, "default": 2.0, "thorough": 2.0},
     is_host=True,
 )
 
@@ -100,16 +98,15 @@ class Device(devices.Device):
         counters, reason = [zone.label for zone in zones], _powercap.reason_against(zones)
         return {"energy": {"counters": counters, "unreadable": reason}}
 
-    def energy_j(self, call: Call, seconds: float) -> float | None:
-        """By RAPL's counters of all packages and their memory. None where they cannot
-        be read: the environment says why, once for the run. Raises _powercap.Unreadable where they
-        fail meanwhile."""
+    def energy(self, call: Call, seconds: float) -> Energy | None:
+        """By RAPL's counters of all packages and their memory. None where they cannot be read: the
+        environment says why, once for the run. Raises Unreadable where they fail meanwhile."""
         from vitbench.devices import _powercap
 
         zones = _powercap.zones()
         if _powercap.reason_against(zones):
             return None
-        return _powercap.energy_j(call, seconds, zones)
+        return Energy(_powercap.energy_j(call, seconds, zones))
 
 
 def allocations(call: Call) -> list[int]:

@@ -1,16 +1,16 @@
-"""CUDA devices: a queue of launches, the caching allocator for memory, NVML for the GPU's state."""
+"""CUDA devices: a queue of launches, the caching allocator for memory, NVML for the GPU's state.
+
+With a torch that is built for ROCm the same names drive AMD's GPUs.
+"""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitbench.devices import Call, Watch, _accelerator, _queue
+from vitbench.devices import Call, Energy, Unreadable, Watch, _accelerator, _queue
 
 if TYPE_CHECKING:
-    from vitbench.devices._nvml import Gpu
+    from vitbench.devices._gpu import Gpu
 
 RULES = _accelerator.rules(
     "CUDA",
@@ -20,10 +20,6 @@ RULES = _accelerator.rules(
     is_indexed=True,
     driver="/proc/driver/nvidia",
 )
-
-
-# Of scaled_dot_product_attention; torch chooses among them by the shapes.
-_SDPA_BACKENDS = ("cudnn", "flash", "math", "mem_efficient")
 
 
 # cudaErrorMemoryAllocation: torch keeps the code of CUDA's own errors in `error_code`.
@@ -61,6 +57,7 @@ class Device(_accelerator.Accelerator):
     copy_numel = 2**28
     # The status of cuBLAS, which needs memory for its handles and workspaces, cuDNN, cuFFT, ...
     no_memory = r"\bCU[A-Z]+_(STATUS_)?(ALLOC_|INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_)FAILED\b"
+    _is_started = False
 
     @property
     def backend(self) -> Any:
@@ -83,7 +80,8 @@ class Device(_accelerator.Accelerator):
     def start(self, workers: int) -> None:
         from vitbench.devices import _cuda_start
 
-        _cuda_start.start(self.target, self.gpu(), workers)
+        _cuda_start.start(self.name, self.target, self.gpu(), workers)
+        self._is_started = True
 
     @classmethod
     def is_out_of_memory(cls, error: BaseException) -> bool:
@@ -101,91 +99,104 @@ class Device(_accelerator.Accelerator):
         return f"{self.label} only emulates bfloat16: take float16 or float32"
 
     def configure(self, threads: int) -> None:
-        """Also: this device is the current one, fp32 is computed as fp32, and attention may use all
-        its kernels.
-
-        torch has an old and a new set of switches for TF32 and refuses to read them where they
-        disagree, as when only the new are set: so first the old, then the new.
-        """
+        """Also: this device is the current one, and torch's switches for it are set."""
         import torch
+
+        from vitbench.devices import _cuda_settings
 
         super().configure(threads)
         torch.cuda.set_device(self.target)
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        for part in ("conv", "rnn"):
-            getattr(torch.backends.cudnn, part).fp32_precision = "ieee"
-        torch.backends.cudnn.benchmark = self.autotunes
-        for name in _SDPA_BACKENDS:
-            getattr(torch.backends.cuda, f"enable_{name}_sdp")(True)
+        _cuda_settings.set_switches(autotunes=self.autotunes)
+
+    @property
+    def identity(self) -> str:
+        from vitbench.devices import _gpu
+
+        return _gpu.identity(self.target)
 
     def facts(self) -> dict[str, Any]:
-        """The GPU's properties; the driver's facts where NVML answers."""
+        """The GPU's properties, what NVML tells of it, and torch's switches."""
+        from vitbench.devices import _cuda_settings
+
         properties = self._properties()
         facts: dict[str, Any] = {
             "name": properties.name,
+            "uuid": self.identity,
             "capability": f"{properties.major}.{properties.minor}",
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "l2_bytes": properties.L2_cache_size,
+            "is_integrated": bool(properties.is_integrated),
         }
-        from vitbench.devices import _nvml
-
         try:
-            gpu = _nvml.Gpu(str(properties.uuid))
+            gpu = self.read_gpu()
             facts |= gpu.facts() | {"idle": gpu.state().to_dict()}
-        except _nvml.GpuUnreadable as error:
-            facts["nvml"] = str(error)
-        return {"gpu": facts}
+        except Unreadable as reason:
+            facts["unreadable"] = str(reason)
+        return {"gpu": facts, "cuda_settings": _cuda_settings.facts()}
 
     def _properties(self) -> Any:
         import torch
 
         return torch.cuda.get_device_properties(self.target)
 
-    def gpu(self) -> Gpu | None:
-        """The GPU as NVML has it; None where NVML does not answer."""
-        from vitbench.devices import _nvml
+    def read_gpu(self) -> Gpu:
+        """What reads the GPU's state. Raises Unreadable."""
+        from vitbench.devices import _gpu
 
+        return _gpu.find(self.target)
+
+    def gpu(self) -> Gpu | None:
+        """The same; None where nothing does."""
         try:
-            return _nvml.Gpu(str(self._properties().uuid))
-        except _nvml.GpuUnreadable:
+            return self.read_gpu()
+        except Unreadable:
             return None
 
     def idle(self) -> dict[str, Any]:
+        from vitbench.devices import _gpu
+
         gpu = self.gpu()
-        return {} if gpu is None else {"gpu_idle_utilisation": gpu.state().utilisation}
+        return {} if gpu is None else _gpu.idle(gpu, was_used=self._is_started)
 
     def queue(self) -> _queue.Queue:
         return _Queue(self)
 
     def cache_bytes(self) -> int:
-        return int(self._properties().L2_cache_size)
-
-    def watch(self) -> Watch:
-        gpu = self.gpu()
-        return Watch() if gpu is None else GpuWatch(self, gpu)
-
-    def energy_j(self, call: Call, seconds: float) -> float | None:
-        """From NVML's energy counter."""
-        gpu = self.gpu()
-        before = None if gpu is None else gpu.state().energy_j
-        if gpu is None or before is None:
-            return None
-        calls, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            for _ in range(10):
-                call()
-            self.synchronize()
-            calls += 10
-        after = gpu.state().energy_j
-        return None if after is None else (after - before) / calls
-
-    def uses_tf32(self) -> bool:
+        """torch tells of the L2 cache alone; AMD's GPUs have an Infinity Cache of up to 256 MiB
+        behind it."""
         import torch
 
-        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+        l2_bytes = int(self._properties().L2_cache_size)
+        return l2_bytes if torch.version.hip is None else max(l2_bytes, 2**28)
+
+    def watch(self) -> Watch:
+        import torch
+
+        from vitbench.devices import _gpu
+
+        gpu = self.gpu()
+        if gpu is None:
+            return Watch()
+        return _gpu.GpuWatch(gpu, lambda: torch.cuda.memory_reserved(self.target))
+
+    def energy(self, call: Call, seconds: float) -> Energy | None:
+        """By NVML's counter, where nobody else is on the GPU. None where the GPU's state cannot be
+        read at all."""
+        from vitbench.devices import _gpu
+
+        gpu = self.gpu()
+        if gpu is None:
+            return None
+        watch, clock = self.watch(), self.clock()
+        energy = _gpu.energy(call, seconds, gpu, clock, self.queue())
+        _gpu.check_alone(self.idle() | watch.neighbours())
+        return energy
+
+    def uses_tf32(self) -> bool:
+        from vitbench.devices import _cuda_settings
+
+        return _cuda_settings.uses_tf32()
 
     def capture(self, call: Call) -> tuple[Call, Any]:
         import torch
@@ -200,46 +211,3 @@ class Device(_accelerator.Accelerator):
         with torch.cuda.graph(graph):
             output = call()
         return graph.replay, output
-
-
-class GpuWatch(Watch):
-    """NVML's readings between samples."""
-
-    def __init__(self, device: Device, gpu: Gpu) -> None:
-        self._device = device
-        self._gpu = gpu
-        self._free_before = self._free_of_others()
-        self.read = lambda: gpu.state().to_dict()
-
-    def _free_of_others(self) -> int | None:
-        """Free memory with what this process holds given back: it moves with others only.
-
-        In a container the ids of other processes cannot be seen; this can.
-        """
-        import torch
-
-        free = self._gpu.state().free_bytes
-        return None if free is None else free + torch.cuda.memory_reserved(self._device.target)
-
-    def is_suspect(self, reading: Mapping[str, Any]) -> bool:
-        return bool(reading["bad_reasons"])
-
-    def columns(self, readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        if not readings:
-            return {}
-
-        def seen(name: str) -> list[Any]:
-            return [reading[name] for reading in readings if reading[name] is not None]
-
-        return {
-            "sm_clock_hz": min(seen("sm_clock_hz"), default=None),
-            "temperature_c": max(seen("temperature_c"), default=None),
-            "power_w": statistics.mean(seen("power_w")) if seen("power_w") else None,
-            "throttle_reasons": sorted({r for reasons in seen("bad_reasons") for r in reasons}),
-        }
-
-    def neighbours(self) -> dict[str, Any]:
-        free = self._free_of_others()
-        if free is None or self._free_before is None:
-            return {}
-        return {"gpu_memory_drift_bytes": abs(free - self._free_before)}

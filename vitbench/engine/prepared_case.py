@@ -48,6 +48,7 @@ class PreparedCase:
     @passes.guarded
     def sample(self, seconds: float) -> list[float]:
         """Samples of so many seconds, at least one: seconds of one call."""
+        self._watch.restart()
         start = host.read()
         with passes.conditions(self._case, self._plugins):
             samples_s = timing.turn(self._call, self._clock, self._timing, seconds)

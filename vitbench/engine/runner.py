@@ -174,6 +174,7 @@ def _check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     """Raises BadInput where a resumed run would mix two machines or two versions of torch."""
     for name, old, new in (
         ("device", before["device_name"], now["device_name"]),
+        ("device of that name", before.get("device_id", ""), now.get("device_id", "")),
         ("torch", before["torch"]["version"], now["torch"]["version"]),
         ("number of threads", before["torch"]["threads"], now["torch"]["threads"]),
     ):

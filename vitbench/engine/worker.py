@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ class Worker:
     _device: devices.Device
     _threads: int
     _settings: settings.Settings
-    _idle_state: Mapping[str, Any]
+    _idle_state: list[Mapping[str, Any]]  # what others did before the case, and after it
 
     def __init__(self) -> None:
         self._prepared: prepared_case.PreparedCase | None = None
@@ -62,6 +63,7 @@ class Worker:
                     with_facts=request.with_facts,
                     weights=self._setup.weights,
                 )
+                self._look_at_others()
                 return self._finished(outcome)
             case messages.PrepareCase():
                 return self._prepare(request)
@@ -84,7 +86,7 @@ class Worker:
             host.limit_memory(request.memory_limit_bytes)
         try:
             self._device = device = devices.connect(request.device)
-            self._idle_state = device.idle()  # before anything of ours runs there
+            self._idle_state = [device.idle()]  # before anything of ours runs there
             device.start(request.workers)
         except BadInput as error:
             return messages.Refused(reason=str(error))
@@ -165,11 +167,23 @@ class Worker:
             self._prepared.discard()
             self._prepared = None
 
+    def _look_at_others(self) -> None:
+        """After a case that was alone on the device."""
+        self._idle_state = [self._idle_state[-1], self._device.idle()]
+
     def _finished(self, outcome: Outcome) -> messages.Reply:
         if isinstance(outcome, Measured):
-            outcome = dataclasses.replace(outcome, state={**outcome.state, **self._idle_state})
+            outcome = dataclasses.replace(outcome, state={**outcome.state, **self._others()})
         self._device.release()
         return messages.Finished(outcome=outcome)
+
+    def _others(self) -> dict[str, Any]:
+        """The highest of the readings, where there is any."""
+        readings: dict[str, list[Any]] = {}
+        for name, value in itertools.chain(*(state.items() for state in self._idle_state)):
+            readings.setdefault(name, []).append(value)
+        seen = {name: [v for v in values if v is not None] for name, values in readings.items()}
+        return {name: max(values, default=None) for name, values in seen.items()}
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitbench.instruments import Column, Workload
+from vitbench.devices import Unreadable
+from vitbench.instruments import NOTES, Column, Workload
 
 ORDER = 3
 COLUMNS = (
@@ -16,11 +17,23 @@ COLUMNS = (
         "memory together, whoever used them; empty where there is no counter",
         signed=True,
     ),
+    Column(
+        "energy_ticks", "", "steps of a GPU's energy counter that energy_j_img is read from", "int"
+    ),
+    Column("energy_busy_share", "share", "time that a GPU computed, while its energy was read"),
 )
+_NAMES = tuple(column.name for column in COLUMNS)
 
 
 def read(workload: Workload) -> Mapping[str, Any]:
     """Over as long as the workload says; 0: not at all."""
-    seconds, device = workload.energy_s, workload.device
-    energy_j = device.energy_j(workload.call, seconds) if seconds else None
-    return {"energy_j_img": None if energy_j is None else energy_j / workload.images}
+    if not workload.energy_s:
+        return dict.fromkeys(_NAMES)
+    try:
+        energy = workload.device.energy(workload.call, workload.energy_s)
+    except Unreadable as reason:
+        return dict.fromkeys(_NAMES) | {NOTES: f"energy: {reason}"}
+    if energy is None:
+        return dict.fromkeys(_NAMES)
+    values = (energy.joules / workload.images, energy.ticks, energy.busy_share)
+    return dict(zip(_NAMES, values, strict=True))

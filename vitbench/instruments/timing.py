@@ -89,11 +89,13 @@ def measure(
     """Warms up, samples until the rule says stop, and keeps every sample.
 
     The watch reads the state of the device between chunks of samples, outside their time. A chunk
-    whose reading is suspect is taken again, up to MAX_RETRIES times a case; what is suspect after
-    that is kept, since the reading says so. `max_calls` limits the calls of one sample (1 where
-    every call must be cold).
+    whose reading is suspect is taken again after a pause and a warm-up, up to MAX_RETRIES times a
+    case; what is suspect after that is kept, since the reading says so. `max_calls` limits the
+    calls of one sample (1 where every call must be cold).
     """
     timing = warmed(call, clock, rule, max_calls=max_calls)
+    if watch is not None:
+        watch.restart()
     start = clock.now()
     while True:
         chunk_size = max(rule.min_samples - len(timing.samples), len(timing.samples) // 4, 1)
@@ -108,6 +110,11 @@ def measure(
             if watch.is_suspect(state) and timing.retries < MAX_RETRIES and spent < rule.cap_s:
                 timing.retries += 1
                 del timing.samples[chunk_start:], timing.device_samples[device_start:]
+                pause = clock.now()
+                watch.cool_down()
+                _warm_up(call, clock, rule)  # an idle device's clock falls
+                watch.restart()
+                start += clock.now() - pause
                 continue
             timing.chunks.append(state)
         enough = len(timing.samples) >= rule.min_samples and spent >= rule.min_s

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from vitbench import instruments, runtimes
 from vitbench.cases import row
+from vitbench.devices import LAUNCH_BOUND_RATIO
 from vitbench.instruments import Column
 from vitbench.results.outcome import FAILURE_KINDS
-
-LAUNCH_BOUND_RATIO = 1.2
-
 
 _CASE = (
     Column(
@@ -111,13 +109,26 @@ COLUMNS: tuple[Column, ...] = (
     Column("cgroup_throttled_s", "s", "time the CPU quota stopped us, while sampling", signed=True),
     Column("involuntary_switches", "1/s", "involuntary context switches, while sampling"),
     Column("sm_clock_hz", "Hz", "lowest SM clock seen between samples"),
+    Column("sm_clock_spread", "share", "highest over lowest SM clock seen in a round, less 1"),
     Column("temperature_c", "°C", "highest GPU temperature seen", signed=True),
-    Column("power_w", "W", "median GPU power seen"),
+    Column("power_w", "W", "mean GPU power over the sampling: median over rounds"),
     Column("throttle_reasons", "", "clock limits seen that make the figure suspect", "text"),
+    Column("throttled_share", "share", "time that heat held the GPU's clock down, while sampling"),
+    Column(
+        "power_capped_share",
+        "share",
+        "time that the power limit held the GPU's clock down, while sampling: many boards work so "
+        "under any full load",
+    ),
     Column(
         "retries", "", "chunks of samples taken again under a lowered clock, over all rounds", "int"
     ),
-    Column("gpu_idle_utilisation", "share", "GPU utilisation before our first call: others' work"),
+    Column(
+        "gpu_idle_utilisation",
+        "share",
+        "others' work: GPU utilisation before our first call, between cases and after them",
+    ),
+    Column("gpu_processes", "", "other processes that compute on the GPU, then", "int"),
     Column(
         "gpu_memory_drift_bytes", "bytes", "GPU memory that others took or left meanwhile", "int"
     ),

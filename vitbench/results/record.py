@@ -8,7 +8,8 @@ from typing import Any
 from vitbench.analysis import stats, trust
 from vitbench.cases.case import Case
 from vitbench.cases.row import row_of
-from vitbench.results.columns import COLUMN_NAMES, FACT_COLUMNS, LAUNCH_BOUND_RATIO
+from vitbench.devices import LAUNCH_BOUND_RATIO
+from vitbench.results.columns import COLUMN_NAMES, FACT_COLUMNS
 from vitbench.results.outcome import (
     COUNTED,
     MEASURED,
@@ -139,10 +140,14 @@ def state_columns(states: Sequence[Mapping[str, Any]]) -> Record:
         "cgroup_throttled_s": max,
         "involuntary_switches": max,
         "sm_clock_hz": min,
+        "sm_clock_spread": max,
         "temperature_c": max,
         "power_w": stats.median,
+        "throttled_share": max,
+        "power_capped_share": max,
         "retries": sum,
         "gpu_idle_utilisation": max,
+        "gpu_processes": max,
         "gpu_memory_drift_bytes": max,
     }
     columns: Record = {

@@ -14,7 +14,7 @@ import torch
 
 from tests.simulated import state
 from tests.simulated.gpu import backend_of, install
-from vitbench.devices import Call, Memory, _accelerator, _queue, cpu, cuda
+from vitbench.devices import Call, Energy, Memory, _accelerator, _queue, cpu, cuda
 from vitbench.engine import child
 from vitbench.instruments import _dispatch
 
@@ -68,8 +68,8 @@ class Device(cuda.Device):
         events = cpu.allocations(call)
         return super().memory(lambda: self.simulated.allocator.repeat(events), held_bytes)
 
-    def energy_j(self, call: Call, seconds: float) -> float | None:
-        return super().energy_j(self.launches_of(call), seconds)
+    def energy(self, call: Call, seconds: float) -> Energy | None:
+        return super().energy(self.launches_of(call), seconds)
 
     def ceilings(self, dtypes: Sequence[str], seconds: float = 0.3) -> dict[str, Any]:
         """Far above anything, after work as they are measured by."""

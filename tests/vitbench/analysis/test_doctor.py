@@ -102,7 +102,8 @@ def test_a_good_machine_has_no_finding() -> None:
         ("gpu.persistence_mode", 0, "", ["persistence", "nvidia-smi"]),
         ("gpu.power_limit_w", 350.0, "", ["350 W", "700 W"]),
         ("gpu.mig_mode", 1, "", ["MIG"]),
-        ("gpu", {"nvml": "NVML cannot read GPU x"}, "", ["NVML cannot read GPU x"]),
+        ("gpu.compute_mode", "exclusive", "", ["exclusive", "vitbench ab", "nvidia-smi"]),
+        ("gpu", {"unreadable": "NVML cannot read GPU x"}, "B", ["NVML cannot read GPU x"]),
         ("energy.unreadable", "only root may read", "", ["only root may read", "chmod a+r"]),
         ("neighbour_cores", 1.25, "C", ["other processes kept busy 1.25 cores"]),
         ("contended_cores", 0.3, "B", ["contention", "--threads 7"]),
@@ -124,6 +125,14 @@ def test_flaws(place: str, value: Any, grade: str, words: list[str]) -> None:
     assert found.grade == grade
     for word in words:
         assert word in f"{found.what} | {found.limit} | {found.remedy}"
+
+
+def test_the_driver_library_of_wsl() -> None:
+    """It lies where a loader may not look, and the remedy names the folder."""
+    platform = "Linux-5.15.167.4-microsoft-standard-WSL2-x86_64-with-glibc2.39"
+    environment = changed("gpu", {"unreadable": "NVML cannot read GPU x"}) | {"platform": platform}
+    (found,) = doctor.findings(environment, QUIET)
+    assert "/usr/lib/wsl/lib" in found.remedy
 
 
 def test_the_worst_comes_first_and_decides() -> None:

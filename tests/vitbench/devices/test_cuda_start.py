@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -30,7 +31,8 @@ class Gpu:
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A GPU of torch's that computes."""
-    found = SimpleNamespace(name="A GPU", major=8, minor=6, gcnArchName="A GPU", fault=None)
+    found = SimpleNamespace(name="A GPU", major=8, minor=6, gcnArchName="A GPU")
+    found.fault, found.is_integrated = None, 0
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: BUILT_FOR)
     ones = torch.ones(1)
@@ -48,7 +50,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def start(gpu: Gpu | None = None, workers: int = 1) -> None:
     stand_in: Any = gpu
-    _cuda_start.start(torch.device("cuda:1"), stand_in, workers)
+    _cuda_start.start("cuda:1", torch.device("cuda:1"), stand_in, workers)
 
 
 @pytest.mark.parametrize("gpu", [None, Gpu(None), Gpu("default", {1, 2}), Gpu("exclusive", set())])
@@ -57,6 +59,22 @@ def test_a_gpu_that_computes(gpu: Gpu | None) -> None:
     start(gpu)
     if gpu is None or gpu.mode != "exclusive":
         start(gpu, workers=2)
+
+
+@pytest.mark.parametrize(("available", "share"), [(8, 0.45), (64, 1.0)])
+def test_memory_that_is_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, card: SimpleNamespace, available: int, share: float
+) -> None:
+    """An integrated GPU gets 90% of what is available, since the kernel would end a process."""
+    shares: list[float] = []
+    card.is_integrated, card.total_memory = 1, 16 * 2**30
+    memory = SimpleNamespace(available=available * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, _: shares.append(share)
+    )
+    start()
+    assert shares == [pytest.approx(share)]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vitbench.devices import Unreadable
 from vitbench.devices import _nvml as gpu
 
 
@@ -32,6 +33,13 @@ ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetPowerManagementDefaultLimit": 650_000,
     "nvmlDeviceGetPersistenceMode": 1,
     "nvmlDeviceGetMigMode": [0, 0],
+    "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=2_500_000_000),
+    "nvmlDeviceGetPciInfo": SimpleNamespace(busId="00000000:01:00.0"),
+    "nvmlDeviceGetEccMode": [1, 0],
+    "nvmlDeviceGetComputeMode": 3,
+    "nvmlDeviceGetApplicationsClock": 1755,
+    "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)],
+    "nvmlSystemGetCudaDriverVersion_v2": 12040,
 }
 STATE = gpu.GpuState(
     sm_clock_hz=1_410_000_000,
@@ -42,8 +50,16 @@ STATE = gpu.GpuState(
     energy_j=123.456,
     utilisation=0.37,
     free_bytes=30 * 2**30,
+    thermal_s=2.5,
+    power_cap_s=2.5,
 )
 FACTS = {
+    "pci_bus_id": "00000000:01:00.0",
+    "compute_mode": "exclusive",
+    "ecc": True,
+    "max_sm_clock_hz": 1_980_000_000,
+    "max_memory_clock_hz": 1_980_000_000,
+    "application_sm_clock_hz": 1_755_000_000,
     "driver": "570.1",
     "power_limit_w": 700.0,
     "power_default_w": 650.0,
@@ -73,6 +89,9 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
         fake = SimpleNamespace(
             NVMLError=NVMLError,
             NVML_CLOCK_SM=1,
+            NVML_CLOCK_MEM=2,
+            NVML_PERF_POLICY_POWER=0,
+            NVML_PERF_POLICY_THERMAL=1,
             NVML_TEMPERATURE_GPU=0,
             **{name: function(name) for name in ANSWERS},
         )
@@ -99,6 +118,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
         ("nvmlDeviceGetPowerManagementDefaultLimit", "power_default_w"),
         ("nvmlDeviceGetPersistenceMode", "persistence_mode"),
         ("nvmlDeviceGetMigMode", "mig_mode"),
+        ("nvmlDeviceGetPciInfo", "pci_bus_id"),
+        ("nvmlDeviceGetEccMode", "ecc"),
+        ("nvmlDeviceGetComputeMode", "compute_mode"),
+        ("nvmlDeviceGetApplicationsClock", "application_sm_clock_hz"),
     ],
 )
 def test_state_and_facts_in_si_units(nvml: FakeNvml, function: str, field: str) -> None:
@@ -107,6 +130,8 @@ def test_state_and_facts_in_si_units(nvml: FakeNvml, function: str, field: str) 
     nvml(function, "MIG-1234")
     board = gpu.Gpu("GPU-1234")
     missing = {field: None}
+    if function == "nvmlDeviceGetMaxClockInfo":  # it is asked of two clocks, and for two places
+        missing["max_memory_clock_hz"] = None
     assert dataclasses.asdict(board.state()) | missing == dataclasses.asdict(STATE) | missing
     assert board.facts() | missing == FACTS | missing
     assert (dataclasses.asdict(board.state()) | board.facts()).get(field) is None
@@ -116,7 +141,7 @@ def test_state_and_facts_in_si_units(nvml: FakeNvml, function: str, field: str) 
 def test_a_gpu_that_nvml_cannot_read(nvml: FakeNvml, function: str) -> None:
     """No library, or a board it does not know: one exception of ours, that names the GPU."""
     nvml(function)
-    with pytest.raises(gpu.GpuUnreadable, match="GPU 1234: Not Supported"):
+    with pytest.raises(Unreadable, match="GPU 1234: Not Supported"):
         gpu.Gpu("1234")
 
 
@@ -130,6 +155,26 @@ def test_the_uuid_has_its_prefix(nvml: FakeNvml, uuid: str, is_part: bool) -> No
     asked = [one[1] for one in calls if one[0] == "nvmlDeviceGetHandleByUUID"]
     assert asked == ["MIG-1234"] if is_part else ["MIG-1234", "GPU-1234"]
     assert board.is_part is is_part
+
+
+def test_a_divided_gpu_is_not_read_for_its_part(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where NVML knows the whole only, whose figures are those of all parts."""
+    monkeypatch.setitem(ANSWERS, "nvmlDeviceGetMigMode", [1, 1])
+    nvml("MIG-1234")
+    with pytest.raises(Unreadable, match="divided"):
+        gpu.Gpu("GPU-1234")
+
+
+def test_processes_and_the_driver(nvml: FakeNvml) -> None:
+    """As they are, or None where NVML does not tell."""
+    nvml("MIG-1234")
+    assert gpu.Gpu("1234").processes() == frozenset({7, 8})
+    assert gpu.cuda_of_driver() == (12, 4)
+    nvml("MIG-1234", "nvmlDeviceGetComputeRunningProcesses", "nvmlSystemGetCudaDriverVersion_v2")
+    assert gpu.Gpu("1234").processes() is None
+    assert gpu.cuda_of_driver() is None
 
 
 def test_a_part_of_a_gpu_tells_its_memory_only(nvml: FakeNvml) -> None:

@@ -127,7 +127,7 @@ def test_a_call_that_outlasts_the_reading(tree: Tree) -> None:
 def test_a_counter_that_stands_still(tree: Tree) -> None:
     """Says nothing of the call, and neither does one that moves once in a while: no figure."""
     root, made = tree(AMD), list[int]()
-    with pytest.raises(_powercap.Unreadable, match=r"moved 0 times in 0\.04 s"):
+    with pytest.raises(devices.Unreadable, match=r"moved 0 times in 0\.04 s"):
         _powercap.energy_j(lambda: None, SECONDS, _powercap.zones())
 
     def call() -> None:
@@ -135,7 +135,7 @@ def test_a_counter_that_stands_still(tree: Tree) -> None:
         if len(made) == 100:
             advance(root, {"intel-rapl:0": 1_000_000})
 
-    with pytest.raises(_powercap.Unreadable, match=r"moved [01] times"):
+    with pytest.raises(devices.Unreadable, match=r"moved [01] times"):
         _powercap.energy_j(call, SECONDS, _powercap.zones())
 
 
@@ -187,11 +187,11 @@ def workload(call: Callable[[], None], energy_s: float) -> Workload:
 def test_the_energy_of_an_image(tree: Tree) -> None:
     """Half of a call's, whose batch is two. Empty without counters, and where it is not asked
     for."""
-    assert energy.read(workload(lambda: None, SECONDS)) == {"energy_j_img": None}
+    assert energy.read(workload(lambda: None, SECONDS))["energy_j_img"] is None
     root = tree(AMD)
     thirsty = partial(advance, root, {"intel-rapl:0": 8_000_000})
-    assert energy.read(workload(thirsty, SECONDS)) == {"energy_j_img": pytest.approx(4.0)}
-    assert energy.read(workload(thirsty, 0.0)) == {"energy_j_img": None}
+    assert energy.read(workload(thirsty, SECONDS))["energy_j_img"] == pytest.approx(4.0)
+    assert energy.read(workload(thirsty, 0.0))["energy_j_img"] is None
 
 
 def test_a_counter_that_fails_is_a_note(tree: Tree) -> None:
@@ -203,4 +203,4 @@ def test_a_counter_that_fails_is_a_note(tree: Tree) -> None:
     assert outcome.facts is not None
     assert outcome.facts.columns.get("energy_j_img") is None
     notes = str(outcome.facts.columns["notes"])
-    assert notes.startswith("energy: Unreadable: the energy counters moved 0 times")
+    assert notes.startswith("energy: the energy counters moved 0 times")

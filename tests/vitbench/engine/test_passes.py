@@ -346,9 +346,10 @@ def test_what_a_mechanism_changes_does_not_reach_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line in, one line out: the environment first, then cases, a failure among them. Default
-    dtype, gradients and threads are as they were when the next case is measured, and what others
-    did when the worker started stands beside each measurement."""
-    monkeypatch.setattr(cpu.Device, "idle", lambda _: {"gpu_idle_utilisation": 0.3})
+    dtype, gradients and threads are as they were when the next case is measured, and the most that
+    others did before and after a case stands beside it."""
+    shares = iter((0.9, 0.3, None, 0.1))
+    monkeypatch.setattr(cpu.Device, "idle", lambda _: {"gpu_idle_utilisation": next(shares)})
     rude = layer(
         build="torch.set_default_dtype(torch.float64)\n"
         "torch.set_grad_enabled(False)\n"

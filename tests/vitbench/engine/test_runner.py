@@ -239,6 +239,7 @@ def test_resume_does_not_repeat_failures(workers: Workers, folder: Path) -> None
     ("changes", "words"),
     [
         ({"device_name": "Another CPU, 2 threads"}, "another device: A CPU, 2 threads, and here"),
+        ({"device_id": "GPU-b"}, "another device of that name: GPU-a, and here is GPU-b"),
         ({"torch": {"version": "9.9", "threads": 2}}, "another torch: 2.13, and here is 9.9"),
         ({"torch": {"version": "2.13", "threads": 1}}, "another number of threads: 2"),
     ],
@@ -246,10 +247,12 @@ def test_resume_does_not_repeat_failures(workers: Workers, folder: Path) -> None
 def test_another_machine_is_refused(
     workers: Workers, folder: Path, changes: dict[str, Any], words: str
 ) -> None:
-    """One run, one machine: its figures would not compare. Nothing is added to the journal."""
+    """One run, one machine, one GPU of several of a name: its figures would not compare. Nothing is
+    added to the journal."""
+    workers.environment = environment(device_id="GPU-a")
     interrupted(workers, folder, measured())
     before = (folder / JOURNAL).read_bytes()
-    workers.environment = environment(**changes)
+    workers.environment = environment(**{"device_id": "GPU-a"} | changes)
     with pytest.raises(BadInput, match=words):
         runner.resume(folder)
     assert (folder / JOURNAL).read_bytes() == before

@@ -125,6 +125,28 @@ def test_a_suspect_chunk_is_taken_again(bad: int) -> None:
     assert len(found.samples) == len(found.device_samples) >= RULE.min_samples
 
 
+def test_a_device_cools_down_and_is_warm_again() -> None:
+    """Before samples are taken again there are a pause and a warm-up, which are no part of the
+    sampling's time; the next reading begins after them."""
+    clock = ScriptedClock(lambda _: 0.01)
+    starts: list[tuple[float, int]] = []
+
+    class HotWatch(ScriptedWatch):
+        def cool_down(self) -> None:
+            clock.time += 30.0
+
+        def restart(self) -> None:
+            starts.append((clock.time, clock.calls))
+
+    rule = dataclasses.replace(RULE, warmup_s=0.5, cap_s=2.0)
+    found = measure(clock, rule, watch=HotWatch(1))
+    (first_s, first), (again_s, again) = starts
+    assert again_s - first_s > 30.5
+    assert again - first >= RULE.min_samples + 50
+    assert found.stopped_by == "noise"
+    assert len(found.samples) >= RULE.min_samples
+
+
 def test_what_stays_suspect_is_kept_and_told() -> None:
     """After three times the samples stand, and the readings beside them say so."""
     watch = ScriptedWatch(10**9)
