@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def state() -> State:
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The device is known here and in the workers that are started."""
     from vitbench import devices
-    from vitbench.engine import child
+    from vitbench.engine import child, device_lock
 
     cached = (devices.names, devices._module, devices.connect)
     monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(FOLDER / "devices")])
@@ -69,6 +70,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(child, "_ENTRY", FOLDER / "entry.py")
     for function in cached:
         function.cache_clear()
-    yield
+    with tempfile.TemporaryDirectory() as folder:  # each has a GPU of its own
+        monkeypatch.setattr(device_lock, "FOLDER", Path(folder))
+        yield
     for function in cached:
         function.cache_clear()

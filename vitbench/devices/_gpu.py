@@ -58,10 +58,8 @@ class Gpu(Protocol):
 
 
 def identity(target: torch.device) -> str:
-    """The UUID of a GPU, or of a part of a divided one."""
-    import torch
-
-    uuid = str(torch.cuda.get_device_properties(target).uuid)
+    """The UUID of a GPU, or of a part of a divided one. Raises Unreadable."""
+    uuid = str(_properties(target).uuid)
     return _part(target.index or 0) or f"GPU-{uuid.removeprefix('GPU-')}"
 
 
@@ -73,11 +71,17 @@ def find(target: torch.device) -> Gpu:
 
     if torch.version.hip is not None:
         raise Unreadable("the state of an AMD GPU (ROCm) is not read")
+    is_integrated = _properties(target).is_integrated
+    return _tegra.Gpu() if is_integrated else _nvml.Gpu(identity(target))
+
+
+def _properties(target: torch.device) -> Any:
+    import torch
+
     try:
-        is_integrated = torch.cuda.get_device_properties(target).is_integrated
+        return torch.cuda.get_device_properties(target)
     except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         raise Unreadable(f"CUDA does not start: {first_line(error)}") from error
-    return _tegra.Gpu() if is_integrated else _nvml.Gpu(identity(target))
 
 
 def _part(index: int) -> str:

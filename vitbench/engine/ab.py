@@ -29,6 +29,7 @@ from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.cases.row import name_of
 from vitbench.engine import messages
+from vitbench.engine.device_lock import DeviceLock
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput, BrokenPlugin, writing
@@ -192,6 +193,7 @@ class AbComparison:
         self._open = {pair.head.id: 1 for pair in self.pairs if pair.base is not None}
         self._called: dict[str, Verdict] = {}
         self._start_s = time.monotonic()
+        self._lock = DeviceLock(self._add_time)
 
     def measure(self) -> Result:
         """Blocks until every case is settled. Writes the folder.
@@ -201,6 +203,7 @@ class AbComparison:
         with (
             writing(self._folder),
             (self._folder / READINGS).open("x", encoding="utf-8", newline="") as file,
+            self._lock,
         ):
             csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
             reserve_s = 0.0
@@ -217,6 +220,10 @@ class AbComparison:
                 # A block of the called cases takes no longer than one of more cases.
                 reserve_s = block_s * self._blocks_to_confirm()
         return self.finish()
+
+    def _add_time(self, waited_s: float) -> None:
+        """Waiting for another vitbench is none of the budget's time."""
+        self._start_s += waited_s
 
     def finish(self) -> Result:
         """Judges and writes what was measured, also after an interruption. Raises StorageFull."""
@@ -293,7 +300,7 @@ class AbComparison:
         random.Random(f"{self.plan.seed}-{block}").shuffle(order)
         settled = len(self.pairs) - len(order)
         self.blocks += 1
-        with Pool(self._specs(), self.plan.timeout_s) as pool:
+        with Pool(self._specs(), self.plan.timeout_s, self._lock) as pool:
             pool.start(*_ORDERS[block % 2])
             if block == 0:
                 self._check_plugins(pool)

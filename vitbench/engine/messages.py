@@ -60,6 +60,14 @@ class SetUp(_Message):
         return cls(**{name: getattr(plan, name) for name in names.split()} | fields)
 
 
+class Identify(_Message):
+    """Asks a new worker which device a name means, before it is set up. The reply is Identified, or
+    Refused."""
+
+    type: Literal["identify"] = "identify"
+    device: str
+
+
 class CheckWeights(_Message):
     """Asks whether the case's checkpoint fits its backbone. The reply is Accepted, or Refused."""
 
@@ -144,6 +152,13 @@ class Ready(_Message):
     ceilings: Ceilings | None = None
 
 
+class Identified(_Message):
+    """What tells the device from others of its name; "" where it is the machine's only one."""
+
+    type: Literal["identified"] = "identified"
+    identity: str
+
+
 class Refused(_Message):
     """The user asked for something that this machine or file cannot do."""
 
@@ -187,8 +202,8 @@ class Finished(_Message):
 
 
 Inquiry = CheckWeights | CheckPlugin | Describe | FindReasons
-Request = SetUp | Inquiry | Measure | PrepareCase | Sample | Finish | Discard
-Reply = Ready | Refused | Accepted | Described | Reasons | Sampled | Finished
+Request = SetUp | Identify | Inquiry | Measure | PrepareCase | Sample | Finish | Discard
+Reply = Ready | Identified | Refused | Accepted | Described | Reasons | Sampled | Finished
 
 _Parsed = TypeVar("_Parsed")
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])

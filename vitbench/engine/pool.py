@@ -13,6 +13,7 @@ from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
+from vitbench.engine.device_lock import DeviceLock
 from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.results.outcome import Failed
 from vitbench.subjects.plugins import is_backbone
@@ -52,12 +53,15 @@ class WorkerSpec:
 class Pool(Generic[Slot]):
     """One worker in each slot, from the first request on.
 
+    With a lock, an accelerator is kept from other processes of vitbench before it is used.
     A worker that dies, does not answer in `timeout_s`, or has a failure that its device does not
     get over, is ended; the next request to its slot starts another.
     """
 
-    def __init__(self, specs: Mapping[Slot, WorkerSpec], timeout_s: float) -> None:
-        self._specs, self._timeout_s = specs, timeout_s
+    def __init__(
+        self, specs: Mapping[Slot, WorkerSpec], timeout_s: float, lock: DeviceLock | None = None
+    ) -> None:
+        self._specs, self._timeout_s, self._lock = specs, timeout_s, lock
         self._children: dict[Slot, Child] = {}
         self._devices: dict[Slot, str] = {}
 
@@ -134,6 +138,14 @@ class Pool(Generic[Slot]):
         child = self._children.pop(slot, None)
         return "" if child is None else child.close()
 
+    def _keep(self, slot: Slot, device: str) -> None:
+        """Waits until no other vitbench measures on the device."""
+        if self._lock is None or devices.rules(device).is_host:
+            return
+        reply = self._children[slot].ask(messages.Identify(device=device), START_TIMEOUT_S)
+        if isinstance(reply, messages.Identified):
+            self._lock.acquire(reply.identity)
+
     def _setup_worker(self, slot: Slot) -> None:
         spec = self._specs[slot]
         for attempt in range(_START_ATTEMPTS):
@@ -141,6 +153,7 @@ class Pool(Generic[Slot]):
                 if slot not in self._children:
                     self._children[slot] = Child(spec.target)
                 request = spec.setup()
+                self._keep(slot, request.device)
                 reply = self._children[slot].ask(request, START_TIMEOUT_S)
                 break
             except (ChildDied, ChildTimeout) as error:

@@ -12,6 +12,7 @@ from vitbench import runtimes
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
+from vitbench.engine.device_lock import DeviceLock
 from vitbench.engine.messages import Finished, Measure, Ready, SetUp
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.errors import BadInput, BrokenPlugin
@@ -74,18 +75,24 @@ class _Runner:
 
     def carry_out(self, folder: Path) -> Run:
         """Measures what is open; derives the CSV files however that ends."""
+        spec, timeout_s = WorkerSpec(self._setup, self._on_ready), self._run.plan.timeout_s
         try:
-            for index in range(self._run.plan.rounds):
-                self._index = index
-                self._compilers: set[int] = set()  # processes that torch.compile keeps
-                spec = WorkerSpec(self._setup, self._on_ready)
-                with Pool({_SLOT: spec}, self._run.plan.timeout_s) as self._pool:
-                    if index == 0:
-                        self._pool.check_plugins(_SLOT, self._run.plan.plugins)
-                    self._measure_round()
+            with DeviceLock(self._add_time) as lock:
+                for index in range(self._run.plan.rounds):
+                    self._index = index
+                    self._compilers: set[int] = set()  # processes that torch.compile keeps
+                    with Pool({_SLOT: spec}, timeout_s, lock) as self._pool:
+                        if index == 0:
+                            self._pool.check_plugins(_SLOT, self._run.plan.plugins)
+                        self._measure_round()
         finally:
             derive(folder, self._run)
         return self._run
+
+    def _add_time(self, waited_s: float) -> None:
+        """Waiting for another vitbench is none of the budget's time."""
+        if self._budget is not None:
+            self._budget.ends_s += waited_s
 
     def _measure_round(self) -> None:
         for case in self._open_cases():

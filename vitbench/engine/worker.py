@@ -47,6 +47,8 @@ class Worker:
         match request:
             case messages.SetUp():
                 return self._setup_worker(request)
+            case messages.Identify():
+                return self._identify(request.device)
             case (
                 messages.CheckWeights()
                 | messages.CheckPlugin()
@@ -79,6 +81,12 @@ class Worker:
                 return messages.Accepted()
             case _:
                 assert_never(request)
+
+    def _identify(self, device: str) -> messages.Reply:
+        try:
+            return messages.Identified(identity=devices.connect(device).identity)
+        except (BadInput, devices.Unreadable) as error:
+            return messages.Refused(reason=str(error))
 
     def _setup_worker(self, request: messages.SetUp) -> messages.Reply:
         """Device, threads and memory of the process, and what it runs on."""

@@ -18,6 +18,7 @@ from vitbench.results.outcome import Counted, Failed
 PARAMS = (("alpha", 0.5), ("bias", True), ("name", "a\n\udce9\u2028"), ("size", 2), ("whole", 2.0))
 REQUESTS: list[messages.Request] = [
     messages.SetUp(device="cuda:1", plugins={"mine": Path("/a/\udce9.py")}, ceilings=("float32",)),
+    messages.Identify(device="cuda"),
     messages.CheckWeights(case=backbone_case()),
     messages.Measure(case=case(params=PARAMS), rule=None, with_facts=True),
     messages.Measure(case=case(), rule=TimingRule(), with_facts=False),
@@ -29,6 +30,7 @@ REQUESTS: list[messages.Request] = [
 REPLIES: list[messages.Reply] = [
     messages.Ready(device="cpu"),
     messages.Ready(device="cpu", environment=environment(), ceilings=ceilings()),
+    messages.Identified(identity="GPU-1234"),
     messages.Refused(reason="no"),
     messages.Accepted(),
     messages.Sampled(samples_s=(1e-3, 0.1 + 0.2)),
@@ -48,7 +50,7 @@ def test_each_survives_its_line() -> None:
         assert repr(read(line)) == repr(read(line.encode())) == repr(message)
 
 
-MEASURE = json.loads(messages.to_line(REQUESTS[3]))
+MEASURE = json.loads(messages.to_line(REQUESTS[4]))
 
 
 @pytest.mark.parametrize(

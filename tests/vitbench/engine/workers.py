@@ -14,6 +14,7 @@ class Workers:
     alive     workers that were not closed
     starting  faults of the next workers at their start
     refused   the sentence with which they refuse to start
+    identified  numbers of the workers that were asked which device a name means
     left      processes that a worker is found to have left running
     device    that they say they measure on
     """
@@ -25,6 +26,7 @@ class Workers:
         self.starting: list[BaseException] = []
         self.refused: str | None = None
         self.left: set[int] = set()
+        self.identified: list[int] = []
         self.device = "cpu"
 
     def make(self, target: Target) -> Worker:
@@ -50,6 +52,9 @@ class Worker:
 
     def _answer(self, request: messages.Request) -> messages.Reply:
         workers = self.workers
+        if isinstance(request, messages.Identify):
+            workers.identified.append(self.number)
+            return messages.Identified(identity="GPU-1234")
         if not isinstance(request, messages.SetUp):
             return workers.answer(self, request)
         if workers.starting:
