@@ -305,8 +305,9 @@ def test_a_comparison_leaves_a_gpu_its_warm_up() -> None:
     on_gpu = precision.timed(plan(device="cuda", rule=plans.rule_of("quick", "cuda", {}))).rule
     assert (on_gpu.warmup_calls, on_gpu.warmup_s) == plans.warmup_floor("cuda") == (10, 0.5)
     on_host = precision.timed(plan(rule=plans.rule_of("quick", "cpu", {}))).rule
-    assert (on_host.warmup_calls, on_host.warmup_s) == (3, 0.1)
-    assert (on_host.warmup_agree, on_host.sample_s) == (1.0, 0.002)
+    of_effort = plans.rule_of("quick", "cpu", {})
+    assert 0 < on_host.warmup_s < of_effort.warmup_s < on_gpu.warmup_s
+    assert on_host.warmup_calls < of_effort.warmup_calls < on_gpu.warmup_calls
 
 
 def test_both_sides_of_a_comparison_take_the_same_kernels() -> None:
