@@ -60,6 +60,10 @@ class Backend:
     def memory_reserved(self, device: object = None) -> int:
         return self.allocator.reserved
 
+    def mem_get_info(self, device: object = None) -> tuple[int, int]:
+        capacity = self.allocator.capacity
+        return capacity - self.allocator.reserved, capacity
+
     def reset_peak_memory_stats(self, device: object = None) -> None:
         self.allocator.reset_peaks()
 
@@ -68,6 +72,9 @@ class Backend:
 
     def max_memory_reserved(self, device: object = None) -> int:
         return self.allocator.highest_reserved
+
+    def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        return True
 
     def get_device_name(self, device: object = None) -> str:
         return "a simulated accelerator"

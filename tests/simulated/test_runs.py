@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.simulated import VARIABLE, State, installed
-from tests.vitbench.examples import read_csv
+from tests.vitbench.examples import layer, plugin, read_csv
 from vitbench.__main__ import run
 
-AXES = "--resolution 64 --dim 48 --heads 6 --batch-size 2 --effort quick --device accelerator"
+SIZE = "--resolution 64 --dim 48 --heads 6 --batch-size 2 --device accelerator"
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,21 @@ def measured(
 ) -> list[dict[str, str]]:
     """The rows of a run on a device in this state."""
     monkeypatch.setenv(VARIABLE, json.dumps(dataclasses.asdict(state)))
-    assert run(["run", "quick", *AXES.split(), *options.split(), "--out", str(folder)]) == status
+    assert (
+        run(
+            [
+                "run",
+                "quick",
+                "--effort",
+                "quick",
+                *SIZE.split(),
+                *options.split(),
+                "--out",
+                str(folder),
+            ]
+        )
+        == status
+    )
     return read_csv(folder / "records.csv")
 
 
@@ -77,7 +92,13 @@ def test_a_run_tells_the_truth(
     ("state", "grade", "reason"),
     [
         (State(is_readable=False), "B", "the device's clock and neighbours could not be read"),
+        (State(is_part=True), "B", "the device's clock and neighbours could not be read"),
         (State(neighbour=0.6), "D", "others used the GPU for 60% of the time"),
+        (
+            State(neighbour_bytes=2**31, neighbour_from_s=0.6),
+            "C",
+            "others' GPU memory moved by 2.05e+03 MiB",
+        ),
         (State(slow_to_s=1e3), "C", "the GPU lowered its clock: thermal slowdown (hardware)"),
     ],
 )
@@ -85,6 +106,8 @@ def test_the_state_of_the_device_is_in_the_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State, grade: str, reason: str
 ) -> None:
     """What was seen, and what could not be."""
+    if state.is_part:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     (row,) = measured(tmp_path / "run", monkeypatch, state, "--attention msa --rounds 2")
     assert row["trust"] == grade
     assert reason in row["trust_reasons"]
@@ -106,7 +129,9 @@ class Breaking(nn.Module):
             devices.connect("accelerator").simulated.allocator.allocate(2**40)
         if len(x) == 8:
             devices.connect("accelerator").simulated.is_broken = True
-        return x * 2
+        if len(x) == 32:
+            devices.connect("accelerator").simulated.hangs = True
+        return x.neg()
 
 
 ATTENTION = AttentionSpec(module=Breaking)
@@ -117,12 +142,12 @@ ATTENTION = AttentionSpec(module=Breaking)
 def test_what_breaks_a_process_costs_one_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of memory, and a fault after which every call of the process fails: the cases beside them
-    are measured, in other processes.
+    """Out of memory, a fault after which every call of the process fails, and a kernel that never
+    ends: the cases beside them are measured, in other processes.
     """
-    plugin = tmp_path / "breaking.py"
-    plugin.write_text(_BREAKING)
-    options = f"--plugin {plugin} --attention breaking --batch-size 1,2,4,8,16 --rounds 1"
+    path = plugin(tmp_path, "breaking", _BREAKING)
+    options = f"--plugin {path} --attention breaking --batch-size 1,2,4,8,16,32"
+    options += " --rounds 1 --timeout 20"
     rows = measured(tmp_path / "run", monkeypatch, State(), options, status=1)
     found = {int(row["batch_size"]): row["status"] for row in rows}
     assert found == {
@@ -131,7 +156,11 @@ def test_what_breaks_a_process_costs_one_case(
         4: "out_of_memory",
         8: "error",
         16: "measured",
+        32: "timeout",
     }
+    # Its output, of 4 x 4 tokens of 48 channels in fp32.
+    sizes = {row["batch_size"]: row["activation_memory_bytes"] for row in rows if row["macs"]}
+    assert sizes == {batch: str(int(batch) * 3072) for batch in ("1", "2", "16")}
 
 
 @pytest.mark.slow
@@ -165,3 +194,84 @@ def test_a_run_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for row, before in zip(again, whole, strict=True):
         assert [row[name] for name in exact] == [before[name] for name in exact]
         assert times(row) == pytest.approx(times(before), rel=0.01)
+
+
+@pytest.mark.slow
+def test_an_idle_clock_is_left_before_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device whose clock rises under load is measured at its full clock."""
+    state = State(idle_clock=0.2, rise_s=0.4)
+    (row,) = measured(tmp_path / "run", monkeypatch, state, "--attention msa --rounds 1")
+    assert times(row) == pytest.approx([int(row["operator_calls"]) * state.kernel_s] * 2, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_budget_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends in time, and its figures are true."""
+    start = time.monotonic()
+    rows = measured(tmp_path / "run", monkeypatch, State(), "--attention msa,sra --budget 60s")
+    assert time.monotonic() - start < 60
+    for row in rows:
+        operators = int(row["operator_calls"])
+        assert times(row) == pytest.approx([operators * State().kernel_s] * 2, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_second_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for by its index, and stands in the rows by it."""
+    options = "--attention msa --rounds 1 --device accelerator:1"
+    (row,) = measured(tmp_path / "run", monkeypatch, State(), options)
+    assert (row["device"], row["status"]) == ("accelerator:1", "measured")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("state", "grade", "finding"),
+    [
+        (State(), "A", ""),
+        (State(neighbour=0.3), "C", "others used the GPU for 30% of the time"),
+        (State(slow_to_s=1e3), "C", "the GPU lowers its clock: thermal slowdown (hardware)"),
+        (State(is_readable=False), "B", "NVML cannot read GPU"),
+    ],
+)
+def test_the_doctor_says_what_to_expect(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: State,
+    grade: str,
+    finding: str,
+) -> None:
+    """The findings of the device, and the trust that a run there would get at best."""
+    slow = dataclasses.replace(state, kernel_s=1e-4)
+    monkeypatch.setenv(VARIABLE, json.dumps(dataclasses.asdict(slow)))
+    assert run(["doctor", "--device", "accelerator", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert finding in "; ".join(each["what"] for each in report["findings"])
+    assert report["expected_trust"] >= grade
+    assert report["noise_floor"]["noise"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "launches", "status"),
+    [
+        (1, 20, 4),
+        pytest.param(6, 20, 3, marks=pytest.mark.slow),
+        pytest.param(6, 10, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_two_versions_are_compared_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, launches: int, status: int
+) -> None:
+    """The ratio of their times is that of their kernels; after enough blocks twice as many are a
+    regression, and equally many are none. After one block nothing is decided."""
+    monkeypatch.setenv(VARIABLE, json.dumps({"kernel_s": 1e-4}))
+    for side, times in (("base", 10), ("head", launches)):
+        text = layer(forward=f"for _ in range({times}):\n    y = y.neg()  # {side}", keywords="")
+        (tmp_path / side).mkdir()
+        plugin(tmp_path / side, "mine", text)
+    monkeypatch.chdir(tmp_path)
+    options = f"--plugin mine.py --attention mine --max-blocks {blocks} --json speed.json --out ab"
+    assert run(["ab", "base", "head", *SIZE.split(), *options.split()]) == status
+    (case,) = json.loads(Path("speed.json").read_text())["cases"]
+    assert case["ratio"]["value"] == pytest.approx((1 + launches) / 11, rel=0.01)

@@ -48,6 +48,11 @@ class Device(cuda.Device):
         if child._MARK in os.environ:  # not where a run is planned, or tests run
             install(self.simulated, self.state)
 
+    @property
+    def backend(self) -> Any:
+        """Also in the process that plans a run, where torch.cuda is torch's."""
+        return self.simulated
+
     @staticmethod
     def count() -> int:
         return 2
