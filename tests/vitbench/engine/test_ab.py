@@ -361,6 +361,12 @@ def test_a_worker_that_does_not_say_what_it_runs_on(
     assert workers.alive == 0
 
 
+def test_workers_know_that_they_are_two(workers: Workers, tmp_path: Path) -> None:
+    """So that a device which is for one process refuses before anything is measured."""
+    comparison(tmp_path / "ab", cases=CASES[:1], max_blocks=1).measure()
+    assert set(workers.shared_by) == {2}
+
+
 def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
     """One sentence with its name and the reason, and no worker is left."""
     workers.starting = [ChildDied("last output: ImportError: no")] * 3

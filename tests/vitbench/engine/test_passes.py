@@ -33,6 +33,7 @@ from vitbench.engine.messages import (
     Sample,
     SetUp,
 )
+from vitbench.errors import BadInput
 from vitbench.instruments import correctness
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Failed, Measured
@@ -418,6 +419,18 @@ def test_a_worker_leaves_memory_to_the_other_side(
         events.clear()
         serve(SetUp(device="cpu", threads=1, plugins=plugins), *requests)
         assert events == expected
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_worker_refuses_a_device_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words; the device is told how many workers use it at a time."""
+
+    def start(device: cpu.Device, workers: int) -> None:
+        raise BadInput(f"no room for {workers}")
+
+    monkeypatch.setattr(cpu.Device, "start", start)
+    (reply,) = serve(SetUp(device="cpu", workers=2))
+    assert reply == Refused(reason="no room for 2")
 
 
 @pytest.mark.usefixtures("settings")

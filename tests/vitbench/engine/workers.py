@@ -14,6 +14,7 @@ class Workers:
     alive     workers that were not closed
     starting  faults of the next workers at their start
     refused   the sentence with which they refuse to start
+    shared_by   how many workers each that was set up is told to be one of
     identified  numbers of the workers that were asked which device a name means
     left      processes that a worker is found to have left running
     device    that they say they measure on
@@ -27,6 +28,7 @@ class Workers:
         self.refused: str | None = None
         self.left: set[int] = set()
         self.identified: list[int] = []
+        self.shared_by: list[int] = []
         self.device = "cpu"
 
     def make(self, target: Target) -> Worker:
@@ -57,6 +59,7 @@ class Worker:
             return messages.Identified(identity="GPU-1234")
         if not isinstance(request, messages.SetUp):
             return workers.answer(self, request)
+        workers.shared_by.append(request.workers)
         if workers.starting:
             raise workers.starting.pop(0)
         if workers.refused is not None:
