@@ -68,12 +68,12 @@ def test_a_graph_of_a_training_step_follows_its_input(device: Device, name: str)
         gradients = [tensor.grad for tensor in (subject.x, *parameters)]
         return [output, *(gradient for gradient in gradients if gradient is not None)]
 
-    replay, recorded = device.capture(call)
+    graph = device.capture(call)
     with torch.no_grad():
         subject.x.copy_(torch.randn_like(subject.x))
-    replay()
+    graph.replay()
     device.synchronize()
-    found = [tensor.clone() for tensor in recorded]
+    found = [tensor.clone() for tensor in graph.output]
     expected = call()
     assert len(found) == len(expected) == 2 + len(parameters)
     for result, eager in zip(found, expected, strict=True):

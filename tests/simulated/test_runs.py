@@ -163,6 +163,56 @@ def test_what_breaks_a_process_costs_one_case(
     assert sizes == {batch: str(int(batch) * 3072) for batch in ("1", "2", "16")}
 
 
+_WAITING = """
+from torch import nn
+from attentions import AttentionSpec
+
+
+class Waiting(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+
+    def forward(self, x):
+        return x * float(x.sum())
+
+
+ATTENTION = AttentionSpec(module=Waiting)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["forward", "forward_backward"])
+def test_a_graph_is_what_its_row_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """On a device that waits for its host, a graph takes the device's own time of the eager call,
+    and its energy can be read; its memory is that of the eager call, and its pool beside it; a
+    module that waits for the device has none.
+    """
+    plugin = tmp_path / "waiting.py"
+    plugin.write_text(_WAITING)
+    rows = measured(
+        tmp_path / "run",
+        monkeypatch,
+        State(kernel_s=1e-6),
+        f"--plugin {plugin} --attention msa,waiting --runtime eager,cuda-graph --mode {mode} "
+        "--rounds 1 --energy-time 0.1",
+    )
+    found = {(row["attention"], row["runtime"]): row for row in rows}
+    eager, graph = found["msa", "eager"], found["msa", "cuda-graph"]
+    assert times(graph)[0] == pytest.approx(times(eager)[1], rel=0.05)
+    assert (eager["launch_bound"], graph["launch_bound"]) == ("true", "false")
+    assert float(graph["energy_j_img"]) == pytest.approx(100 * times(graph)[0] / 2, rel=0.05)
+    assert eager["energy_j_img"] == ""
+    assert graph["peak_memory_bytes"] == eager["peak_memory_bytes"]
+    assert int(graph["graph_pool_bytes"]) >= int(graph["activation_memory_bytes"]) > 0
+    assert (graph["operator_calls"], eager["graph_pool_bytes"]) == ("", "")
+    waiting = found["waiting", "cuda-graph"]
+    assert waiting["status"] == "unsupported"
+    assert "cannot be recorded as a CUDA graph: called a synchronizing" in waiting["message"]
+    assert found["waiting", "eager"]["status"] == "measured"
+
+
 @pytest.mark.slow
 def test_the_gate_sees_a_slower_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

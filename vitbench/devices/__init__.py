@@ -147,6 +147,27 @@ class Energy:
     busy_share: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A call that a device recorded. Bytes.
+
+    replay      does all that the call did, on the same memory, and nothing else
+    output      what the call returned, which a replay fills anew
+    peak_bytes  by how much the allocator's level rose while it was recorded; a replay raises it no
+                further
+    pool_bytes  what the graph keeps for itself, in whole blocks of the allocator
+    """
+
+    replay: Call
+    output: Any
+    peak_bytes: int
+    pool_bytes: int
+
+
+class NotRecordable(Exception):
+    """A call does what no graph can hold, such as waiting for the device; the message says what."""
+
+
 class Watch:
     """Reads the state of a device while a case is timed. This one has nothing to read."""
 
@@ -327,10 +348,11 @@ class Device(abc.ABC):
         """Whether fp32 matrix products round their inputs to TF32."""
         return False
 
-    def capture(self, call: Call) -> tuple[Call, Any]:
-        """The call recorded as a graph: its replay, and the output that a replay fills.
+    def capture(self, call: Call) -> Graph:
+        """The call, run a few times and recorded as a graph.
 
-        Raises NotImplementedError where the device has no graphs.
+        Raises NotRecordable where the call cannot be recorded, NotImplementedError where the device
+        has no graphs.
         """
         raise NotImplementedError(f"{self.name} has no graphs of calls")
 

@@ -5,9 +5,10 @@ With a torch that is built for ROCm the same names drive AMD's GPUs.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
-from vitbench.devices import Call, Energy, Unreadable, Watch, _accelerator, _queue
+from vitbench.devices import Call, Energy, Graph, Unreadable, Watch, _accelerator, _queue
 
 if TYPE_CHECKING:
     from vitbench.devices._gpu import Gpu
@@ -198,16 +199,14 @@ class Device(_accelerator.Accelerator):
 
         return _cuda_settings.uses_tf32()
 
-    def capture(self, call: Call) -> tuple[Call, Any]:
+    def capture(self, call: Call) -> Graph:
+        from vitbench.devices import _cuda_graph
+
+        return _cuda_graph.capture(self, self._recording, call)
+
+    @functools.cached_property
+    def _recording(self) -> Any:
+        """The stream on which graphs are recorded."""
         import torch
 
-        stream = torch.cuda.Stream(self.target)
-        stream.wait_stream(torch.cuda.current_stream(self.target))
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # lazy initialisation must not be captured
-                call()
-        torch.cuda.current_stream(self.target).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = call()
-        return graph.replay, output
+        return torch.cuda.Stream(self.target)

@@ -76,7 +76,7 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
     def guarded_work(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | Failed:
         try:
             return work(*args, **kwargs)
-        except subjects.Unsupported as reason:
+        except (subjects.Unsupported, runtimes.Unsuitable) as reason:
             return Failed("unsupported", str(reason))
         except WrongOutput as reason:
             return Failed("wrong_output", str(reason))
@@ -141,7 +141,7 @@ def prepare(
     changed = [change for change in changed if change not in stayed]
     subject.device.load_libraries()
     settings.seed(subjects.seed_of(case))
-    with _stopwatch(spent, "prepare"):
+    with _stopwatch(spent, "prepare"), own.noted(case, plugins, subject.x):
         prepared = runtime.prepare(subject)
     watched = None
     if with_facts and behaviour.is_of_a_user(case, plugins):
@@ -199,6 +199,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
         call=prepared.call,
         images=case.batch_size,
         is_dispatched=prepared.is_dispatched,
+        kept_bytes=prepared.kept_bytes,
         energy_s=energy_s,
         counts=subjects.counts(case, plugins, subject.module),
     )
@@ -227,8 +228,8 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
 
 
 def _time(ready: Ready, rule: timing.TimingRule) -> tuple[timing.Timing, dict[str, Any]]:
-    call = ready.prepared.timed()
-    device = ready.subject.device
+    ready.prepared.begin()
+    call, device = ready.prepared.call, ready.subject.device
     clock, watch = device.clock(cold=ready.case.cold), device.watch()
     gc.collect()
     gc.disable()  # a collection inside a sample is not the layer's time

@@ -36,7 +36,8 @@ class PreparedCase:
                 case, plugins, with_facts=with_facts, energy_s=rule.energy_s, weights=weights
             )
             device = self._ready.subject.device
-            self._call = self._ready.prepared.timed()
+            self._ready.prepared.begin()
+            self._call = self._ready.prepared.call
             self._clock = device.clock(cold=case.cold)
             most = passes.most_calls(case)
             self._timing = timing.warmed(self._call, self._clock, rule, max_calls=most)

@@ -61,6 +61,7 @@ class Workload:
 
     images         in one call
     is_dispatched  torch dispatches the operators of a call one by one
+    kept_bytes     memory that the call works in and keeps, so that it is not seen to be taken
     energy_s       how long energy may be read; 0: it is not asked for
     counts         what MACs are counted from
     """
@@ -71,6 +72,7 @@ class Workload:
     call: Call
     images: int
     is_dispatched: bool
+    kept_bytes: int
     energy_s: float
     counts: Counts
 

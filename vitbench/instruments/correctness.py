@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,19 @@ def errors(output: Tensor, reference: Tensor) -> Errors:
         rms=float(difference.square().mean().sqrt() / scale),
         worst=float(difference.abs().max() / scale),
     )
+
+
+def joint_errors(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Errors:
+    """The errors over several tensors as over one: of tensors whose scales are not their own."""
+    squares = scales = worst = 0.0
+    for output, reference in zip(outputs, references, strict=True):
+        difference = output.double() - reference.double()
+        squares += float(difference.square().sum())
+        scales += float(reference.double().square().sum())
+        worst = max(worst, float(difference.abs().max()))
+    count = sum(reference.numel() for reference in references)
+    rms = max((scales / count) ** 0.5, sys.float_info.min)
+    return Errors((squares / count) ** 0.5 / rms, worst / rms)
 
 
 def worst_of(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ COLUMNS = (
 
 def read(workload: Workload) -> Mapping[str, Any]:
     """Of one call, after one that fills the caches."""
-    memory = measure(workload.device, workload.call, workload.module, (workload.x,))
+    memory = measure(
+        workload.device, workload.call, workload.module, (workload.x,), workload.kept_bytes
+    )
     return {
         "peak_memory_bytes": memory.peak,
         "activation_memory_bytes": memory.activation,
@@ -55,8 +58,14 @@ def held_bytes(module: nn.Module, inputs: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def measure(device: Device, call: Call, module: nn.Module, inputs: tuple[Tensor, ...]) -> Memory:
-    """The memory of one call, after one call that fills the caches.
+def measure(
+    device: Device,
+    call: Call,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    kept_bytes: int = 0,
+) -> Memory:
+    """The memory of one call, after one call that fills the caches; what it keeps is in it.
 
     Gradients that a training step made before are dropped, so that on every device those that it
     makes now count: a step begins with none.
@@ -65,4 +74,5 @@ def measure(device: Device, call: Call, module: nn.Module, inputs: tuple[Tensor,
     module.zero_grad(set_to_none=True)
     for x in inputs:
         x.grad = None
-    return device.memory(call, held_bytes(module, inputs))
+    memory = device.memory(call, held_bytes(module, inputs) + kept_bytes)
+    return dataclasses.replace(memory, activation=memory.activation + kept_bytes)

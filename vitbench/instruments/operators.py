@@ -12,7 +12,8 @@ COLUMNS = (
     Column(
         "operator_calls",
         "calls",
-        "operators that one call dispatches, views included; empty for a compiled call",
+        "operators that one call dispatches, views included; empty for a call that is compiled or "
+        "replayed from a graph",
         "int",
     ),
     Column(

@@ -61,25 +61,30 @@ class Subject(Protocol):
         """One forward pass, or one training step, of what runs the module."""
 
 
+class Unsuitable(Exception):
+    """A runtime cannot run this subject; the message is the reason, in words."""
+
+
 class Prepared:
     """A subject that is ready to run.
 
-    call           one call; it is checked, and all but the time is read from it
+    call           one call: what is checked, read and timed
     conversion_s   what conversion and the call that finishes it took; None: nothing is converted
     is_cached      an earlier process had converted it, and this one only read the result
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
+    kept_bytes     memory in which a call works and that it keeps between calls: it is in the peak
     """
 
     conversion_s: float | None = None
     is_cached = False
     is_dispatched = True
+    kept_bytes = 0
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
-    def timed(self) -> Call:
-        """The call that is timed, asked for once. Raises correctness.WrongOutput."""
-        return self.call
+    def begin(self) -> None:
+        """The call is timed from now on."""
 
     def fault(self) -> str | None:
         """Why the time that was taken is not that of a call, where it is not."""
@@ -99,7 +104,7 @@ class Runtime(Protocol):
         """Why nothing can run on a device, in words; None where it can. Without torch."""
 
     def prepare(self, subject: Subject) -> Prepared:
-        """Makes a subject ready to run."""
+        """Makes a subject ready to run. Raises Unsuitable, correctness.WrongOutput."""
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vitbench.devices import Call
 from vitbench.instruments import Column
 from vitbench.runtimes import Prepared, Rules, Subject
 
@@ -47,9 +46,8 @@ class Watched(Prepared):
 
     _graphs = 0
 
-    def timed(self) -> Call:
+    def begin(self) -> None:
         self._graphs = _counters("stats")["unique_graphs"]
-        return self.call
 
     def fault(self) -> str | None:
         if _counters("stats")["unique_graphs"] == self._graphs:

@@ -179,6 +179,7 @@ def workload(call: Callable[[], None], energy_s: float) -> Workload:
         call=call,
         images=2,
         is_dispatched=True,
+        kept_bytes=0,
         energy_s=energy_s,
         counts=Counts(parts=dict, closed_form=int, formula=int),
     )
