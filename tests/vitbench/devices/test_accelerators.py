@@ -19,11 +19,13 @@ from torch import nn
 
 from tests.simulated.allocator import MIB, rounded
 from tests.simulated.backend import Backend
+from tests.simulated.queue import Clocks
 from vitbench import devices
 from vitbench.devices import Call, _accelerator
 from vitbench.devices._accelerator import Accelerator
 from vitbench.errors import BadInput
-from vitbench.instruments import memory
+from vitbench.instruments import memory, timing
+from vitbench.instruments.timing import TimingRule
 
 KINDS = ("cuda", "xpu", "mps")
 
@@ -79,6 +81,50 @@ def test_a_clock_that_rises_after_its_rate_was_learnt(backend: Backend) -> None:
     clock.read(call, 10)
     backend.hertz *= 3
     assert clock.read(call, 10).device_s == pytest.approx(50 * 3e-6, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("launches", "waits"), [(20, True), (3000, False)])
+def test_gaps_that_cannot_be_hidden(
+    backend: Backend, kind: str, launches: int, waits: bool
+) -> None:
+    """A call that waits for the device, and one that its queue does not hold: no device time, or a
+    true one."""
+    call = backend.queue.call_of([2e-6] * launches, waits=waits)
+    device_s = device_of(kind).clock(cold=False).read(call, 5).device_s
+    assert device_s is None or not waits
+    assert device_s is None or device_s == pytest.approx(launches * 2e-6, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_warm_up_reaches_the_full_clock(backend: Backend, kind: str) -> None:
+    """Of a device whose clock rises under load: both times are those at its full clock."""
+    backend.queue.clocks = Clocks(idle=0.2, rise_s=0.4)
+    rule = TimingRule(**devices.rules(kind).timing)
+    call = backend.queue.call_of([2e-5] * 50)
+    found = timing.measure(call, device_of(kind).clock(cold=False), rule)
+    assert found.samples == pytest.approx([1e-3] * len(found.samples), rel=0.01)
+    assert found.device_samples == pytest.approx([1e-3] * len(found.samples), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_free_is_given_back(backend: Backend, kind: str) -> None:
+    """The reserve goes with the case that needed it; what is still held stays."""
+    device = device_of(kind)
+    backend.allocator.allocate(3 * MIB)
+    backend.allocator.repeat([100 * MIB, -100 * MIB])
+    device.release()
+    assert backend.allocator.reserved == 20 * MIB
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_device_raises_when_it_is_waited_for(backend: Backend, kind: str) -> None:
+    """A kernel's fault is not seen before, and after it every wait fails."""
+    device = device_of(kind)
+    backend.is_broken = True
+    for _ in range(2):
+        with pytest.raises(torch.AcceleratorError):
+            device.clock(cold=False).latency_s(backend.queue.call_of([1e-6]), 1)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
