@@ -261,9 +261,12 @@ class _CasePair:
 
     def _memory_compares(self) -> bool:
         """Whether peak memory compares between the sides: what an allocation takes follows the
-        version of torch, the device and its threads."""
+        version of torch, the device and its threads; a resident set is never the same twice."""
         base, candidate = self._both()
-        return all(str(base[name]) == str(candidate[name]) for name in ("torch", "device_name"))
+        is_resident = "resident" in (base.get("memory_source"), candidate.get("memory_source"))
+        return not is_resident and all(
+            str(base[name]) == str(candidate[name]) for name in ("torch", "device_name")
+        )
 
     def _changed(self) -> dict[str, tuple[object, object]]:
         """Exact columns that both sides have and that differ."""

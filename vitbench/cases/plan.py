@@ -6,7 +6,7 @@ import dataclasses
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,7 @@ class Plan:
 
     def order(self, round_index: int) -> list[Case]:
         """The cases of a round, shuffled so that no case always follows the same other."""
-        cases = list(self.cases)
-        random.Random(f"{self.seed}-{round_index}").shuffle(cases)
-        return cases
+        return shuffled(self.cases, f"{self.seed}-{round_index}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -105,6 +103,20 @@ class Plan:
             raise BadInput(
                 f"the run was begun by another version of vitbench, which must continue it: {error}"
             ) from None
+
+
+def shuffled(cases: Iterable[Case], seed: str) -> list[Case]:
+    """In an order that a seed decides; those of a runtime with threads of its own stand together,
+    since a worker serves no other beside them."""
+    chance, cases = random.Random(seed), list(cases)
+    chance.shuffle(cases)
+    groups = list(dict.fromkeys(group_of(case) for case in cases))
+    return sorted(cases, key=lambda case: groups.index(group_of(case)))
+
+
+def group_of(case: Case) -> str:
+    """What one worker may serve: a runtime that has threads of its own, or "" for all others."""
+    return case.runtime if runtimes.load(case.runtime).RULES.has_own_threads else ""
 
 
 # The name of a checkpoint in cases; older releases had such names among the plugins too.

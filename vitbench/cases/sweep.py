@@ -106,7 +106,7 @@ class Sweep:
         the device cannot do."""
         self.check()
         for name in self["runtime"]:
-            reason = runtimes.load(name).refuses(self.device)
+            reason = runtimes.missing(name) or self._refusal(name)
             if reason is not None:
                 raise BadInput(reason)
         cases = [
@@ -122,6 +122,15 @@ class Sweep:
             for point in self._points("backbone", head)
         ]
         return list(dict.fromkeys(cases))
+
+    def _refusal(self, runtime: str) -> str | None:
+        """Why a runtime can run none of the cases, where it cannot."""
+        refuses = runtimes.load(runtime).refuses
+        reasons = [
+            refuses(self.device, dtype, mode)
+            for dtype, mode in itertools.product(self["dtype"], self["mode"])
+        ]
+        return None if None in reasons else reasons[0]
 
     def _check_sizes(self) -> None:
         for dim, heads in itertools.product(self["dim"], self["num_heads"]):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
-import re
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from vitbench import devices
@@ -84,11 +81,13 @@ class Device(devices.Device):
         return Clock(self.scratch(2**27) if cold else None)
 
     def memory(self, call: Call, held_bytes: int) -> Memory:
+        from vitbench.instruments import host
+
         gc.collect()
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
-        activation = peak_of_events(allocations(call))
-        return Memory(held_bytes + activation, activation, None, peak_rss())
+        events: list[int] = []
+        resident = host.highest_resident_bytes(lambda: events.extend(allocations(call)))
+        activation = peak_of_events(events)
+        return Memory(held_bytes + activation, activation, None, resident)
 
     def facts(self) -> dict[str, Any]:
         """Which energy counters there are, and why they cannot be read."""
@@ -123,13 +122,3 @@ def allocations(call: Call) -> list[int]:
 def peak_of_events(events: Iterable[int]) -> int:
     """The highest level of a running sum that starts at zero."""
     return max(itertools.accumulate(events, initial=0))
-
-
-def peak_rss() -> int | None:
-    """The process's highest resident set (VmHWM), where /proc shows it."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    match = re.search(r"^VmHWM:\s*(\d+)", status, re.MULTILINE)
-    return None if match is None else int(match[1]) * 1024

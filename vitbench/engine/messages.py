@@ -37,6 +37,7 @@ class SetUp(_Message):
     weights         the checkpoint of every backbone
     workers         that use the device at a time
     autotune        whether libraries may choose among their kernels by trying them
+    artifacts       folder of what runtimes convert modules into
     environment     whether the reply describes hardware and software
     ceilings        dtypes for which the device's peak rates are measured
     """
@@ -50,6 +51,7 @@ class SetUp(_Message):
     allocator: Allocator = "steady"
     workers: int = 1
     autotune: bool = True
+    artifacts: Path | None = None
     environment: bool = False
     ceilings: tuple[str, ...] = ()
 
@@ -97,6 +99,14 @@ class FindReasons(_Message):
 
     type: Literal["find_reasons"] = "find_reasons"
     cases: tuple[Case, ...]
+
+
+class Convert(_Message):
+    """Converts the module of a case for its runtime, into a folder of its own. The reply is
+    Accepted, or Finished where that failed."""
+
+    type: Literal["convert"] = "convert"
+    case: Case
 
 
 class Measure(_Message):
@@ -202,7 +212,7 @@ class Finished(_Message):
 
 
 Inquiry = CheckWeights | CheckPlugin | Describe | FindReasons
-Request = SetUp | Identify | Inquiry | Measure | PrepareCase | Sample | Finish | Discard
+Request = SetUp | Identify | Inquiry | Convert | Measure | PrepareCase | Sample | Finish | Discard
 Reply = Ready | Identified | Refused | Accepted | Described | Reasons | Sampled | Finished
 
 _Parsed = TypeVar("_Parsed")

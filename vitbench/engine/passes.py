@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from vitbench.errors import BadInput, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
+from vitbench.runtimes import _artifact
 from vitbench.subjects import behaviour, check, settings
 from vitbench.subjects import build as subjects
 from vitbench.subjects import plugins as own
@@ -107,11 +108,19 @@ def measure(
     *,
     with_facts: bool,
     weights: Path | None = None,
+    artifacts: Path | None = None,
 ) -> Measured | Counted:
     """Checks, reads and times one case; without a rule it is not timed."""
     with conditions(case, plugins):
         energy_s = 0.0 if rule is None else rule.energy_s
-        ready = prepare(case, plugins, with_facts=with_facts, energy_s=energy_s, weights=weights)
+        ready = prepare(
+            case,
+            plugins,
+            with_facts=with_facts,
+            energy_s=energy_s,
+            weights=weights,
+            artifacts=artifacts,
+        )
         if rule is None:
             assert ready.facts is not None
             return Counted(ready.facts)
@@ -127,8 +136,10 @@ def prepare(
     with_facts: bool,
     energy_s: float,
     weights: Path | None = None,
+    artifacts: Path | None = None,
 ) -> Ready:
-    """Builds, runs, checks and, where asked, reads a case; under its `conditions`."""
+    """Builds, runs, checks and, where asked, reads a case; under its `conditions`. What its runtime
+    converts is among the artifacts."""
     if case.weights and weights is None:
         raise BadWeights(f"the checkpoint {case.weights} is not there: give it with --weights")
     spent: dict[str, float] = {}
@@ -142,7 +153,8 @@ def prepare(
     subject.device.load_libraries()
     settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"), own.noted(case, plugins, subject.x):
-        prepared = runtime.prepare(subject)
+        artifact = None if artifacts is None else artifact_of(case, artifacts)
+        prepared = runtime.prepare(subject, artifact)
     watched = None
     if with_facts and behaviour.is_of_a_user(case, plugins):
         watched = behaviour.FirstCall(subject)
@@ -159,6 +171,8 @@ def prepare(
         checked: dict[str, Any] = {}
         if with_facts:
             checked = check.check_values(case, subject, output, plugins, keeps_state=keeps_state)
+            if runtime.RULES.converts:
+                check.check_follows_input(case, subject, prepared.call)
     output_bytes = sum(tensor.nbytes for tensor in tensors_in(output))
     del output
     if with_facts:
@@ -174,13 +188,29 @@ def prepare(
     return ready
 
 
+@guarded
+def convert(case: Case, plugins: subjects.Plugins, weights: Path | None, artifacts: Path) -> None:
+    """Converts the module of a case for its runtime, where it was not converted before."""
+    runtime, folder = _runtime_of(case), artifact_of(case, artifacts)
+    if folder.exists():
+        return
+    with conditions(case, plugins), own.noted(case, plugins):
+        subject = subjects.build(case, plugins, weights)
+        _artifact.make(cast("runtimes.Converting", runtime), subject, folder)
+
+
+def artifact_of(case: Case, artifacts: Path) -> Path:
+    """The folder of what a case's module is converted into."""
+    return artifacts / f"{case.subject}-{case.runtime}-{case.id}"
+
+
 def _runtime_of(case: Case) -> runtimes.Runtime:
     """What runs the case. Raises Unsupported where that cannot be here."""
     try:
         runtime = runtimes.load(case.runtime)
     except BadInput as unknown:
         raise subjects.Unsupported(str(unknown)) from None
-    reason = runtime.refuses(case.device)
+    reason = runtimes.missing(case.runtime) or runtime.refuses(case.device, case.dtype, case.mode)
     if reason is not None:
         raise subjects.Unsupported(reason)
     return runtime
@@ -200,12 +230,15 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
         images=case.batch_size,
         is_dispatched=prepared.is_dispatched,
         kept_bytes=prepared.kept_bytes,
+        resident_before_bytes=prepared.resident_before_bytes,
         energy_s=energy_s,
         counts=subjects.counts(case, plugins, subject.module),
     )
     reads: dict[str, Callable[[], Mapping[str, Any]]] = {
         "fallback": lambda: {"fallback": subjects.fallback(case, plugins)},
-        "computed_dtype": lambda: {"computed_dtype": subjects.computed_dtype(case, plugins)},
+        "computed_dtype": lambda: {
+            "computed_dtype": prepared.computed_dtype or subjects.computed_dtype(case, plugins)
+        },
         "wasted_token_fraction": lambda: {
             "wasted_token_fraction": subjects.wasted_token_fraction(case, plugins)
         },

@@ -28,12 +28,18 @@ class PreparedCase:
         *,
         with_facts: bool,
         weights: Path | None = None,
+        artifacts: Path | None = None,
     ) -> None:
         """Raises whatever the mechanism raises; `prepare` returns that as data."""
         self._case, self._plugins = case, plugins
         with passes.conditions(case, plugins):
             self._ready = passes.prepare(
-                case, plugins, with_facts=with_facts, energy_s=rule.energy_s, weights=weights
+                case,
+                plugins,
+                with_facts=with_facts,
+                energy_s=rule.energy_s,
+                weights=weights,
+                artifacts=artifacts,
             )
             device = self._ready.subject.device
             self._ready.prepared.begin()

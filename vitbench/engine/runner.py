@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitbench import runtimes
+from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
 from vitbench.engine.device_lock import DeviceLock
-from vitbench.engine.messages import Finished, Measure, Ready, SetUp
+from vitbench.engine.messages import Accepted, Convert, Finished, Measure, Ready, SetUp
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
 from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.instruments.timing import TimingRule
 from vitbench.results import journal as journals
 from vitbench.results.csv import derive
-from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, discard
+from vitbench.results.folder import ARTIFACTS, ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, discard
 from vitbench.results.journal import Journal, Run
 from vitbench.results.outcome import Failed, Measured, Outcome
 
@@ -44,7 +46,7 @@ def measure(plan: Plan, folder: Path, on_progress: OnProgress | None = None) -> 
     """
     try:
         with journals.create(folder, plan) as journal:
-            return _Runner(Run(plan), journal, on_progress).carry_out(folder)
+            return _Runner(Run(plan), journal, folder, on_progress).carry_out()
     except BrokenPlugin:
         discard(folder, JOURNAL, RECORDS, SAMPLES, ENVIRONMENT)
         raise
@@ -57,7 +59,7 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     """
     journals.read(folder)  # a folder that holds no run is not locked, nor cut at its last newline
     with Journal(folder / JOURNAL) as journal:
-        return _Runner(journals.read(folder), journal, on_progress).carry_out(folder)
+        return _Runner(journals.read(folder), journal, folder, on_progress).carry_out()
 
 
 _SLOT = "run"
@@ -66,27 +68,32 @@ _SLOT = "run"
 class _Runner:
     """In each round a fresh worker measures every case once; another where it dies."""
 
-    def __init__(self, run: Run, journal: Journal, on_progress: OnProgress | None) -> None:
-        self._run, self._journal = run, journal
+    def __init__(
+        self, run: Run, journal: Journal, folder: Path, on_progress: OnProgress | None
+    ) -> None:
+        self._run, self._journal, self._folder = run, journal, folder
         self._on_progress = on_progress or (lambda _: None)
         # What a run that is resumed ran on, until it was compared with this machine.
         self._previous_environment = run.environment or None
+        self._converted: set[str] = set()
+        self._spec = WorkerSpec(self._setup, self._on_ready)
+        self._timeout_s = run.plan.timeout_s
         self._budget = TimeBudget.of(run.plan, time.monotonic())
 
-    def carry_out(self, folder: Path) -> Run:
+    def carry_out(self) -> Run:
         """Measures what is open; derives the CSV files however that ends."""
-        spec, timeout_s = WorkerSpec(self._setup, self._on_ready), self._run.plan.timeout_s
         try:
-            with DeviceLock(self._add_time) as lock:
+            with DeviceLock(self._add_time) as self._lock:
                 for index in range(self._run.plan.rounds):
                     self._index = index
+                    self._convert()
                     self._compilers: set[int] = set()  # processes that torch.compile keeps
-                    with Pool({_SLOT: spec}, timeout_s, lock) as self._pool:
+                    with Pool({_SLOT: self._spec}, self._timeout_s, self._lock) as self._pool:
                         if index == 0:
                             self._pool.check_plugins(_SLOT, self._run.plan.plugins)
                         self._measure_round()
         finally:
-            derive(folder, self._run)
+            derive(self._folder, self._run)
         return self._run
 
     def _add_time(self, waited_s: float) -> None:
@@ -94,17 +101,43 @@ class _Runner:
         if self._budget is not None:
             self._budget.ends_s += waited_s
 
+    def _convert(self) -> None:
+        """Has modules converted for the runtimes that need it, in a process of its own, where an
+        earlier round has not."""
+        with Pool({_SLOT: self._spec}, self._timeout_s, self._lock) as pool:
+            for case in self._open_cases():
+                converts = runtimes.load(case.runtime).RULES.converts
+                if not converts or case.id in self._converted:
+                    continue
+                if not self._converted:
+                    pool.check_plugins(_SLOT, self._run.plan.plugins)
+                self._converted.add(case.id)
+                self._report(case, None)
+                request = Convert(case=case)
+                try:
+                    pool.retry(partial(pool.ask, _SLOT, request, Accepted))
+                except CaseFailed as error:
+                    self._keep(case, error.failure)
+
+    def _keep(self, case: Case, outcome: Outcome) -> None:
+        """Writes an outcome down."""
+        self._journal.append(journals.outcome_entry(case, self._index, outcome))
+        self._run.outcomes[case.id, self._index] = outcome
+        self._report(case, outcome)
+
     def _measure_round(self) -> None:
+        group = None
         for case in self._open_cases():
             if self._budget is not None and self._budget.is_spent(time.monotonic()):
                 return
             self._report(case, None)
+            if group is not None and group != plans.group_of(case):
+                self._pool.end(_SLOT)
+            group = plans.group_of(case)
             outcome = self._measure(case)
-            self._journal.append(journals.outcome_entry(case, self._index, outcome))
-            self._run.outcomes[case.id, self._index] = outcome
             if self._budget is not None and isinstance(outcome, Measured):
                 self._budget.update(case, outcome)
-            self._report(case, outcome)
+            self._keep(case, outcome)
 
     def _open_cases(self) -> Iterator[Case]:
         """Cases without an outcome in this round, less those that failed in one before.
@@ -161,6 +194,7 @@ class _Runner:
         dtypes = tuple(dict.fromkeys(case.dtype for case in plan.cases))
         return SetUp.of(
             plan,
+            artifacts=self._folder.resolve() / ARTIFACTS,
             environment=is_new or self._previous_environment is not None,
             ceilings=dtypes if is_new and plan.timed else (),
         )

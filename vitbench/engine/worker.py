@@ -20,6 +20,7 @@ from typing import Any, TextIO, assert_never
 
 from attentions import BrokenAttention
 from vitbench import devices
+from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
 from vitbench.errors import BadInput
 from vitbench.instruments import host
@@ -56,6 +57,8 @@ class Worker:
                 | messages.FindReasons()
             ):
                 return self._inquire(request)
+            case messages.Convert(case=case):
+                return self._convert(case)
             case messages.Measure():
                 self._configure()
                 outcome = passes.measure(
@@ -64,6 +67,7 @@ class Worker:
                     self._setup.plugins,
                     with_facts=request.with_facts,
                     weights=self._setup.weights,
+                    artifacts=self._setup.artifacts,
                 )
                 self._look_at_others()
                 return self._finished(outcome)
@@ -145,6 +149,14 @@ class Worker:
         except (BadInput, BadWeights, BrokenAttention, subjects.Unsupported) as reason:
             return messages.Refused(reason=str(reason))
 
+    def _convert(self, case: Case) -> messages.Reply:
+        self._configure()
+        assert self._setup.artifacts is not None
+        failed = passes.convert(
+            case, self._setup.plugins, self._setup.weights, self._setup.artifacts
+        )
+        return messages.Accepted() if failed is None else self._finished(failed)
+
     def _prepare(self, request: messages.PrepareCase) -> messages.Reply:
         self._configure()
         prepared = prepared_case.prepare(
@@ -153,6 +165,7 @@ class Worker:
             self._setup.plugins,
             with_facts=request.with_facts,
             weights=self._setup.weights,
+            artifacts=self._setup.artifacts,
         )
         if isinstance(prepared, Failed):
             return self._finished(prepared)

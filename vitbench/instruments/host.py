@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,24 @@ class HostReading:
     steal_s: float | None
     total_s: float | None
     throttled_s: float | None
+
+
+def resident_bytes() -> int:
+    """What the process holds of the memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def highest_resident_bytes(work: Callable[[], object]) -> int | None:
+    """The process's highest resident set (VmHWM) during some work, where /proc shows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    work()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^VmHWM:\s*(\d+)", status, re.MULTILINE)
+    return None if match is None else int(match[1]) * 1024
 
 
 def read() -> HostReading:

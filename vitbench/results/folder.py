@@ -18,6 +18,7 @@ RECORDS = "records.csv"
 SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 PLOTS = "plots"
+ARTIFACTS = "artifacts"  # what runtimes convert modules into
 
 
 def storage_sentence(error: OSError, path: Path) -> str:

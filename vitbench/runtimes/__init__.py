@@ -1,12 +1,14 @@
 """Runtimes: how a module is run. A file here without an underscore is one runtime.
 
 It has RULES, which are known without torch, and `prepare`, which works in the worker process. Its
-name is the value of the axis `runtime`.
+name is the value of the axis `runtime`. One that runs a file made of the module has `convert` too,
+which makes it, in a process of its own and once a run.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -17,6 +19,8 @@ from vitbench.errors import BadInput, nearest
 from vitbench.instruments import Column
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
 DEFAULT = "eager"
@@ -39,6 +43,10 @@ class Rules:
     columns          of records.csv that only this runtime fills
     conversion_s     what preparing a case takes, for estimates before a run
     keeps_processes  it starts processes that serve the next case too
+    packages         that it imports beside torch, which the extra `runtimes` installs
+    converts         its file has `convert`
+    has_own_threads  its threads are not torch's, and wait busily: nothing else is measured beside
+                     them, so each worker serves one such runtime
     """
 
     name: str
@@ -46,11 +54,31 @@ class Rules:
     columns: tuple[Column, ...] = ()
     conversion_s: float = 0.0
     keeps_processes: bool = False
+    packages: tuple[str, ...] = ()
+    converts: bool = False
+    has_own_threads: bool = False
+
+
+COLUMNS = (
+    Column("runtime_version", "", "version of the package that runs the call", "text"),
+    Column(
+        "fallback_share",
+        "share",
+        "operators of a converted module that its backend did not take, and slower code computes",
+    ),
+    Column(
+        "conversion_s", "s", "converting the module, once a run; empty where nothing is converted"
+    ),
+    Column("artifact_bytes", "bytes", "size of what the module was converted into", "int"),
+    Column("artifact", "", "its file in the run's folder", "text"),
+)
 
 
 class Subject(Protocol):
     """What is to be run: a module on its device, and its input."""
 
+    @property
+    def module(self) -> nn.Module: ...
     @property
     def runnable(self) -> nn.Module: ...
     @property
@@ -73,12 +101,17 @@ class Prepared:
     is_cached      an earlier process had converted it, and this one only read the result
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
     kept_bytes     memory in which a call works and that it keeps between calls: it is in the peak
+    computed_dtype in which a call computes, read back; "": in that of the case, as torch does
+    resident_before_bytes  of the process, before it held what a call needs; None: torch's allocator
+                   sees all of a call's memory
     """
 
     conversion_s: float | None = None
     is_cached = False
     is_dispatched = True
     kept_bytes = 0
+    computed_dtype = ""
+    resident_before_bytes: int | None = None
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -92,7 +125,9 @@ class Prepared:
 
     def columns(self) -> Mapping[str, Any]:
         """What the runtime says of itself: its own columns."""
-        return {}
+        import torch
+
+        return {"runtime_version": torch.__version__}
 
 
 class Runtime(Protocol):
@@ -100,11 +135,19 @@ class Runtime(Protocol):
 
     RULES: Rules
 
-    def refuses(self, device: str) -> str | None:
-        """Why nothing can run on a device, in words; None where it can. Without torch."""
+    def refuses(self, device: str, dtype: str, mode: str) -> str | None:
+        """Why it runs no such case, in words; None where it does. Without torch."""
 
-    def prepare(self, subject: Subject) -> Prepared:
-        """Makes a subject ready to run. Raises Unsuitable, correctness.WrongOutput."""
+    def prepare(self, subject: Subject, artifact: Path | None) -> Prepared:
+        """Makes a subject ready to run, from the folder that `convert` filled where it converts.
+        Raises Unsuitable, correctness.WrongOutput."""
+
+
+class Converting(Runtime, Protocol):
+    """The file of a runtime that converts."""
+
+    def convert(self, subject: Subject, folder: Path) -> Mapping[str, Any]:
+        """Puts what it runs into an empty folder; returns columns. Raises Unsuitable."""
 
 
 @functools.cache
@@ -134,4 +177,14 @@ def of_old_flags(compiled: bool, cuda_graph: bool) -> str:
 
 def columns() -> tuple[Column, ...]:
     """The columns that the runtimes fill."""
-    return tuple(column for runtime in _runtimes().values() for column in runtime.RULES.columns)
+    own = tuple(column for runtime in _runtimes().values() for column in runtime.RULES.columns)
+    return COLUMNS + own
+
+
+def missing(name: str) -> str | None:
+    """What to install for a runtime, as a sentence; None where it is all there. Raises BadInput."""
+    packages = load(name).RULES.packages
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    if not absent:
+        return None
+    return f"--runtime {name} needs {', '.join(absent)}: pip install 'vitbench[runtimes]'"

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vitbench.instruments import Column
@@ -22,7 +23,7 @@ RULES = Rules(
 )
 
 
-def refuses(device: str) -> str | None:
+def refuses(device: str, dtype: str, mode: str) -> str | None:
     """It runs everywhere."""
     return None
 
@@ -78,9 +79,9 @@ class Compiled(Watched):
         self.is_cached = _are_cached(_counters("inductor"), _counters("aot_autograd"))
 
     def columns(self) -> Mapping[str, Any]:
-        return {"graph_breaks": self._graph_breaks}
+        return {**super().columns(), "graph_breaks": self._graph_breaks}
 
 
-def prepare(subject: Subject) -> Prepared:
+def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     """Compiles, and calls once."""
     return Compiled(subject)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitbench import devices
@@ -32,7 +33,7 @@ RULES = Rules(
 _LAYERS = 64
 
 
-def refuses(device: str) -> str | None:
+def refuses(device: str, dtype: str, mode: str) -> str | None:
     """It needs a device that records graphs."""
     if devices.rules(device).has_graphs:
         return None
@@ -89,7 +90,7 @@ class Recorded(Watched):
             x.copy_(original)
 
     def columns(self) -> Mapping[str, Any]:
-        return {"graph_pool_bytes": self._graph.pool_bytes}
+        return {**super().columns(), "graph_pool_bytes": self._graph.pool_bytes}
 
 
 class _Eager:
@@ -121,6 +122,6 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def prepare(subject: Subject) -> Prepared:
+def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     """Records the call and checks the recording."""
     return Recorded(subject)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitbench import devices, runtimes
 from vitbench.cases.case import Case
+from vitbench.devices import Call
 from vitbench.errors import named
 from vitbench.instruments import correctness
 from vitbench.instruments.correctness import WrongOutput, tensors_in
@@ -47,6 +48,20 @@ def check_form(
     if fault is not None:
         raise WrongOutput(fault)
     return note
+
+
+def check_follows_input(case: Case, subject: subjects.Subject, call: Call) -> None:
+    """Raises WrongOutput where a converted module does not compute from its input what torch does:
+    a conversion may keep what the first input gave."""
+    original = subject.x.clone()
+    subject.x.copy_(torch.randn_like(original))
+    found, reference = (tensors_in(output) for output in (call(), subject.call()))
+    errors = correctness.worst_of(found, reference)
+    layers = BACKBONE_LAYERS if case.backbone else 1
+    fault = correctness.fault_of_value(errors, correctness.budget(original.dtype, layers=layers))
+    subject.x.copy_(original)
+    if fault is not None:
+        raise WrongOutput(f"converted for {case.runtime} and called on another input, {fault}")
 
 
 @dataclass(frozen=True, slots=True)

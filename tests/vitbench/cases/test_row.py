@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vitbench.examples import backbone_case, case
+from vitbench import runtimes
 from vitbench.cases.axes import AXES
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.row import COLUMNS, case_of, name_of, options_of, row_of
@@ -29,8 +30,15 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     **{
         name: st.sampled_from(axis.choices)
         for name, axis in AXES.items()
-        if axis.choices and name not in ("cold", "task")
+        if axis.choices and name not in ("cold", "task", "runtime")
     },
+    "runtime": st.sampled_from(
+        [
+            name
+            for name in runtimes.names()
+            if runtimes.load(name).refuses("cuda", "float32", "forward_backward") is None
+        ]
+    ),
 }
 SWEEPS = st.builds(
     lambda device, alpha, **axes: Sweep(

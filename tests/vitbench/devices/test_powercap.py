@@ -180,6 +180,7 @@ def workload(call: Callable[[], None], energy_s: float) -> Workload:
         images=2,
         is_dispatched=True,
         kept_bytes=0,
+        resident_before_bytes=None,
         energy_s=energy_s,
         counts=Counts(parts=dict, closed_form=int, formula=int),
     )

@@ -18,6 +18,7 @@ from vitbench.engine.child import ChildDied, ChildTimeout
 from vitbench.engine.messages import (
     Accepted,
     CheckPlugin,
+    Convert,
     Finished,
     Measure,
     Refused,
@@ -41,6 +42,7 @@ class Workers(scripted.Workers):
     """Workers that answer by a script: a case -> its outcome, or a fault of its worker.
 
     asked   (worker, case, with_facts) of every measurement asked for
+    converted  (worker, case) of every conversion asked for
     plugin  what they answer of a plugin, or a fault of the worker
     """
 
@@ -48,6 +50,8 @@ class Workers(scripted.Workers):
         super().__init__()
         self.script: Callable[[Case], Answer] = lambda _: measured()
         self.asked: list[tuple[int, str, bool]] = []
+        self.converted: list[tuple[int, str]] = []
+        self.conversion: Callable[[Case], Reply] = lambda _: Accepted()
         self.plugin: Reply | BaseException = Accepted()
 
     def ids(self) -> list[str]:
@@ -59,6 +63,9 @@ class Workers(scripted.Workers):
             if isinstance(self.plugin, BaseException):
                 raise self.plugin
             return self.plugin
+        if isinstance(request, Convert):
+            self.converted.append((worker.number, request.case.id))
+            return self.conversion(request.case)
         assert isinstance(request, Measure)
         self.asked.append((worker.number, request.case.id, request.with_facts))
         outcome = self.script(request.case)
@@ -96,6 +103,32 @@ def interrupted(workers: Workers, folder: Path, *answers: Answer) -> Run:
     workers.asked.clear()
     workers.script = lambda _: measured()
     return journal.read(folder)
+
+
+def test_modules_are_converted_once_and_measured_by_themselves(
+    workers: Workers, folder: Path
+) -> None:
+    """Before the first round, in a worker that measures nothing; a case whose conversion fails is
+    not measured. Runtimes with threads of their own have a worker each, beside which no other is
+    alive.
+    """
+    chosen = [case(runtime=runtime) for runtime in ("eager", "compile", "onnxruntime", "openvino")]
+    failing = case(runtime="openvino", batch_size=3)
+    fault = Failed("error", "no such operator")
+    workers.conversion = lambda one: Finished(outcome=fault) if one == failing else Accepted()
+    run = runner.measure(plan(*chosen, failing, rounds=2), folder)
+    assert {worker for worker, _ in workers.converted} == {1}
+    ids = sorted(case_id for _, case_id in workers.converted)
+    assert ids == sorted([chosen[2].id, chosen[3].id, failing.id])
+    assert run.outcomes[failing.id, 0] == fault
+    served: dict[int, set[str]] = {}
+    for worker, case_id, _ in workers.asked:
+        served.setdefault(worker, set()).add(case_id)
+    torchs = {chosen[0].id, chosen[1].id}
+    groups = [torchs, {chosen[2].id}, {chosen[3].id}]
+    assert 1 not in served
+    assert sorted(map(sorted, served.values())) == sorted(map(sorted, 2 * groups))
+    assert workers.alive == 0
 
 
 def test_every_case_in_every_round(workers: Workers, folder: Path) -> None:

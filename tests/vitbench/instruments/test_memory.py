@@ -12,7 +12,7 @@ import attentions
 from attentions import Grid
 from vitbench import devices
 from vitbench.devices import _accelerator, cpu
-from vitbench.instruments import memory
+from vitbench.instruments import host, memory
 
 CPU = cpu.Device()
 
@@ -110,7 +110,7 @@ def test_caches_are_filled_before() -> None:
 
 def test_resident_set() -> None:
     """VmHWM: more than nothing, and at least what a large tensor touches."""
-    if cpu.peak_rss() is None:
+    if host.highest_resident_bytes(lambda: None) is None:
         pytest.skip("this platform has no /proc/self/status")
     found = memory.measure(CPU, lambda: torch.ones(2**25), nn.Identity(), (torch.zeros(1),))
     assert found.rss is not None

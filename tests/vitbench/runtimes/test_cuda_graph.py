@@ -67,7 +67,7 @@ def test_a_replay_is_what_is_measured(trained: bool) -> None:
     one = subject(device, trained=trained)
     x, module = one.x.detach().clone(), one.module
     with torch.set_grad_enabled(trained):
-        prepared = cuda_graph.prepare(one)
+        prepared = cuda_graph.prepare(one, None)
         output = prepared.call()
     assert torch.equal(one.x, x)
     assert output.shape == x.shape
@@ -78,7 +78,7 @@ def test_a_replay_is_what_is_measured(trained: bool) -> None:
         assert torch.equal(prepared.call(), module(2 * x))
     assert not prepared.is_dispatched
     assert prepared.kept_bytes == 1000
-    assert prepared.columns() == {"graph_pool_bytes": 4096}
+    assert prepared.columns()["graph_pool_bytes"] == 4096
     assert device.collects is False
     assert gc.isenabled()
 
@@ -90,13 +90,13 @@ def test_a_replay_that_does_not_follow_its_input(stale: int, name: str) -> None:
     """In its output, the input's gradient or a parameter's: no speed is reported."""
     device = Recorder(lambda index: index != stale)
     with pytest.raises(WrongOutput, match=f"the {name} must be those of an eager call"):
-        cuda_graph.prepare(subject(device, trained=True))
+        cuda_graph.prepare(subject(device, trained=True), None)
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, capture: Any, **changes: Any) -> Any:
     """The outcome of a case whose runtime records on such a device, but for its time."""
     monkeypatch.setattr(cpu.Device, "capture", capture)
-    monkeypatch.setattr(cuda_graph, "refuses", lambda device: None)
+    monkeypatch.setattr(cuda_graph, "refuses", lambda *_: None)
     return passes.measure(case(runtime="cuda-graph", **changes), None, {}, with_facts=True)
 
 

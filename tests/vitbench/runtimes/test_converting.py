@@ -1,0 +1,164 @@
+"""Runtimes that run a converted module: the same function, made once, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import attentions
+from tests.vitbench.examples import case
+from vitbench import runtimes
+from vitbench.cases.case import Case
+from vitbench.cases.sweep import Sweep
+from vitbench.engine import passes
+from vitbench.errors import BadInput
+from vitbench.instruments import host
+from vitbench.instruments.correctness import WrongOutput
+from vitbench.results.outcome import Counted, Failed
+from vitbench.runtimes import onnxruntime as converting
+from vitbench.subjects import build, check
+
+CONVERTING = [name for name in runtimes.names() if runtimes.load(name).RULES.converts]
+# The axes on which every mechanism runs; neither side of the map is the other.
+AXES: Mapping[str, Any] = {"resolution": ("112x224",), "dim": (48,), "num_heads": (6,)}
+
+
+def run(one: Case, folder: Path) -> Counted | Failed:
+    """A case that is converted and read, as two workers do it."""
+    failed = passes.convert(one, {}, None, folder)
+    if failed is not None:
+        return failed
+    outcome = passes.measure(one, None, {}, with_facts=True, artifacts=folder)
+    assert isinstance(outcome, Counted | Failed)
+    return outcome
+
+
+def columns_of(one: Case, folder: Path) -> Mapping[str, Any]:
+    """Of a case that runs."""
+    outcome = run(one, folder)
+    assert isinstance(outcome, Counted), outcome
+    return outcome.facts.columns
+
+
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_it_computes_the_same_function(tmp_path: Path, runtime: str) -> None:
+    """On two inputs, as the eager module in float64 does; what ran, and from which file, is in the
+    row."""
+    found = columns_of(case(runtime=runtime, grid_height=5, grid_width=7), tmp_path / "artifacts")
+    assert found["checked_against"] == "eager float64"
+    assert 0 < found["error_rms"] < 1e-5
+    assert found["computed_dtype"] == "float32"
+    assert found["runtime_version"]
+    assert 0 <= found["fallback_share"] < 1
+    assert found["conversion_s"] > 0
+    file = tmp_path / found["artifact"]
+    sizes = [path.stat().st_size for path in file.parent.iterdir() if path.suffix != ".json"]
+    assert found["artifact_bytes"] == sum(sizes)
+    assert found["macs"] == found["macs_counted"]
+    assert not found["notes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", CONVERTING)
+@pytest.mark.parametrize("name", attentions.names())
+def test_every_mechanism(tmp_path: Path, name: str, runtime: str) -> None:
+    """Is converted, and computes the same function."""
+    (one,) = Sweep(attention=(name,), runtime=(runtime,), batch_size=(2,), **AXES).expand()
+    found = columns_of(one, tmp_path)
+    assert found["error_rms"] < 1e-4
+
+
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_what_it_refuses(runtime: str) -> None:
+    """Training, in words; a sweep of nothing else is bad input."""
+    rules = runtimes.load(runtime)
+    assert rules.refuses("cpu", "float32", "forward") is None
+    reason = rules.refuses("cpu", "float32", "forward_backward")
+    assert reason is not None
+    assert reason.startswith(f"{runtime} does not train")
+    with pytest.raises(BadInput, match="does not train"):
+        Sweep(attention=("msa",), runtime=(runtime,), mode=("forward_backward",)).expand()
+    outcome = passes.measure(
+        case(runtime=runtime, mode="forward_backward"), None, {}, with_facts=True
+    )
+    assert outcome == Failed("unsupported", reason)
+
+
+def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is one sentence with the command that installs it, before anything is measured."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    with pytest.raises(BadInput, match=r"needs openvino: pip install 'vitbench\[runtimes\]'"):
+        Sweep(attention=("msa",), runtime=("eager", "openvino")).expand()
+
+
+def test_a_conversion_that_keeps_the_first_output_is_wrong() -> None:
+    """It would be as fast as anything, and right on the input that it was made from."""
+    one = case(runtime="openvino")
+    subject = build.build(one, {})
+    with torch.inference_mode():
+        before, kept = subject.x.clone(), subject.call()
+        with pytest.raises(WrongOutput, match="converted for openvino and called on another input"):
+            check.check_follows_input(one, subject, lambda: kept)
+        assert torch.equal(subject.x, before)
+        check.check_follows_input(one, subject, subject.call)
+
+
+def test_a_conversion_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that breaks off leaves no artifact, its failure is the case's, and the next one starts
+    anew; one that is there is not made again."""
+    one, calls = case(runtime="onnxruntime"), []
+
+    def convert(subject: runtimes.Subject, folder: Path) -> Mapping[str, Any]:
+        calls.append(list(folder.iterdir()))
+        (folder / "half").touch()
+        if len(calls) == 1:
+            raise RuntimeError("no such operator\nand a long story")
+        return {"fallback_share": 0.5}
+
+    monkeypatch.setattr(converting, "convert", convert)
+    assert passes.convert(one, {}, None, tmp_path) == Failed(
+        "error", "RuntimeError: no such operator"
+    )
+    folder = passes.artifact_of(one, tmp_path)
+    assert not folder.exists()
+    for _ in range(2):
+        assert passes.convert(one, {}, None, tmp_path) is None
+    assert calls == [[], []]
+    assert sorted(path.name for path in folder.iterdir()) == ["columns.json", "half"]
+
+
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_the_file_names_its_case(runtime: str) -> None:
+    """By subject, runtime and id: two cases have two artifacts."""
+    one = case(runtime=runtime)
+    other = dataclasses.replace(one, batch_size=3)
+    names = [passes.artifact_of(each, Path("run")).name for each in (one, other)]
+    assert names[0].startswith(f"msa-{runtime}-")
+    assert names[0] != names[1]
+
+
+def test_memory_of_the_process() -> None:
+    """The highest resident set is that of the work, not of what was before."""
+
+    def fill() -> None:
+        bytearray(2**26)[:: 2**12] = b"x" * 2**14
+
+    fill()
+    idle = host.highest_resident_bytes(lambda: None)
+    if idle is None:
+        pytest.skip("this system does not show the highest resident set")
+    busy = host.highest_resident_bytes(fill)
+    assert busy is not None
+    assert busy > idle + 2**25
+    assert idle >= host.resident_bytes() * 0.9

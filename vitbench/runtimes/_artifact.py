@@ -1,0 +1,84 @@
+"""What a module is converted into: a folder that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitbench import devices
+from vitbench.devices import Call
+from vitbench.runtimes import Converting, Prepared, Subject
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_COLUMNS = "columns.json"
+
+
+def refuses(name: str, device: str, dtype: str, mode: str, *, dtypes: Sequence[str]) -> str | None:
+    """Why a runtime that converts, and computes inference on the host in these dtypes, runs no such
+    case; None where it does."""
+    if not devices.rules(device).is_host:
+        return f"{name} is measured on the {devices.host()} only, got {device}"
+    if mode != "forward":
+        return f"{name} does not train: it runs a converted module"
+    if dtype not in dtypes:
+        return f"{name} computes in {', '.join(dtypes)} here, got {dtype}"
+    return None
+
+
+def make(runtime: Converting, subject: Subject, folder: Path) -> None:
+    """Converts into the folder; nothing is left of a conversion that fails or is killed but a
+    folder with another name, which the next one clears. Raises whatever the conversion raises.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    start = time.perf_counter()
+    columns = runtime.convert(subject, part)
+    conversion_s = time.perf_counter() - start
+    files = [path for path in part.rglob("*") if path.is_file()]
+    columns = {
+        "conversion_s": conversion_s,
+        "artifact_bytes": sum(path.stat().st_size for path in files),
+        **columns,
+    }
+    (part / _COLUMNS).write_text(json.dumps(columns), encoding="utf-8")
+    os.replace(part, folder)
+
+
+def exported(subject: Subject) -> ExportedProgram:
+    """The module as torch exports it, for this shape of its input."""
+    import torch
+
+    with torch.no_grad():
+        return torch.export.export(subject.module, (subject.x,))
+
+
+class Loaded(Prepared):
+    """A converted module, which a runtime loaded from its file.
+
+    call     one call, on the memory of the subject's input
+    version  of the package that runs it
+    resident_before_bytes  None where torch's allocator sees what the call takes
+    """
+
+    is_dispatched = False
+
+    def __init__(
+        self, call: Call, file: Path, version: str, resident_before_bytes: int | None = None
+    ) -> None:
+        super().__init__(call)
+        self.resident_before_bytes = resident_before_bytes
+        self._file, self._version = file, version
+
+    def columns(self) -> Mapping[str, Any]:
+        """Those of the conversion, and the file's place in the run's folder."""
+        text = (self._file.parent / _COLUMNS).read_text(encoding="utf-8")
+        place = Path(*self._file.parts[-3:]).as_posix()
+        return {**json.loads(text), "artifact": place, "runtime_version": self._version}

@@ -1,0 +1,42 @@
+"""AOTInductor: what torch.compile generates, compiled in advance into a package that is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitbench.runtimes import Prepared, Rules, Subject, _artifact
+from vitbench.runtimes._artifact import Loaded
+
+RULES = Rules(
+    name="aotinductor",
+    summary="torch.export and Inductor, compiled in advance",
+    conversion_s=10.0,
+    converts=True,
+)
+_FILE = "model.pt2"
+
+
+def refuses(device: str, dtype: str, mode: str) -> str | None:
+    """It computes inference, wherever Inductor compiles."""
+    return None if mode == "forward" else f"{RULES.name} does not train: it runs a converted module"
+
+
+def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
+    """The package: libraries, and the weights in them."""
+    import torch
+
+    torch._inductor.aoti_compile_and_package(
+        _artifact.exported(subject), package_path=str(folder / _FILE)
+    )
+    return {"fallback_share": 0.0}
+
+
+def prepare(subject: Subject, artifact: Path | None) -> Prepared:
+    """The package, whose threads and memory are torch's own."""
+    import torch
+
+    assert artifact is not None
+    run = torch._inductor.aoti_load_package(str(artifact / _FILE))
+    return Loaded(lambda: run(subject.x), artifact / _FILE, torch.__version__)
