@@ -174,8 +174,8 @@ def environment(**changes: Any) -> dict[str, Any]:
 
 
 def ceilings() -> Ceilings:
-    """100 GFLOP/s and 10 GB/s."""
-    return Ceilings({"float32": 100e9}, 10e9)
+    """100 GFLOP/s and 10 GB/s, in caches too."""
+    return Ceilings({"float32": 100e9}, 10e9, ((2**14, 10e9),))
 
 
 def run_folder(folder: Path, outcomes: Mapping[Case, Sequence[Outcome]], **changes: Any) -> Path:

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vitbench import listed
-from vitbench.errors import BadInput, nearest
+from vitbench.errors import BadInput, named, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from vitbench.results.outcome import FailureKind
+    from vitbench.results.outcome import Ceilings, FailureKind
 
 Call = Callable[[], Any]
 
@@ -31,6 +31,11 @@ Call = Callable[[], Any]
 LAUNCH_BOUND_RATIO = 1.2
 
 AUTO = "auto"  # the first accelerator that is here, else the host
+
+# Numbers in the copies that may fit a cache: 256 KiB to 128 MiB are read and written.
+_CACHED = (2**15, 2**18, 2**21, 2**24)
+_COPY_BYTES = 8  # of each number, in fp32
+_CEILING_SAMPLE_S = 1e-3
 
 # What the C library of a worker does with freed memory, see _malloc.set_allocator.
 Allocator = Literal["steady", "system"]
@@ -362,43 +367,79 @@ class Device(abc.ABC):
 
         return torch.empty(nbytes, dtype=torch.int8, device=self.target).zero_
 
-    def ceilings(self, dtypes: Sequence[str], seconds: float = 0.3) -> dict[str, Any]:
-        """What the device reaches: a large matrix product for each dtype, and a large copy.
+    def ceilings(
+        self, dtypes: Sequence[str], seconds: float = 0.3
+    ) -> tuple[Ceilings, tuple[str, ...]]:
+        """What the device reaches: a large matrix product for each dtype, a large copy, and copies
+        that may fit a cache. And why some of it could not be measured, in words.
 
-        The best of several repetitions each, as a ceiling has to be. FLOP/s and bytes/s.
+        The best of several repetitions each, as a ceiling has to be. What does not fit the memory
+        is measured at half the size, and so on.
         """
         import torch
 
-        with torch.inference_mode():
-            rates = {name: self._product_rate(getattr(torch, name), seconds) for name in dtypes}
-            source = torch.randn(self.copy_numel, device=self.target)
-            target = torch.empty_like(source)
-            copy_s = self._best_s(lambda: target.copy_(source), seconds)
-        return {"flops_rate": rates, "bandwidth": 2 * source.nbytes / copy_s}
+        from vitbench.results.outcome import Ceilings
 
-    def _product_rate(self, dtype: torch.dtype, seconds: float) -> float:
-        """FLOP/s of a large square product; smaller where the dtype is emulated."""
+        reasons: dict[str, None] = {}
+
+        def reached(rate: Callable[[int, float], float], size: int, seconds: float) -> float | None:
+            while True:
+                try:
+                    return rate(size, seconds)
+                # A library without a kernel for the device or dtype raises whatever it has.
+                except Exception as error:
+                    is_full, reason = is_out_of_memory(error), named(error)
+                if not is_full or size < 2:
+                    reasons[reason] = None
+                    return None
+                self.release()
+                size //= 2
+
+        rates: dict[str, float] = {}
+        with torch.inference_mode():
+            for name in dtypes:
+                product = functools.partial(self._product_rate, getattr(torch, name))
+                for size in self.product_sizes:
+                    # A larger one takes too long where the dtype is emulated.
+                    if name in rates and 2 * size**3 / rates[name] > seconds:
+                        continue
+                    found = reached(product, size, seconds)
+                    if found is not None:
+                        rates[name] = max(found, rates.get(name, 0.0))
+            bandwidth = reached(self._copy_rate, self.copy_numel, seconds)
+            small = {numel: reached(self._copy_rate, numel, seconds / 3) for numel in _CACHED}
+        self.release()
+        cached = [(_COPY_BYTES * numel, rate) for numel, rate in small.items() if rate is not None]
+        return Ceilings(rates, bandwidth, tuple(cached)), tuple(reasons)
+
+    def _product_rate(self, dtype: torch.dtype, size: int, seconds: float) -> float:
+        """FLOP/s of a square product."""
         import torch
 
-        rate = 0.0
-        for size in self.product_sizes:
-            if rate and 2 * size**3 / rate > seconds:
-                continue
-            a, b = (torch.randn(size, size, device=self.target).to(dtype) for _ in range(2))
-            product = functools.partial(torch.mm, a, b, out=torch.empty_like(a))
-            rate = max(rate, 2 * size**3 / self._best_s(product, seconds))
-        return rate
+        a, b = (torch.randn(size, size, device=self.target).to(dtype) for _ in range(2))
+        product = functools.partial(torch.mm, a, b, out=torch.empty_like(a))
+        return 2 * size**3 / self._best_s(product, seconds)
+
+    def _copy_rate(self, numel: int, seconds: float) -> float:
+        """bytes/s of a copy of so many numbers in fp32, reads and writes counted."""
+        import torch
+
+        source = torch.randn(numel, device=self.target)
+        target = torch.empty_like(source)
+        return _COPY_BYTES * numel / self._best_s(lambda: target.copy_(source), seconds)
 
     def _best_s(self, call: Call, seconds: float) -> float:
-        best, start = float("inf"), time.perf_counter()
-        call()
-        while time.perf_counter() - start < seconds or best == float("inf"):
-            self.synchronize()
-            call_start = time.perf_counter()
-            call()
-            self.synchronize()
-            best = min(best, time.perf_counter() - call_start)
-        return best
+        """The device's own time of a call, where it has one: a small copy is done before the next
+        is launched."""
+        clock, best_s = self.clock(cold=False), math.inf
+        for _ in range(2):  # the first loads what it needs
+            call_s = clock.latency_s(call, 1)
+        calls = max(1, round(_CEILING_SAMPLE_S / max(call_s, 1e-6)))
+        start_s = clock.now()
+        while clock.now() - start_s < seconds or best_s == math.inf:
+            reading = clock.read(call, calls)
+            best_s = min(best_s, reading.latency_s, reading.device_s or math.inf)
+        return best_s
 
 
 @functools.cache

@@ -49,7 +49,7 @@ class Clock:
 class Device(devices.Device):
     """The CPU that this process runs on."""
 
-    product_sizes = (256, 512, 1536)
+    product_sizes: tuple[int, ...] = (256, 512, 1536)
     no_memory = "can't allocate memory"
     copy_numel = 2**26  # eight times a large last-level cache, so that memory is measured
 

@@ -24,7 +24,7 @@ from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
 from vitbench.errors import BadInput
 from vitbench.instruments import host
-from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
+from vitbench.results.outcome import Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
 from vitbench.subjects import describe, settings
 from vitbench.subjects import plugins as own
@@ -111,15 +111,10 @@ class Worker:
         if request.environment:
             facts = device.fingerprint(request.plugins) | {"allocator": allocator}
         if request.ceilings:
-            try:
-                ceilings = Ceilings(
-                    **device.ceilings(subjects.dtypes_computed(device, request.ceilings))
-                )
-            except (RuntimeError, MemoryError) as error:
-                if not devices.is_out_of_memory(error):
-                    raise
-                reason = "a worker has too little memory to begin; --memory-limit sets how much"
-                return messages.Refused(reason=reason)
+            dtypes = subjects.dtypes_computed(device, request.ceilings)
+            ceilings, reasons = device.ceilings(dtypes)
+            if facts is not None and reasons:
+                facts["ceilings_unmeasured"] = list(reasons)
         return messages.Ready(device=device.name, environment=facts, ceilings=ceilings)
 
     def _configure(self) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,17 @@ _STARTS_PROCESS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subp
 class Macs:
     """Multiply-accumulates of one image.
 
-    counted    by operator
-    uncounted  operators that count nothing by convention (softmax, elementwise), with how often
-    unknown    what may compute more, of which nothing is known: with any, `total` is a lower bound
+    counted      by operator
+    uncounted    operators that count nothing by convention (softmax, elementwise), with how often
+    overlapping  of `counted`, convolutions whose kernels are laid closer than they are wide
+    unknown      what may compute more, of which nothing is known: with any, `total` is a lower
+                 bound
     """
 
     counted: Mapping[str, int]
     uncounted: Mapping[str, int]
     unknown: tuple[str, ...] = ()
+    overlapping: int = 0
 
     @property
     def total(self) -> int:
@@ -85,11 +88,13 @@ def joined(parts: Iterable[Macs]) -> Macs:
     counted: Counter[str] = Counter()
     uncounted: Counter[str] = Counter()
     unknown: set[str] = set()
+    overlapping = 0
     for part in parts:
+        overlapping += part.overlapping
         counted.update(part.counted)
         uncounted.update(part.uncounted)
         unknown.update(part.unknown)
-    return Macs(dict(counted), dict(sorted(uncounted.items())), tuple(sorted(unknown)))
+    return Macs(dict(counted), dict(sorted(uncounted.items())), tuple(sorted(unknown)), overlapping)
 
 
 def count(module: nn.Module, input_shape: tuple[int, ...]) -> Macs:
@@ -197,12 +202,14 @@ class _Counter(TorchDispatchMode):
         self.counted: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.unknown: set[str] = set()
+        self.overlapping = 0
         self._einsums = 0
 
     def macs(self, unseen: Iterable[str]) -> Macs:
         """What was counted, when this was not seen."""
         uncounted = {name: n for name, n in sorted(self.uncounted.items()) if name not in _MOVES}
-        return Macs(dict(self.counted), uncounted, tuple(sorted({*self.unknown, *unseen})))
+        unknown = tuple(sorted({*self.unknown, *unseen}))
+        return Macs(dict(self.counted), uncounted, unknown, self.overlapping)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -223,7 +230,9 @@ class _Counter(TorchDispatchMode):
                 return output
         output = func(*args, **kwargs)
         if formula is not None:
-            self.counted[name.strip("_")] += formula(output, *args, **kwargs)
+            macs = formula(output, *args, **kwargs)
+            self.counted[name.strip("_")] += macs
+            self.overlapping += macs * (formula is _convolution and _overlaps(*args))
         elif self._einsums and name == "mul":  # a product that sums nothing
             self.counted["einsum"] += output.numel() * _reals(output)
         elif name in _UNKNOWN or _is_solver(name):
@@ -351,6 +360,13 @@ def _convolution(
     """Kernel elements times the positions at which the kernel is laid."""
     laid_on = x if transposed else out
     return laid_on.shape[0] * math.prod(laid_on.shape[2:]) * weight.numel() * _reals(out)
+
+
+def _overlaps(x: Tensor, weight: Tensor, bias: Any, stride: Sequence[int], *rest: Any) -> bool:
+    """Whether a convolution's kernel is laid closer than it is wide; one stride may stand for all
+    directions."""
+    strides = itertools.cycle(stride)
+    return any(size > step for size, step in zip(weight.shape[2:], strides, strict=False))
 
 
 def _conv_tbc(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:

@@ -18,6 +18,7 @@ from vitbench.results.folder import JOURNAL, make, remove, storage_sentence
 from vitbench.results.outcome import (
     Ceilings,
     Outcome,
+    ceilings_from_dict,
     outcome_from_dict,
     outcome_to_dict,
     to_json,
@@ -124,7 +125,7 @@ def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
     if entry["event"] == "environment":
         run.environment = entry["environment"]
         ceilings = entry["ceilings"]
-        run.ceilings = None if ceilings is None else Ceilings(**ceilings)
+        run.ceilings = None if ceilings is None else ceilings_from_dict(ceilings)
     elif entry["event"] == "outcome":
         case_id, index = entry["case"], entry["round"]
         outcome = outcome_from_dict(entry["outcome"])

@@ -127,14 +127,32 @@ def _facts(data: Mapping[str, Any]) -> Facts:
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the device reached at the start of the run.
+    """What the device reached at the start of the run; what could not be measured is not there.
 
     flops_rate  FLOP/s of a large matrix product, by dtype
     bandwidth   bytes/s of a large copy, reads and writes counted
+    cached      the same of copies that may fit a cache: bytes read and written, bytes/s
     """
 
     flops_rate: Mapping[str, float]
-    bandwidth: float
+    bandwidth: float | None = None
+    cached: tuple[tuple[int, float], ...] = ()
+
+    def bandwidth_at(self, nbytes: int) -> float | None:
+        """bytes/s at which so many bytes may at most be moved: as in the next smaller copy, or in a
+        larger one that was faster, since the smallest take as long as they are launched."""
+        smaller = [size for size, _ in self.cached if size <= nbytes]
+        rates = [rate for size, rate in self.cached if size >= max(smaller, default=0)]
+        rates += [self.bandwidth] if self.bandwidth is not None else []
+        return max(rates, default=None)
+
+
+_CEILINGS = TypeAdapter(Ceilings)
+
+
+def ceilings_from_dict(data: Mapping[str, Any]) -> Ceilings:
+    """From its form in JSON; older releases had no `cached`. Raises ValueError."""
+    return _CEILINGS.validate_python(data)
 
 
 def to_json(value: Any) -> str:

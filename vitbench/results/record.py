@@ -65,7 +65,8 @@ def subject_of(record: Mapping[str, Any]) -> str:
 
 def _fact_columns(case: Case, facts: Facts) -> Record:
     columns = {name: facts.columns.get(name) for name in FACT_COLUMNS}
-    of_one_pass = ("macs", "macs_counted", "macs_fvcore", "macs_head")  # up to here
+    # Up to here they are of one pass.
+    of_one_pass = ("macs", "macs_counted", "macs_fvcore", "macs_head", "macs_overlapping")
     for name in of_one_pass:
         if (macs := columns[name]) is not None:
             columns[name] = macs * (3 if case.mode == "forward_backward" else 1)
@@ -121,8 +122,12 @@ def _rate_columns(
     dtype = facts.columns.get("computed_dtype") or case.dtype
     if ceilings is None or dtype not in ceilings.flops_rate:
         return columns
-    flops_s = flops / ceilings.flops_rate[dtype]
-    allowed_s = max(flops_s, facts.compulsory_bytes / ceilings.bandwidth)
+    # Of these a convolution may take fewer products than are counted.
+    overlapping = 2 * (record["macs_overlapping"] or 0) * case.batch_size
+    flops_s = max(0, flops - overlapping) / ceilings.flops_rate[dtype]
+    bandwidth = ceilings.bandwidth_at(facts.compulsory_bytes)
+    bytes_s = 0.0 if bandwidth is None else facts.compulsory_bytes / bandwidth
+    allowed_s = max(flops_s, bytes_s)
     return columns | {"roofline_fraction": allowed_s / latency_s}
 
 

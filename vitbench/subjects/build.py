@@ -229,7 +229,8 @@ def computed_dtype(case: Case, plugins: Plugins) -> str:
 
 
 def dtypes_computed(device: devices.Device, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """The dtypes in which cases of these dtypes may compute on a device."""
+    """The dtypes in which cases of these dtypes may compute on a device, which may refuse some."""
+    dtypes = [name for name in dtypes if device.refuses(name) is None]
     is_host = devices.rules(device.name).is_host
     cast = any(is_host and wrappers.is_emulated(getattr(torch, name)) for name in dtypes)
     return tuple(dict.fromkeys([*dtypes, *(["float32"] if cast else [])]))

@@ -29,6 +29,7 @@ from vitbench.devices import (
 from vitbench.engine import child
 from vitbench.instruments import _dispatch
 from vitbench.instruments.correctness import tensors_in
+from vitbench.results.outcome import Ceilings
 
 RULES = _accelerator.rules(
     "simulated", "an accelerator over a virtual clock", 1e12, has_graphs=True, is_indexed=True
@@ -113,8 +114,10 @@ class Device(cuda.Device):
     def energy(self, call: Call, seconds: float) -> Energy | None:
         return super().energy(self.launches_of(call), seconds)
 
-    def ceilings(self, dtypes: Sequence[str], seconds: float = 0.3) -> dict[str, Any]:
+    def ceilings(
+        self, dtypes: Sequence[str], seconds: float = 0.3
+    ) -> tuple[Ceilings, tuple[str, ...]]:
         """Far above anything, after work as they are measured by."""
         self.simulated.queue.launch(seconds)
         self.simulated.queue.synchronize()
-        return {"flops_rate": dict.fromkeys(dtypes, 1e15), "bandwidth": 1e15}
+        return Ceilings(dict.fromkeys(dtypes, 1e15), 1e15), ()

@@ -11,7 +11,7 @@ import torch
 from vitbench import devices
 from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS
-from vitbench.devices import cuda, mps, xpu
+from vitbench.devices import cpu, cuda, mps, xpu
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
 
@@ -148,6 +148,71 @@ def test_gpus_without_float64(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> 
     assert mps.Device("mps").refuses("float64")
     for device in (found, mps.Device("mps")):
         assert device.refuses("float32") is None
+
+
+class Limited(cpu.Device):
+    """A CPU whose memory holds 64 rows of a product and 1000 numbers of a copy; `fault` is raised
+    in one dtype."""
+
+    product_sizes: tuple[int, ...] = (32, 256)
+    copy_numel = 2**14
+    fault: Exception | None = None
+
+    def _product_rate(self, dtype: torch.dtype, size: int, seconds: float) -> float:
+        if self.fault is not None and dtype == torch.float16:
+            raise self.fault
+        self._take(size, 64)
+        return 1e12 * size
+
+    def _copy_rate(self, numel: int, seconds: float) -> float:
+        self._take(numel, 1000)
+        return float(numel)
+
+    def _take(self, size: int, most: int) -> None:
+        if size > most:
+            raise torch.OutOfMemoryError("Tried to allocate too much")
+
+
+def test_ceilings_that_do_not_fit_the_memory() -> None:
+    """They are measured at the largest half that fits, and nothing is missing."""
+    found, reasons = Limited().ceilings(["float32"], 1.0)
+    assert found.flops_rate == {"float32": 64e12}
+    assert found.bandwidth == 512
+    assert reasons == ()
+
+
+def test_ceilings_that_cannot_be_measured() -> None:
+    """A dtype without kernels is left out, and the reason is said once; nothing else is."""
+    device = Limited()
+    device.fault = torch.AcceleratorError("no kernel image is available")
+    found, reasons = device.ceilings(["float16", "float32"], 0.0)
+    assert set(found.flops_rate) == {"float32"}
+    assert reasons == ("AcceleratorError: no kernel image is available",)
+
+
+def test_ceilings_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are none, and no exception."""
+
+    def full(*_: object) -> None:
+        raise MemoryError("nothing is left")
+
+    monkeypatch.setattr(Limited, "_take", full)
+    found, reasons = Limited().ceilings(["float32"], 0.0)
+    assert (dict(found.flops_rate), found.bandwidth, found.cached) == ({}, None, ())
+    assert reasons == ("MemoryError: nothing is left",)
+
+
+def test_ceilings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of each size, which takes more than no time; the largest is not the fastest."""
+    monkeypatch.setattr(cpu.Device, "product_sizes", (64,))
+    monkeypatch.setattr(cpu.Device, "copy_numel", 2**20)
+    found, reasons = cpu.Device().ceilings(["float32"], 0.001)
+    assert reasons == ()
+    sizes = [size for size, _ in found.cached]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 2**18
+    rates = [rate for _, rate in found.cached]
+    assert min(*rates, *found.flops_rate.values(), found.bandwidth or 0) > 0
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from vitbench.engine.messages import (
 from vitbench.errors import BadInput
 from vitbench.instruments import correctness
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.outcome import Failed, Measured
+from vitbench.results.outcome import Ceilings, Failed, Measured
 from vitbench.subjects import build as subjects
 from vitbench.subjects import check, describe
 
@@ -419,6 +419,21 @@ def test_a_worker_leaves_memory_to_the_other_side(
         events.clear()
         serve(SetUp(device="cpu", threads=1, plugins=plugins), *requests)
         assert events == expected
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_worker_without_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ready all the same: they are empty, and the environment says why."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("nothing is left")
+
+    monkeypatch.setattr(cpu.Device, "_best_s", full)
+    (ready,) = serve(SetUp(device="cpu", threads=1, environment=True, ceilings=("float32",)))
+    assert isinstance(ready, Ready)
+    assert ready.ceilings == Ceilings({})
+    assert ready.environment is not None
+    assert ready.environment["ceilings_unmeasured"] == ["OutOfMemoryError: nothing is left"]
 
 
 @pytest.mark.usefixtures("settings")

@@ -55,6 +55,24 @@ def test_layers_with_weights(module: nn.Module, shape: tuple[int, ...], expected
     assert total(module, *shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("module", "share"),
+    [
+        (nn.Conv2d(8, 16, 3, padding=1), 1),
+        (nn.Conv2d(8, 16, 3, stride=2), 1),
+        (nn.Conv2d(8, 16, 3, padding="same"), 1),
+        (nn.Conv2d(8, 16, (1, 3)), 1),
+        (nn.Conv2d(8, 16, 1), 0),
+        (nn.Conv2d(8, 16, 2, stride=2), 0),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 72, 1)), 0.5),
+    ],
+)
+def test_convolutions_whose_kernels_overlap(module: nn.Module, share: float) -> None:
+    """They are counted apart; patches and products of channels are none."""
+    found = _macs.count(module, (1, 8, 6, 6))
+    assert found.overlapping / found.total == pytest.approx(share)
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_convolutions_without_data(data: st.DataObject) -> None:

@@ -24,7 +24,7 @@ from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import SAMPLE_COLUMNS, derive, write_csv
 from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, new_folder, read_environment
 from vitbench.results.journal import Journal, Run
-from vitbench.results.outcome import Failed, Outcome
+from vitbench.results.outcome import Ceilings, Failed, Outcome
 
 ONE, TWO = case(), case(batch_size=3)
 
@@ -114,6 +114,16 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, room: int, code: int, words: 
         journal._file = real
         journal.append(outcome_line(measured()))
     assert journals.read(folder).outcomes_of(ONE) == [measured()]
+
+
+def test_ceilings_of_an_older_release(tmp_path: Path) -> None:
+    """A run whose journal has no caches in it is read."""
+    folder = begun(tmp_path / "run")
+    entry = journals.environment_entry(environment(), ceilings())
+    del entry["ceilings"]["cached"]
+    with (folder / JOURNAL).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    assert journals.read(folder).ceilings == Ceilings({"float32": 100e9}, 10e9)
 
 
 def test_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.vitbench.examples import ROOT, backbone_case, case, ceilings, facts, measured, state
+from tests.vitbench.examples import (
+    ROOT,
+    backbone_case,
+    case,
+    ceilings,
+    environment,
+    facts,
+    measured,
+    state,
+)
 from vitbench.analysis import stats
 from vitbench.results.columns import COLUMN_NAMES, COLUMNS, EXACT_COLUMNS
 from vitbench.results.outcome import (
@@ -160,6 +169,43 @@ def test_the_ceiling_is_that_of_the_dtype_that_computed() -> None:
         known = measured(facts=facts(computed_dtype=computed))
         row = build_record(case(dtype="bfloat16"), [known], rates)
         assert row["roofline_fraction"] == pytest.approx(163840 * 2 / rate / 0.010)
+
+
+CACHED = Ceilings({"float32": 100e9}, 10e9, ((2**10, 20e9), (2**14, 50e9), (2**18, 30e9)))
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "bandwidth"),
+    [(1, 50e9), (2**10, 50e9), (2**14, 50e9), (2**18 - 1, 50e9), (2**18, 30e9), (2**30, 30e9)],
+)
+def test_the_bandwidth_of_so_many_bytes(nbytes: int, bandwidth: float) -> None:
+    """That of the next smaller copy; small ones that were slower than larger ones, as launching
+    takes longer, are no ceiling; where caches were not measured, that of the large copy."""
+    assert CACHED.bandwidth_at(nbytes) == bandwidth
+    assert Ceilings({}, 10e9).bandwidth_at(nbytes) == 10e9
+    assert Ceilings({}).bandwidth_at(nbytes) is None
+
+
+def test_a_map_in_the_cache_does_not_beat_the_ceilings() -> None:
+    """It is moved twice as fast as memory copies, and its trust does not fall for that."""
+    known = facts(macs=1, macs_counted=1)
+    in_cache_s = 25088 / 20e9
+    rounds = [measured(*[in_cache_s] * 20, facts=known)] * 2
+    row = build_record(case(), rounds, CACHED, environment())
+    assert row["roofline_fraction"] == pytest.approx(20 / 50)
+    assert row["trust"] == "A"
+    old = build_record(case(), rounds, ceilings(), environment())
+    assert old["roofline_fraction"] == pytest.approx(2)
+
+
+def test_convolutions_that_take_fewer_products_do_not_beat_the_ceilings() -> None:
+    """The time that the ceilings allow leaves out what Winograd's method may save; what an older
+    release wrote without it is read as it was."""
+    rates = Ceilings({"float32": 1e6}, 1e15)
+    for overlapping, left in ((80000, 1920), (0, 81920), (None, 81920)):
+        known = measured(facts=facts(macs_overlapping=overlapping))
+        row = build_record(case(), [known], rates)
+        assert row["roofline_fraction"] == pytest.approx(2 * 2 * left / 1e6 / 0.010)
 
 
 def test_without_a_ceiling_there_is_no_roofline() -> None:
