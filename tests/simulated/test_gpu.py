@@ -84,6 +84,17 @@ def test_heat_that_goes_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None
     assert columns["throttled_share"] == 0
 
 
+def test_heat_that_goes_between_two_looks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the GPU counted meanwhile: it is over when it is looked for, and the samples that it
+    slowed are taken again."""
+    device, _, call = gpu_of(State(slow_to_s=0.65), monkeypatch)
+    watch = device.watch()
+    found = timing.measure(call, device.clock(), RULE, watch=watch)
+    assert found.retries == 1
+    assert found.samples == pytest.approx([KERNEL_S * LAUNCHES] * len(found.samples), rel=0.01)
+    assert watch.columns(found.chunks)["throttled_share"] == 0
+
+
 def test_a_power_cap_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many boards work at it under any full load: nothing is taken again, the time is what it is
     there, and the clock says why."""
