@@ -11,6 +11,7 @@ from vitbench import devices
 from vitbench.analysis import stats
 from vitbench.cases.row import COLUMNS, name_of, options_of
 from vitbench.errors import BadInput, nearest
+from vitbench.instruments import memory
 from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED, UNSUPPORTED
 from vitbench.results.record import Record, subject_of
 
@@ -263,7 +264,7 @@ class _CasePair:
         """Whether peak memory compares between the sides: what an allocation takes follows the
         version of torch, the device and its threads; a resident set is never the same twice."""
         base, candidate = self._both()
-        is_resident = "resident" in (base.get("memory_source"), candidate.get("memory_source"))
+        is_resident = memory.RESIDENT in (base.get("memory_source"), candidate.get("memory_source"))
         return not is_resident and all(
             str(base[name]) == str(candidate[name]) for name in ("torch", "device_name")
         )

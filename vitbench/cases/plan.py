@@ -215,7 +215,8 @@ def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
 
 
 def overhead_s(case: Case, *, first_round: bool) -> float:
-    """What a case takes in a round apart from warm-up and sampling."""
+    """What a case takes in a round apart from warm-up and sampling, and from what is converted
+    before the first."""
     passes = 0.1
     if first_round:
         passes = (_MODEL_PASSES_S if case.backbone else _PASSES_S) + 4 * call_s(case)
@@ -223,14 +224,17 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
         # The check in fp64, of two images at most, at half the rate of large products.
         images = min(2, case.batch_size) / case.batch_size
         passes += 2 * images * call_s(dataclasses.replace(case, dtype="float64"))
-    return passes + runtimes.load(case.runtime).RULES.conversion_s
+    rules = runtimes.load(case.runtime).RULES
+    return passes if rules.converts else passes + rules.conversion_s
 
 
 def fixed_s(cases: Sequence[Case], rounds: int) -> float:
-    """What the rounds take apart from warm-up and sampling."""
+    """What a run takes apart from warm-up and sampling."""
+    rules = [runtimes.load(case.runtime).RULES for case in cases]
+    converting = sum(one.conversion_s for one in rules if one.converts)
     first = sum(overhead_s(case, first_round=True) for case in cases)
     later = sum(overhead_s(case, first_round=False) for case in cases)
-    return rounds * START_S + first + (rounds - 1) * later
+    return converting + rounds * START_S + first + (rounds - 1) * later
 
 
 def estimate_s(plan: Plan) -> tuple[float, float]:

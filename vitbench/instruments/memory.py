@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ORDER = 2
+# Where the peak is the process's resident set.
+RESIDENT = "resident"
 COLUMNS = (
     Column(
         "peak_memory_bytes",
@@ -66,7 +68,7 @@ def _resident(call: Call, before_bytes: int) -> Mapping[str, Any]:
     gc.collect()
     highest = host.highest_resident_bytes(call)
     peak = None if highest is None else max(0, highest - before_bytes)
-    return {"peak_memory_bytes": peak, "peak_rss_bytes": highest, "memory_source": "resident"}
+    return {"peak_memory_bytes": peak, "peak_rss_bytes": highest, "memory_source": RESIDENT}
 
 
 def held_bytes(module: nn.Module, inputs: Iterable[Tensor]) -> int:

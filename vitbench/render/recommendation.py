@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.cases.axes import AXES
+from vitbench.instruments import memory
 from vitbench.render import tables, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
@@ -21,7 +21,8 @@ _HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak 
 def rows(records: Sequence[Record]) -> list[list[str]]:
     """A line for every question that has two answers or more, as they were measured.
 
-    Where the intervals of the two fastest overlap, both are named, the one with less memory first.
+    Where the intervals of the fastest overlap, all are named, the one with the least memory first;
+    the fastest where their memory does not compare.
     """
     questions: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
@@ -35,16 +36,17 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
 
 def _answer(answers: Sequence[Record], settings: str) -> list[str]:
     """A line; `settings` are those that tell the case from its neighbours."""
-    fastest = min(answers, key=lambda record: _number(record, "latency_s"))
-    slowest = max(answers, key=lambda record: _number(record, "latency_s"))
+    fastest, slowest = min(answers, key=_latency), max(answers, key=_latency)
     limit = _number(fastest, "latency_high_s")
     level = [record for record in answers if _number(record, "latency_low_s") <= limit]
-    used, *others = sorted(level, key=_peak)
-    times = _number(slowest, "latency_s") / _number(used, "latency_s")
+    compares = _memory_compares(level)
+    used, *others = sorted(level, key=_peak if compares else _latency)
+    times = _latency(slowest) / _latency(used)
     why = f"{_named(slowest)} takes {times:.2f} times as long"
     if others:
         names = ", ".join(_named(record) for record in others)
-        why = f"as fast as {names} within noise, and takes no more memory"
+        why = f"as fast as {names} within noise"
+        why += ", and takes no more memory" if compares else "; their memory does not compare"
     return [
         f"{subject_of(used)} {settings}".strip(),
         f"{used['image_height']}x{used['image_width']}",
@@ -53,7 +55,7 @@ def _answer(answers: Sequence[Record], settings: str) -> list[str]:
         _named(used),
         units.significant(_number(used, "throughput_img_s")),
         f"{times:.2f}",
-        units.mebibytes(_peak(used)) if math.isfinite(_peak(used)) else "",
+        tables.peak(used),
         "; ".join([why, *_remarks(used)]),
     ]
 
@@ -74,9 +76,20 @@ def _number(record: Record, name: str) -> float:
     return float(str(record[name]))
 
 
+def _latency(record: Record) -> float:
+    return _number(record, "latency_s")
+
+
 def _peak(record: Record) -> float:
-    """Bytes; infinite where it was not measured."""
-    return math.inf if record["peak_memory_bytes"] is None else _number(record, "peak_memory_bytes")
+    return _number(record, "peak_memory_bytes")
+
+
+def _memory_compares(records: Sequence[Record]) -> bool:
+    """Whether every peak was read, and in the same exact way: a resident set holds more than the
+    call takes, and is not the same twice."""
+    is_read = all(record["peak_memory_bytes"] is not None for record in records)
+    sources = {record["memory_source"] for record in records}
+    return is_read and len(sources) == 1 and sources != {memory.RESIDENT}
 
 
 def _named(record: Record) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
+from vitbench.instruments import memory
 from vitbench.render import labels, units
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, Value, subject_of
@@ -21,6 +22,12 @@ SETTING_COLUMNS = (
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
 
+# Behind a peak that was read from the resident set, and what it says.
+_MARK = " *"
+_RESIDENT = (
+    "* the process's resident set, which holds the runtime's own buffers too: it does not compare "
+    "with the exact peaks of torch's allocator"
+)
 _FIGURES = ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust")
 
 
@@ -31,11 +38,12 @@ def results(records: Sequence[Record]) -> Table:
 
 
 def results_markdown(records: Sequence[Record]) -> str:
-    """The same as GitHub's Markdown, figures to the right."""
+    """The same as GitHub's Markdown, figures to the right; below it what a marked peak is."""
     header, rows = _results(records)
     aligned = ["---:" if title in _FIGURES[:-1] else "---" for title in header]
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return markdown(header, cells, aligned)
+    text = markdown(header, cells, aligned)
+    return f"{text}\n\n\\{_RESIDENT}" if any(map(_is_resident, records)) else text
 
 
 def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
@@ -100,19 +108,33 @@ def _figures(record: Mapping[str, Any]) -> list[str | Text]:
 
 def _counts(record: Mapping[str, Any]) -> list[str | Text]:
     """Empty where it could not be read."""
-    shown = {"macs": units.si, "params": units.si, "peak_memory_bytes": units.mebibytes}
-    cells: list[str | Text] = [
-        "" if record[name] is None else show(record[name]) for name, show in shown.items()
-    ]
-    return [f"≥ {cells[0]}" if record.get("macs_is_lower_bound") else cells[0], *cells[1:]]
+    macs, params = (
+        "" if record[name] is None else units.si(record[name]) for name in ("macs", "params")
+    )
+    return [f"≥ {macs}" if record.get("macs_is_lower_bound") else macs, params, peak(record)]
+
+
+def peak(record: Mapping[str, Any]) -> str:
+    """Peak memory in MiB, marked where `notes` explains it; empty where it could not be read."""
+    peak_bytes = record["peak_memory_bytes"]
+    if peak_bytes is None:
+        return ""
+    return units.mebibytes(peak_bytes) + (_MARK if _is_resident(record) else "")
+
+
+def _is_resident(record: Mapping[str, Any]) -> bool:
+    return record["peak_memory_bytes"] is not None and record["memory_source"] == memory.RESIDENT
 
 
 def notes(records: Sequence[Record], most: int = 10) -> list[str]:
-    """A line for each subject and note, and how many more there are."""
+    """A line for each subject and note, and how many more there are; what a marked peak is."""
+    of_memory = [_RESIDENT] if any(map(_is_resident, records)) else []
     lines = [f"{subject_of(record)}: {record['notes']}" for record in records if record["notes"]]
     lines = list(dict.fromkeys(lines))
     rest = len(lines) - most
-    return lines if rest <= 0 else [*lines[:most], f"and {rest} more in the column `notes`"]
+    if rest > 0:
+        lines = [*lines[:most], f"and {rest} more in the column `notes`"]
+    return of_memory + lines
 
 
 def plan(rows: Sequence[tuple[str, str]]) -> Table:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vitbench.examples import backbone_case, case, plan
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.analysis import stats
 from vitbench.cases import plan as plans
 from vitbench.cases.plan import Plan
@@ -150,6 +150,22 @@ def test_estimates_follow_the_rule() -> None:
     assert plans.estimate_s(short) < plans.estimate_s(long)
     assert plans.estimate_s(short) < plans.estimate_s(plan(CASES[0], rounds=5))
     assert plans.call_s(case(mode="forward_backward")) > plans.call_s(case())
+
+
+CONVERTING = [name for name in runtimes.names() if runtimes.load(name).RULES.converts]
+
+
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_a_conversion_is_paid_once_a_run(runtime: str) -> None:
+    """However many rounds follow, and before the first of them."""
+    eager, converted = case(), case(runtime=runtime)
+    conversion_s = runtimes.load(runtime).RULES.conversion_s
+    for rounds in (1, 5):
+        more_s = plans.fixed_s([converted], rounds) - plans.fixed_s([eager], rounds)
+        assert more_s == pytest.approx(conversion_s)
+    for first in (True, False):
+        overheads = {plans.overhead_s(one, first_round=first) for one in (eager, converted)}
+        assert len(overheads) == 1
 
 
 def test_a_head_costs() -> None:

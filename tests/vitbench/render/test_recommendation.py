@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.vitbench.examples import case, environment, facts, measured
 from vitbench.render import recommendation
 from vitbench.results.record import Record, build_record
@@ -31,6 +33,25 @@ def test_of_two_alike_the_leaner() -> None:
     (line,) = recommendation.rows(rows)
     assert line[4] == "fused"
     assert line[-1] == "as fast as eager within noise, and takes no more memory"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"memory_source": "resident", "peak_memory_bytes": 10},
+        {"memory_source": "allocator", "peak_memory_bytes": None},
+    ],
+)
+def test_memory_that_does_not_compare_decides_nothing(columns: Record) -> None:
+    """A resident set beside an allocator's peak, or a peak that was not read: the fastest wins."""
+    fastest = row(0.01, peak=2000) | {"memory_source": "allocator"}
+    other = row(0.010001, runtime="openvino") | columns
+    for rows in ([fastest, other], [other, fastest]):
+        (line,) = recommendation.rows(rows)
+        assert line[4] == "fused"
+        assert line[-1] == (
+            "as fast as fused + openvino within noise; their memory does not compare"
+        )
 
 
 def test_a_launch_bound_answer_says_what_would_gain() -> None:

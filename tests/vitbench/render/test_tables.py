@@ -43,6 +43,18 @@ def test_a_lower_bound_and_its_note() -> None:
     assert tables.notes(many, most=10)[10:] == ["and 2 more in the column `notes`"]
 
 
+def test_a_resident_peak_is_marked() -> None:
+    """A note under the table says that it does not compare with an allocator's peak."""
+    exact, resident = (row() | {"memory_source": name} for name in ("allocator", "resident"))
+    lines = printed(tables.results([exact, resident])).splitlines()
+    assert ["0.0381 *" in line for line in lines] == [False, False, True]
+    (note,) = tables.notes([exact, resident])
+    assert note.startswith("* the process's resident set")
+    assert tables.results_markdown([exact, resident]).endswith(f"\n\n\\{note}")
+    assert "resident" not in tables.results_markdown([exact])
+    assert tables.notes([exact, resident | {"peak_memory_bytes": None}]) == []
+
+
 def test_the_devices_own_time() -> None:
     """Beside the latency, where it was read apart."""
     bound = build_record(case(), [measured(device_samples_s=(0.004,) * 20)])
