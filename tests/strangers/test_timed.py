@@ -49,7 +49,7 @@ MODULES = {
     ),
     "fp64 takes too much memory": (
         layer(forward="if y.dtype == torch.float64:\n    raise MemoryError('full')"),
-        "eager float32: it cannot run in float64 (MemoryError: full)",
+        "eager float32: it cannot run in float64 (memory ran out)",
         "",
     ),
     "it is built once only": (
