@@ -15,6 +15,8 @@ from vitbench.errors import BadInput, nearest
 from vitbench.instruments import Column, Type
 
 Value = bool | int | str | Resolution
+# Of the axes `attention` and `runtime`: every value that there is.
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class Mechanisms(Axis):
         return self._expand(Axis.read(self, data))
 
     def _expand(self, items: Sequence[Value]) -> tuple[Value, ...]:
-        names = [attentions.names() if item == "all" else (item,) for item in items]
+        names = [attentions.names() if item == ALL else (item,) for item in items]
         return tuple(dict.fromkeys(name for group in names for name in group))
 
 
@@ -196,7 +198,7 @@ AXES: dict[str, Axis] = {
     for axis in (
         Mechanisms(
             name="attention",
-            examples=("all", *attentions.names()),
+            examples=(ALL, *attentions.names()),
             help="Attention mechanisms, or `all`",
             meaning="mechanism, the name of its file; empty for a backbone",
             of="layer",
@@ -281,12 +283,13 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             name="runtime",
-            help="What runs the implementation",
+            help="What runs the implementation; `all` is each that is installed and that the "
+            "device can run",
             meaning="what ran the implementation: "
             + ", ".join(f"`{name}`" for name in runtimes.names()),
             default=runtimes.DEFAULT,
             is_how=True,
-            choices=runtimes.names(),
+            choices=(ALL, *runtimes.names()),
         ),
         Flags(
             name="cold",

@@ -11,7 +11,7 @@ from typing import Any
 import attentions
 from vitbench import runtimes
 from vitbench.cases import backbone_names as models
-from vitbench.cases.axes import AXES, Value, find
+from vitbench.cases.axes import ALL, AXES, Value, find
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import Scalar, check
 from vitbench.errors import BadInput, nearest
@@ -105,9 +105,8 @@ class Sweep:
         """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what
         the device cannot do."""
         self.check()
-        for name in self["runtime"]:
-            reason = runtimes.missing(name) or self._refusal(name)
-            if reason is not None:
+        for name in self._runtimes():
+            if (reason := self._reason_against(name)) is not None:
                 raise BadInput(reason)
         cases = [
             self._case(point, attention=name, params=params)
@@ -122,6 +121,23 @@ class Sweep:
             for point in self._points("backbone", head)
         ]
         return list(dict.fromkeys(cases))
+
+    def left_out(self) -> list[str]:
+        """The runtimes that `all` leaves out, each with its reason, in words."""
+        if ALL not in self["runtime"]:
+            return []
+        reasons = {name: self._reason_against(name) for name in runtimes.names()}
+        return [f"{name} is left out: {why}" for name, why in reasons.items() if why is not None]
+
+    def _runtimes(self) -> tuple[str, ...]:
+        """Those named; for `all` each that nothing speaks against."""
+        able = [name for name in runtimes.names() if self._reason_against(name) is None]
+        named = [able if name == ALL else [name] for name in self["runtime"]]
+        return tuple(dict.fromkeys(name for group in named for name in group))
+
+    def _reason_against(self, runtime: str) -> str | None:
+        """Why nothing can be measured in a runtime here, where it cannot."""
+        return runtimes.missing(runtime) or self._refusal(runtime)
 
     def _refusal(self, runtime: str) -> str | None:
         """Why a runtime can run none of the cases, where it cannot."""
@@ -178,6 +194,7 @@ class Sweep:
         swept["resolution"] = swept["resolution"] or (
             Resolution(*_TASK_SIZES[models.task_of(head)]),
         )
+        swept["runtime"] = self._runtimes()
         for values in itertools.product(*swept.values()):
             yield dict(zip(swept, values, strict=True))
 

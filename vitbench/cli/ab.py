@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,6 +93,7 @@ def ab(
             **selection.settings() | {"plugins": tuple(plugins)},
             effort="quick",
             registry=sides[1].registry(),
+            on_note=functools.partial(typer.echo, err=True),
             **machine.settings(),
         )
         plan = precision.timed(plan)

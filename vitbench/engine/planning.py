@@ -75,7 +75,8 @@ def make_plan(
     timed     False: cases are checked, counted and their memory measured, once
     memory_limit_bytes  of a worker on a CPU: by default 90% of what is available; None: no limit
     budget_s, threads, allocator, timeout_s, seed  fields of Plan
-    on_note   gets what was done to the names in a checkpoint, one sentence
+    on_note   gets sentences: what was done to the names in a checkpoint, and which runtimes `all`
+              leaves out
 
     Raises BadInput, before anything is measured or written. A mistake that can be seen without the
     device is found before a process is asked for the device.
@@ -95,14 +96,16 @@ def make_plan(
     settings: dict[str, Any] = {"threads": threads, "timeout_s": timeout_s, "budget_s": budget_s}
     plans.check_settings(allocator=allocator, rounds=rounds, **settings)
 
-    def planned_on(device: str) -> tuple[tuple[Case, ...], TimingRule]:
-        """The cases and the timing rule of a device."""
+    def planned_on(device: str) -> tuple[tuple[Case, ...], TimingRule, list[str]]:
+        """The cases and the timing rule of a device, and what is left out on it."""
         sweep = make_sweep(loaded, device, axes, params, files, registry, checkpoint)
-        return tuple(sweep.expand()), plans.rule_of(effort, device, rule)
+        return tuple(sweep.expand()), plans.rule_of(effort, device, rule), sweep.left_out()
 
     possible, planned = _on_any(device, planned_on)
     device = _resolve(device, threads)
-    cases, timing = planned if device == possible else planned_on(device)
+    cases, timing, left_out = planned if device == possible else planned_on(device)
+    for sentence in left_out:
+        on_note(sentence)
     if not timed:
         rounds = 1
     elif budget_s is None or not cases:

@@ -127,6 +127,18 @@ def test_the_device_is_asked_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> Non
         make_plan(device="auto", axes=axes)
 
 
+def test_runtimes_that_are_left_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence each, of the device that is measured and not of one that might have been."""
+    monkeypatch.setattr(pool, "probe", lambda device, threads: Ready(device="cpu"))
+    notes: list[str] = []
+    plan = make_plan("runtimes", device="auto", on_note=notes.append)
+    graphs = [note for note in notes if note.startswith("cuda-graph")]
+    assert graphs == ["cuda-graph is left out: CUDA graphs need a CUDA device, got cpu"]
+    measured = {case.runtime for case in plan.cases}
+    assert {"eager", "compile", "aotinductor"} <= measured
+    assert "cuda-graph" not in measured
+
+
 def test_a_suite_for_one_kind_of_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it names for CUDA alone is measured there, with its settings, where `auto` finds one;
     on a machine without, the sentence is that of the CPU."""

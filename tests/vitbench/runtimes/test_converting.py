@@ -100,6 +100,25 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         Sweep(attention=("msa",), runtime=("eager", "openvino")).expand()
 
 
+def test_all_runtimes_are_those_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`all` leaves out a runtime whose package is missing, with the command that installs it, and
+    one that refuses the device or the dtype, with its reason; beside one that is named too, once.
+    """
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    sweep = Sweep(attention=("msa",), runtime=("eager", "all"), dtype=("bfloat16",))
+    found = [one.runtime for one in sweep.expand()]
+    assert found == ["eager", "aotinductor", "compile"]
+    reasons = {text.split()[0]: text for text in sweep.left_out()}
+    assert set(reasons) == set(runtimes.names()) - set(found)
+    assert reasons["openvino"].endswith("needs openvino: pip install 'vitbench[runtimes]'")
+    assert "CUDA" in reasons["cuda-graph"]
+    assert "float32" in reasons["onnxruntime"]
+    assert Sweep(attention=("msa",), runtime=("eager",)).left_out() == []
+
+
 def test_a_conversion_that_keeps_the_first_output_is_wrong() -> None:
     """It would be as fast as anything, and right on the input that it was made from."""
     one = case(runtime="openvino")
