@@ -6,25 +6,30 @@ machine hits both sides alike, and a drift cancels; differences between processe
 blocks. Each block gives a case one number, the median log ratio of its ABBA cycles, and the verdict
 is made from these. A case that is called is measured again, in the blocks of the cases that are
 still open: the call holds if the second measurement repeats it.
+
+Where a runtime converts modules, a process of each side does so before the first block.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import attentions
+from vitbench import runtimes
 from vitbench.analysis import gate, stats
 from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare
 from vitbench.analysis.gate import Policy, Result
+from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.cases.row import name_of
@@ -35,6 +40,7 @@ from vitbench.engine.revision import Revision
 from vitbench.errors import BadInput, BrokenPlugin, writing
 from vitbench.results.columns import COLUMN_NAMES
 from vitbench.results.csv import write_csv
+from vitbench.results.folder import ARTIFACTS
 from vitbench.results.outcome import Failed, Outcome
 from vitbench.results.record import Record, build_record
 
@@ -90,6 +96,12 @@ def pair_case(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) ->
             return CasePair(case, None, f"the base has no parameter {name!r}")
     params = tuple((name, value) for name, value in case.params if name in known)
     return CasePair(case, dataclasses.replace(case, params=params))
+
+
+def _cases(pair: CasePair) -> dict[Which, Case]:
+    """The case of each side, where the base has one."""
+    assert pair.base is not None
+    return {"base": pair.base, "head": pair.head}
 
 
 def _check_text(which: Which, plugins: Mapping[str, Path]) -> None:
@@ -189,6 +201,8 @@ class AbComparison:
         self._folder, self._command = folder, command
         self.on_progress = on_progress or (lambda _: None)
         self._phases = {phase: defaultdict[str, _Readings](_Readings) for phase in (1, 2)}
+        # By side and the head's case: conversions that failed.
+        self._unconverted: dict[tuple[Which, str], Outcome] = {}
         # The phase of each case that is still measured, and the verdict on each that was called.
         self._open = {pair.head.id: 1 for pair in self.pairs if pair.base is not None}
         self._called: dict[str, Verdict] = {}
@@ -206,6 +220,7 @@ class AbComparison:
             self._lock,
         ):
             csv.writer(file, lineterminator="\n").writerow(_READING_COLUMNS)
+            self._convert()
             reserve_s = 0.0
             while self._open:
                 if self._is_time_up(reserve_s):  # what is left is for the cases that were called
@@ -293,28 +308,52 @@ class AbComparison:
         budget_s = self.rules.budget_s
         return budget_s is not None and time.monotonic() - self._start_s + reserve_s >= budget_s
 
-    def _block(self, file: TextIO) -> None:
-        """A fresh worker of each side, and every open case in a shuffled order."""
-        block = self.blocks
-        order = [pair for pair in self.pairs if pair.head.id in self._open]
-        random.Random(f"{self.plan.seed}-{block}").shuffle(order)
-        settled = len(self.pairs) - len(order)
-        self.blocks += 1
+    def _convert(self) -> None:
+        """Has each side convert the modules of its cases, for the runtimes that need it, in a
+        process of its own. Raises BrokenPlugin, BadInput."""
+        pairs = [
+            pair
+            for pair in self.pairs
+            if pair.base is not None and runtimes.load(pair.head.runtime).RULES.converts
+        ]
+        if not pairs:
+            return
         with Pool(self._specs(), self.plan.timeout_s, self._lock) as pool:
-            pool.start(*_ORDERS[block % 2])
-            if block == 0:
-                self._check_plugins(pool)
-            for pair in order:
-                phase = self._open[pair.head.id]
-                progress = Progress(block, pair.head, phase == 2, settled, len(self.pairs))
-                self.on_progress(progress)
-                outcomes, slices = self._measure_pair(pool, pair, block)
-                readings = self._phases[phase][pair.head.id]
-                for which, outcome in outcomes.items():
-                    readings.outcomes[which].append(outcome)
-                if not readings.has_failed:
-                    readings.shifts.append(shift_of(slices))
-                _write_readings(file, phase, block, pair, slices)
+            pool.start(*self.sides)
+            self._check_plugins(pool)
+            for pair in pairs:
+                self.on_progress(Progress(0, pair.head, False, 0, len(self.pairs)))
+                for which, case in _cases(pair).items():
+                    request = messages.Convert(case=case)
+                    try:
+                        pool.retry(partial(pool.ask, which, request, messages.Accepted))
+                    except CaseFailed as error:
+                        self._unconverted[which, pair.head.id] = error.failure
+
+    def _block(self, file: TextIO) -> None:
+        """Every open case in a shuffled order, by fresh workers of each side: one serves no case
+        of another runtime beside one whose threads are its own."""
+        open_pairs = {pair.head: pair for pair in self.pairs if pair.head.id in self._open}
+        order = plans.shuffled(open_pairs, f"{self.plan.seed}-{self.blocks}")
+        settled = len(self.pairs) - len(order)
+        block = self.blocks
+        self.blocks += 1
+        for _, group in itertools.groupby(order, plans.group_of):
+            with Pool(self._specs(), self.plan.timeout_s, self._lock) as pool:
+                pool.start(*_ORDERS[block % 2])
+                if block == 0:
+                    self._check_plugins(pool)
+                for case in group:
+                    phase = self._open[case.id]
+                    progress = Progress(block, case, phase == 2, settled, len(self.pairs))
+                    self.on_progress(progress)
+                    outcomes, slices = self._measure_pair(pool, open_pairs[case], block)
+                    readings = self._phases[phase][case.id]
+                    for which, outcome in outcomes.items():
+                        readings.outcomes[which].append(outcome)
+                    if not readings.has_failed:
+                        readings.shifts.append(shift_of(slices))
+                    _write_readings(file, phase, block, case, slices)
 
     def check_plugins(self) -> None:
         """Has workers of both sides import their plugins. Raises BrokenPlugin, BadInput."""
@@ -331,9 +370,8 @@ class AbComparison:
         """The outcome of each side, and all slices in order. Where one side fails, the other is
         measured alone: it may fail too.
         """
-        assert pair.base is not None
         with_facts, rule, sides = block == 0, self.plan.rule, _ORDERS[block % 2]
-        cases: dict[Which, Case] = {"base": pair.base, "head": pair.head}
+        cases = _cases(pair)
         sample, finish = messages.Sample(seconds=self.rules.slice_s), messages.Finish()
         slices: list[Slice] = []
 
@@ -357,12 +395,15 @@ class AbComparison:
                     pool.discard(which)
                 raise
 
-        try:
-            order = slice_order(self.rules.abba_cycles, first=block % 2)
-            return pool.retry(lambda: measure(sides, order, slices)), slices
-        except CaseFailed as error:
-            failure = _with_remedy(error.failure)
-            outcomes: dict[Which, Outcome] = {w: failure for w in sides if w == error.slot}
+        failures = {which: self._unconverted.get((which, pair.head.id)) for which in sides}
+        outcomes = {which: failed for which, failed in failures.items() if failed is not None}
+        if not outcomes:
+            try:
+                order = slice_order(self.rules.abba_cycles, first=block % 2)
+                return pool.retry(lambda: measure(sides, order, slices)), slices
+            except CaseFailed as error:
+                failure = _with_remedy(error.failure)
+                outcomes = {which: failure for which in sides if which == error.slot}
         alone = [which for which in sides if which not in outcomes]
         try:
             outcomes |= pool.retry(lambda: measure(alone, alone, []))
@@ -377,6 +418,7 @@ class AbComparison:
                 return messages.SetUp.of(
                     self.plan,
                     plugins=self._plugins[which],
+                    artifacts=self._folder.resolve() / ARTIFACTS / which,
                     workers=len(self.sides),
                     environment=is_new,
                 )
@@ -448,6 +490,8 @@ class AbComparison:
                 outcomes = (failed or outcomes)[:1]
             case = pair.base if which == "base" and pair.base is not None else pair.head
             row = build_record(case, outcomes, None, self.environments.get(which))
+            if row["artifact"]:  # in this folder, not in the side's
+                row["artifact"] = f"{ARTIFACTS}/{row['artifact']}"
             rows.append(row | {"settings": pair.head.settings})
         return rows
 
@@ -527,9 +571,9 @@ def shift_of(slices: Sequence[Slice]) -> float:
 
 
 def _write_readings(
-    file: TextIO, phase: int, block: int, pair: CasePair, slices: Sequence[Slice]
+    file: TextIO, phase: int, block: int, case: Case, slices: Sequence[Slice]
 ) -> None:
-    rows, name = csv.writer(file, lineterminator="\n"), name_of(pair.head)
+    rows, name = csv.writer(file, lineterminator="\n"), name_of(case)
     for index, (which, samples_s) in enumerate(slices):
         text = " ".join(f"{sample:.6g}" for sample in samples_s)
         rows.writerow((phase, block, name, index, which, text))

@@ -30,6 +30,7 @@ class Workers(scripted.Workers):
 
     slow     share of processes that are 2.7 times slower, as was seen
     process  scatter between processes; reading: between readings; drift: of the machine, a reading
+    served   (worker, side, request, case) of every conversion and preparation, in order
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Workers(scripted.Workers):
         self.asked: list[tuple[str, str]] = []
         self.slices: list[str] = []
         self.prepared: dict[int, messages.PrepareCase] = {}
+        self.served: list[tuple[int, str, str, Case]] = []
 
     def make(self, target: Target) -> scripted.Worker:
         worker = super().make(target)
@@ -58,6 +60,13 @@ class Workers(scripted.Workers):
         if isinstance(request, messages.Discard):
             self.prepared.pop(number, None)
             return messages.Accepted()
+        if isinstance(request, messages.Convert | messages.PrepareCase):
+            self.served.append((number, side, request.type, request.case))
+        if isinstance(request, messages.Convert):
+            fault = self.fault(side, request.case, type(request))
+            if isinstance(fault, BaseException):
+                raise fault
+            return messages.Finished(outcome=fault) if fault else messages.Accepted()
         if isinstance(request, messages.PrepareCase):
             assert number not in self.prepared, "the case of before was not ended"
             self.prepared[number] = request
@@ -433,6 +442,84 @@ def test_time_is_set_aside_to_confirm(
     assert verdicts["hilo"].word == "slower"
     assert not verdicts["hilo"].why
     assert verdicts["msa"].word == "undecided"
+
+
+CONVERTED = tuple(
+    case(runtime=runtime, batch_size=batch)
+    for runtime in ("eager", "compile", "onnxruntime", "openvino")
+    for batch in (1, 2)
+)
+
+
+def test_modules_are_converted_once_on_each_side(workers: Workers, tmp_path: Path) -> None:
+    """By a process of each side that measures nothing, before the first block, into the side's own
+    folder; every later worker of the side loads them from there."""
+    comparison(tmp_path / "ab", cases=CONVERTED, max_blocks=2).measure()
+    conversions = [one for one in workers.served if one[2] == "convert"]
+    assert workers.served[: len(conversions)] == conversions
+    for number, side in ((1, "base"), (2, "head")):
+        of_side = [
+            one for worker, which, _, one in conversions if (worker, which) == (number, side)
+        ]
+        assert of_side == list(CONVERTED[4:])
+    assert len(conversions) == 2 * len(CONVERTED[4:])
+    assert not {1, 2} & {worker for worker, *_ in workers.served[len(conversions) :]}
+    for number, side in enumerate(workers.started, start=1):
+        assert workers.artifacts[number] == tmp_path / "ab" / "artifacts" / side
+    assert workers.alive == 0
+
+
+def test_a_runtime_with_own_threads_is_measured_by_itself(workers: Workers, tmp_path: Path) -> None:
+    """A worker serves one such runtime or all others, and no worker of another is alive beside the
+    two that are compared."""
+    comparison(tmp_path / "ab", cases=CONVERTED, max_blocks=2).measure()
+    served: dict[int, set[Case]] = {}
+    for worker, _, kind, one in workers.served:
+        if kind == "prepare_case":
+            served.setdefault(worker, set()).add(one)
+    groups = [set(CONVERTED[:4]), set(CONVERTED[4:6]), set(CONVERTED[6:])]
+    assert all(cases in groups for cases in served.values())
+    assert len(served) == 2 * 2 * len(groups)
+    assert workers.most_alive == 2
+
+
+def test_nothing_is_converted_where_no_runtime_needs_it(workers: Workers, tmp_path: Path) -> None:
+    """No process is started for it."""
+    comparison(tmp_path / "ab", cases=CONVERTED[:4], max_blocks=1).measure()
+    assert workers.started == ["base", "head"]
+
+
+@pytest.mark.parametrize("sides", [("base",), ("head",), ("base", "head")])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Failed("error", "RuntimeError: no such operator"), "error"),
+        (ChildTimeout("no answer within 300 s"), "timeout"),
+        (ChildDied("the worker was ended by SIGSEGV"), "crashed"),
+    ],
+)
+def test_a_conversion_that_fails_is_its_cases_failure(
+    workers: Workers, tmp_path: Path, fault: Any, status: str, sides: tuple[str, ...]
+) -> None:
+    """On that side, with the reason of the conversion; the other side is measured, and so are the
+    other cases."""
+    failing = CONVERTED[-1]
+    workers.fault = lambda side, one, request: (
+        fault if side in sides and one == failing and request is messages.Convert else None
+    )
+    result = comparison(tmp_path / "ab", cases=CONVERTED, max_blocks=1).measure()
+    assert [one.word for one in result.verdicts] == ["undecided"] * 7 + ["failed"]
+    reason = fault.message if isinstance(fault, Failed) else str(fault)
+    for side in ("base", "head"):
+        *others, last = read_csv(tmp_path / "ab" / f"{side}.csv")
+        assert {row["status"] for row in others} == {"measured"}
+        expected = (status, reason) if side in sides else ("measured", "")
+        assert (last["status"], last["message"]) == expected
+        prepared = [
+            one for _, which, kind, one in workers.served if (which, kind[0]) == (side, "p")
+        ]
+        assert prepared.count(failing) == (side not in sides)
+    assert workers.alive == 0
 
 
 def test_no_block_is_no_pass(workers: Workers, tmp_path: Path) -> None:

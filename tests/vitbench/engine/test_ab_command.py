@@ -27,6 +27,7 @@ from tests.vitbench.examples import (
     left_behind,
     plan,
     plugin,
+    read_csv,
     vitbench,
 )
 from vitbench.__main__ import run
@@ -234,6 +235,27 @@ def test_two_folders_with_a_plugin_each(
     assert "the base does not have it" in capsys.readouterr().out
     assert run(["ab", "old/", "empty/", *words]) == 2
     assert capsys.readouterr().err == "vitbench: the candidate does not have my\n"
+
+
+@pytest.mark.slow
+def test_a_runtime_that_converts(tmp_path: Path) -> None:
+    """Equal trees, as they are and in ONNX Runtime: all is measured, each side's module from an
+    artifact of its own that its row names, and with equal counts."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        plugin(tmp_path / name, "my", layer())
+    words = ["--plugin", "my.py", "--attention", "my", *_SIZE.split(), *_FAST.split()]
+    words += ["--runtime", "eager,onnxruntime", "--max-blocks", "2", "--out", "out"]
+    done = vitbench(tmp_path, "ab", "old/", "new/", *words)
+    assert done.returncode == 4, done.stdout + done.stderr
+    for side in ("base", "head"):
+        eager, converted = read_csv(tmp_path / "out" / f"{side}.csv")
+        assert (eager["status"], converted["status"]) == ("measured", "measured")
+        assert (eager["rounds"], converted["rounds"]) == ("2", "2")
+        assert eager["artifact"] == ""
+        artifact = tmp_path / "out" / converted["artifact"]
+        assert artifact.is_file()
+        assert artifact.is_relative_to(tmp_path / "out" / "artifacts" / side)
 
 
 def test_a_base_that_does_not_import(tmp_path: Path) -> None:

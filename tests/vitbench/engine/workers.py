@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.vitbench.examples import ceilings, environment
 from vitbench.engine import messages
 from vitbench.engine.child import Target
@@ -11,11 +13,12 @@ class Workers:
     """Makes workers; what they answer to requests after the first is for a subclass to say.
 
     started   of each worker that was made, the folder that it measures
-    alive     workers that were not closed
+    alive     workers that were not closed; most_alive: the most that there were at a time
     starting  faults of the next workers at their start
     refused   the sentence with which they refuse to start
     shared_by   how many workers each that was set up is told to be one of
     identified  numbers of the workers that were asked which device a name means
+    artifacts   the folder that each worker that was set up is given for them, by its number
     left      processes that a worker is found to have left running
     device    that they say they measure on
     """
@@ -23,18 +26,20 @@ class Workers:
     def __init__(self) -> None:
         self.environment = environment()
         self.started: list[str] = []
-        self.alive = 0
+        self.alive = self.most_alive = 0
         self.starting: list[BaseException] = []
         self.refused: str | None = None
         self.left: set[int] = set()
         self.identified: list[int] = []
         self.shared_by: list[int] = []
+        self.artifacts: dict[int, Path | None] = {}
         self.device = "cpu"
 
     def make(self, target: Target) -> Worker:
         """In place of Child."""
         self.started.append("" if target.root is None else target.root.name)
         self.alive += 1
+        self.most_alive = max(self.most_alive, self.alive)
         return Worker(self, len(self.started), self.started[-1])
 
     def answer(self, worker: Worker, request: messages.Request) -> messages.Reply:
@@ -60,6 +65,7 @@ class Worker:
         if not isinstance(request, messages.SetUp):
             return workers.answer(self, request)
         workers.shared_by.append(request.workers)
+        workers.artifacts[self.number] = request.artifacts
         if workers.starting:
             raise workers.starting.pop(0)
         if workers.refused is not None:
