@@ -89,8 +89,12 @@ def dry(words: list[str]) -> list[str]:
     return words
 
 
-# What measures and has to: doctor takes three fresh processes, check one.
-SLOW = ("vitbench doctor", "vitbench check baseline.csv --untimed")
+# What measures and has to: doctor takes three fresh processes, check one, convert two.
+SLOW = (
+    "vitbench doctor",
+    "vitbench check baseline.csv --untimed",
+    "vitbench convert hilo --runtime openvino --resolution 224 --out model.xml",
+)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,14 @@ class Case:
         return Resolution(self.image_height, self.image_width)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a layer (batch, height, width, dim), as is its output; of a backbone (batch, 3,
+        height, width)."""
+        if self.backbone:
+            return self.batch_size, 3, self.image_height, self.image_width
+        return self.batch_size, self.grid_height, self.grid_width, self.dim
+
+    @property
     def settings(self) -> str:
         """Hyper-parameters, head and weights as a text: `alpha=0.9 window_size=2`."""
         pairs = sorted(self._settings.items())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import vitbench
-from vitbench.cli import ab, doctor, info, judge, run, show, trend
+from vitbench.cli import ab, convert, doctor, info, judge, run, show, trend
 
 # What the command line may raise. The base of all errors of usage is ClickException, whose module
 # differs between releases of typer; it has no other name there.
@@ -49,4 +49,5 @@ app.command("ab")(ab.ab)
 app.command("compare")(judge.compare)
 app.command("check")(judge.check)
 app.command("trend")(trend.trend)
+app.command("convert")(convert.convert)
 app.add_typer(judge.baseline, name="baseline")

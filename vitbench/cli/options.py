@@ -9,12 +9,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
 from vitbench import devices
-from vitbench.cases.axes import AXES, Value
+from vitbench.cases.axes import AXES, Value, text_of
 from vitbench.cli import complete, parse
 
 _AXES = "Axes (comma-separated; each replaces the suite's)"
@@ -48,11 +48,25 @@ def _plain(text: str) -> str:
 class Axes(dict[str, tuple[Value, ...]]):
     """A group of options: the values of the axes that the user names."""
 
+    panel: ClassVar[str] = _AXES
+    defaults: ClassVar[Mapping[str, str | None]] = dict.fromkeys(AXES)
+
     @classmethod
     def of(cls, texts: Mapping[str, str | None]) -> Axes:
         """Raises BadInput."""
         named = {name: text for name, text in texts.items() if text is not None}
         return cls({name: AXES[name].parse(text) for name, text in named.items()})
+
+
+class OneOfEach(Axes):
+    """A group of options: one value of each axis that a module to convert has."""
+
+    panel = "The case (one value of each)"
+    defaults: ClassVar[Mapping[str, str | None]] = {
+        name: None if name in ("task", "resolution") else text_of(axis.default)
+        for name, axis in AXES.items()
+        if name not in ("attention", "backbone", "runtime", "cold", "mode")
+    } | {"batch_size": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +131,7 @@ def grouped(command: Callable[..., int | None]) -> Callable[..., int | None]:
         for name, options in groups.items():
             texts = {option: values.pop(option) for option in options}
             group = hints[name]
-            values[name] = group.of(texts) if group is Axes else group(**texts)
+            values[name] = group.of(texts) if issubclass(group, Axes) else group(**texts)
         return command(**values)
 
     signature = inspect.Signature(parameters, return_annotation=int)
@@ -128,15 +142,16 @@ def grouped(command: Callable[..., int | None]) -> Callable[..., int | None]:
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
     """The options of a group; none where it is no group."""
-    if group is Axes:
-        for name, axis in AXES.items():
+    if isinstance(group, type) and issubclass(group, Axes):
+        for name, default in group.defaults.items():
+            axis = AXES[name]
             declared = typer.Option(
                 axis.option,
                 help=_plain(axis.described),
                 autocompletion=complete.values(axis),
-                rich_help_panel=_AXES,
+                rich_help_panel=group.panel,
             )
-            yield _parameter(name, None, Annotated[str | None, declared])
+            yield _parameter(name, default, Annotated[str | None, declared])
     elif is_dataclass(group):
         hints, panel = get_type_hints(group), vars(group)["panel"]
         for field in fields(group):

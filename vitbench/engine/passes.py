@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -191,12 +191,13 @@ def prepare(
 @guarded
 def convert(case: Case, plugins: subjects.Plugins, weights: Path | None, artifacts: Path) -> None:
     """Converts the module of a case for its runtime, where it was not converted before."""
-    runtime, folder = _runtime_of(case), artifact_of(case, artifacts)
+    _runtime_of(case)
+    folder = artifact_of(case, artifacts)
     if folder.exists():
         return
     with conditions(case, plugins), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights)
-        _artifact.make(cast("runtimes.Converting", runtime), subject, folder)
+        _artifact.make(runtimes.converting()[case.runtime], subject, folder)
 
 
 def artifact_of(case: Case, artifacts: Path) -> Path:

@@ -144,7 +144,15 @@ class Runtime(Protocol):
 
 
 class Converting(Runtime, Protocol):
-    """The file of a runtime that converts."""
+    """The file of a runtime that converts.
+
+    FILE    what it loads, by its name in the folder; other files there belong to that one
+    SCRIPT  Python that loads it with the runtime's own package and runs it, to be formatted with
+            `title` (a literal), `file` (its name), `shape`, `dtype` and `device` of the input
+    """
+
+    FILE: str
+    SCRIPT: str
 
     def convert(self, subject: Subject, folder: Path) -> Mapping[str, Any]:
         """Puts what it runs into an empty folder; returns columns. Raises Unsuitable."""
@@ -168,6 +176,15 @@ def load(name: str) -> Runtime:
     if name not in names():
         raise BadInput(f"no runtime is called {name!r}; {nearest(name, names())}")
     return _runtimes()[name]
+
+
+def converting() -> Mapping[str, Converting]:
+    """Those that convert, by name."""
+    return {
+        name: cast("Converting", runtime)
+        for name, runtime in _runtimes().items()
+        if runtime.RULES.converts
+    }
 
 
 def of_old_flags(compiled: bool, cuda_graph: bool) -> str:

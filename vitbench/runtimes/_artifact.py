@@ -52,6 +52,11 @@ def make(runtime: Converting, subject: Subject, folder: Path) -> None:
     os.replace(part, folder)
 
 
+def files_of(artifact: Path) -> list[Path]:
+    """What the runtime put into its folder."""
+    return [path for path in artifact.iterdir() if path.name != _COLUMNS]
+
+
 def exported(subject: Subject) -> ExportedProgram:
     """The module as torch exports it, for this shape of its input."""
     import torch

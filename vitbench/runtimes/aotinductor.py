@@ -15,7 +15,27 @@ RULES = Rules(
     conversion_s=10.0,
     converts=True,
 )
-_FILE = "model.pt2"
+FILE = "model.pt2"
+SCRIPT = '''\
+{title}
+
+from pathlib import Path
+
+import torch
+
+file = Path(__file__).parent / {file!r}
+model = torch._inductor.aoti_load_package(str(file))
+
+
+def run(x):
+    """The outputs for an input, all of them tensors."""
+    return torch.utils._pytree.tree_leaves(model(x))
+
+
+if __name__ == "__main__":
+    x = torch.randn({shape}, dtype=torch.{dtype}, device={device!r})
+    print(*(tuple(y.shape) for y in run(x)))
+'''
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
@@ -28,7 +48,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     import torch
 
     torch._inductor.aoti_compile_and_package(
-        _artifact.exported(subject), package_path=str(folder / _FILE)
+        _artifact.exported(subject), package_path=str(folder / FILE)
     )
     return {"fallback_share": 0.0}
 
@@ -38,5 +58,5 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     import torch
 
     assert artifact is not None
-    run = torch._inductor.aoti_load_package(str(artifact / _FILE))
-    return Loaded(lambda: run(subject.x), artifact / _FILE, torch.__version__)
+    run = torch._inductor.aoti_load_package(str(artifact / FILE))
+    return Loaded(lambda: run(subject.x), artifact / FILE, torch.__version__)

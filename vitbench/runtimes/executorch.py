@@ -19,7 +19,28 @@ RULES = Rules(
     converts=True,
     has_own_threads=True,
 )
-_FILE = "model.pte"
+FILE = "model.pte"
+SCRIPT = '''\
+{title}
+
+from pathlib import Path
+
+import torch
+from executorch.runtime import Runtime
+
+file = Path(__file__).parent / {file!r}
+model = Runtime.get().load_program(file).load_method("forward")
+
+
+def run(x):
+    """The outputs for an input, all of them tensors."""
+    return model.execute([x])
+
+
+if __name__ == "__main__":
+    x = torch.randn({shape}, dtype=torch.{dtype}, device={device!r})
+    print(*(tuple(y.shape) for y in run(x)))
+'''
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
@@ -37,7 +58,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     program = _artifact.exported(subject)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     info = get_delegation_info(lowered.exported_program().graph_module)
-    (folder / _FILE).write_bytes(lowered.to_executorch().buffer)
+    (folder / FILE).write_bytes(lowered.to_executorch().buffer)
     taken, left = info.num_delegated_nodes, info.num_non_delegated_nodes
     return {"fallback_share": left / (taken + left)}
 
@@ -51,7 +72,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     assert artifact is not None
     before_bytes = host.resident_bytes()
     portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
-    method = Runtime.get().load_program(artifact / _FILE).load_method("forward")
+    method = Runtime.get().load_program(artifact / FILE).load_method("forward")
     if method is None:
         raise RuntimeError("ExecuTorch finds no method 'forward' in the program")
     inputs = [subject.x]
@@ -60,4 +81,4 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
         outputs = method.execute(inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    return Loaded(call, artifact / _FILE, metadata.version("executorch"), before_bytes)
+    return Loaded(call, artifact / FILE, metadata.version("executorch"), before_bytes)

@@ -18,7 +18,29 @@ RULES = Rules(
     converts=True,
     has_own_threads=True,
 )
-_FILE = "model.onnx"
+FILE = "model.onnx"
+SCRIPT = '''\
+{title}
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+file = Path(__file__).parent / {file!r}
+model = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+name = model.get_inputs()[0].name
+
+
+def run(x):
+    """The outputs for an input, all of them arrays."""
+    return model.run(None, {{name: x}})
+
+
+if __name__ == "__main__":
+    x = np.random.standard_normal({shape}).astype({dtype!r})
+    print(*(y.shape for y in run(x)))
+'''
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
@@ -32,7 +54,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
 
     program = torch.onnx.export(subject.module, (subject.x,), dynamo=True, verbose=False)
     assert program is not None
-    program.save(folder / _FILE)
+    program.save(folder / FILE)
     return {"fallback_share": 0.0}
 
 
@@ -47,7 +69,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        artifact / _FILE, options, providers=["CPUExecutionProvider"]
+        artifact / FILE, options, providers=["CPUExecutionProvider"]
     )
     binding = session.io_binding()
     x = subject.x
@@ -66,7 +88,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
         session.run_with_iobinding(binding)
         return result
 
-    return Loaded(call, artifact / _FILE, onnxruntime.__version__, before_bytes)
+    return Loaded(call, artifact / FILE, onnxruntime.__version__, before_bytes)
 
 
 # Of ONNX's names of types, what numpy and torch call them.

@@ -18,7 +18,30 @@ RULES = Rules(
     converts=True,
     has_own_threads=True,
 )
-_FILE = "model.xml"
+FILE = "model.xml"
+SCRIPT = '''\
+{title}
+
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+file = Path(__file__).parent / {file!r}
+# In the precision that was checked: without it OpenVINO may take bfloat16.
+config = dict(INFERENCE_PRECISION_HINT="f32", PERFORMANCE_HINT="LATENCY")
+model = openvino.Core().compile_model(file, "CPU", config)
+
+
+def run(x):
+    """The outputs for an input, all of them arrays."""
+    return list(model(x).values())
+
+
+if __name__ == "__main__":
+    x = np.random.standard_normal({shape}).astype({dtype!r})
+    print(*(y.shape for y in run(x)))
+'''
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
@@ -31,7 +54,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     import openvino
 
     model = openvino.convert_model(_artifact.exported(subject))
-    openvino.save_model(model, folder / _FILE, compress_to_fp16=False)
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
     return {"fallback_share": 0.0}
 
 
@@ -49,7 +72,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(artifact / _FILE, "CPU", wanted)
+    compiled = openvino.Core().compile_model(artifact / FILE, "CPU", wanted)
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(subject.x.detach().numpy(), shared_memory=True))
     outputs = [
@@ -61,7 +84,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
         request.infer()
         return result
 
-    prepared = Loaded(call, artifact / _FILE, openvino.__version__, before_bytes)
+    prepared = Loaded(call, artifact / FILE, openvino.__version__, before_bytes)
     prepared.computed_dtype = _computed_dtype(compiled)
     return prepared
 

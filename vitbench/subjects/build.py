@@ -125,19 +125,11 @@ def reference_impl(case: Case, plugins: Plugins) -> str:
     return "eager" if "eager" in spec.impls else spec.impls[0]
 
 
-def input_shape(case: Case, batch_size: int) -> tuple[int, ...]:
-    """The input's shape; an attention layer's output has the same."""
-    if case.backbone:
-        return batch_size, 3, case.image_height, case.image_width
-    return batch_size, case.grid_height, case.grid_width, case.dim
-
-
 def build_input(case: Case) -> Tensor:
     """Random normal input in fp32 on the CPU: zeros time faster than data."""
     generator = torch.Generator().manual_seed(seed_of(case) + 1)
-    shape = input_shape(case, case.batch_size)
     # A module may have changed what a new tensor is by default.
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return torch.randn(case.input_shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
@@ -183,7 +175,7 @@ def _parts(
 ) -> Mapping[str, tuple[nn.Module, tuple[int, ...]]]:
     eager = build_module(case, plugins, reference_impl(case, plugins))
     if not case.head:
-        return {"": (eager, input_shape(case, 1))}
+        return {"": (eager, (1, *case.input_shape[1:]))}
     from vitbench.subjects.backbones import dense
 
     assert isinstance(eager, dense.Detector | dense.Segmenter)
