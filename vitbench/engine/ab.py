@@ -203,9 +203,12 @@ class AbComparison:
         self._phases = {phase: defaultdict[str, _Readings](_Readings) for phase in (1, 2)}
         # By side and the head's case: conversions that failed.
         self._unconverted: dict[tuple[Which, str], Outcome] = {}
-        # The phase of each case that is still measured, and the verdict on each that was called.
+        # The phase of each case that is still measured; the verdict on each that was called, and
+        # that of its second measurement. They are kept: later calls of other cases, by which later
+        # verdicts are corrected too, do not take them back.
         self._open = {pair.head.id: 1 for pair in self.pairs if pair.base is not None}
         self._called: dict[str, Verdict] = {}
+        self._again: dict[str, Verdict] = {}
         self._start_s = time.monotonic()
         self._lock = DeviceLock(self._add_time)
 
@@ -284,15 +287,16 @@ class AbComparison:
             for case_id in [case_id for case_id, its in self._open.items() if its == phase]:
                 readings, word = self._phases[phase][case_id], verdicts[case_id].word
                 is_over = readings.blocks >= self.rules.max_blocks
-                if readings.has_failed:
-                    del self._open[case_id]
-                elif (readings.blocks < least or word == "undecided") and not is_over:
+                is_undecided = readings.blocks < least or word == "undecided"
+                if is_undecided and not is_over and not readings.has_failed:
                     continue
-                elif phase == 1 and word in ("slower", "faster"):
+                if phase == 1 and word in ("slower", "faster"):
                     self._called[case_id] = verdicts[case_id]
                     self._open[case_id] = 2
-                else:
-                    del self._open[case_id]
+                    continue
+                if phase == 2:
+                    self._again[case_id] = verdicts[case_id]
+                del self._open[case_id]
 
     def _least(self, phase: int) -> int:
         """Blocks before a case of the phase is judged."""
@@ -465,7 +469,7 @@ class AbComparison:
         """From all blocks; a case is called only if it is called again, or the comparison ended
         before.
         """
-        again, both = self._verdicts(2), self._verdicts(1, 2)
+        again, both = self._verdicts(2) | self._again, self._verdicts(1, 2)
         final = []
         for case_id, verdict in self._verdicts(1).items():
             if case_id in self._open and both[case_id].word in ("slower", "faster"):
@@ -524,8 +528,10 @@ def _unconfirmed(verdict: Verdict) -> Verdict:
 
 def _repeated(verdict: Verdict, before: Verdict, rerun: Verdict) -> Verdict:
     """The verdict on a case that was called: that of all blocks, unless it is a call that was not
-    repeated.
+    repeated. A slowdown stands where it was the base that could not be measured again.
     """
+    if before.word == "slower" and rerun.failed_side == "base":
+        return dataclasses.replace(before, why=f"not confirmed: when it was run again, {rerun.why}")
     if rerun.word == before.word == verdict.word:
         return verdict
     if verdict.word not in ("slower", "faster", "undecided"):

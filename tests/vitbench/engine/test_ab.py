@@ -232,6 +232,59 @@ def test_a_called_case_is_measured_again_beside_the_open_ones(
     assert phases["hilo"].keys() <= phases["msa"].keys()
 
 
+def test_a_confirmed_call_stands(workers: Workers, tmp_path: Path) -> None:
+    """Also where other cases are called after it was confirmed, and are not confirmed."""
+    workers.process = workers.reading = workers.drift = workers.slow = 0.0001
+
+    def latency(side: str, one: Case) -> float:
+        if side == "base":
+            return 0.01
+        if one.attention == "msa":
+            return 0.012
+        block = sum(name == one.attention for _, name in workers.asked) // 2
+        if block <= 3:  # so that it is called late
+            return 0.009
+        is_again = made._open[case_ids[one.attention]] == 2
+        return 0.01 if is_again else 0.012
+
+    workers.latency = latency
+    made = comparison(tmp_path / "ab")
+    case_ids = {pair.head.attention: pair.head.id for pair in made.pairs}
+    result = made.measure()
+    expected = dict.fromkeys(case_ids, "undecided") | {"msa": "slower"}
+    assert words(result) == expected
+    assert result.status == REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("side", "word", "status"), [("base", "slower", REGRESSION), ("head", "failed", NOTHING)]
+)
+def test_a_called_case_that_fails_when_it_is_run_again(
+    workers: Workers, tmp_path: Path, side: str, word: str, status: int
+) -> None:
+    """A slowdown is no pass because the base failed later; the fault says that it is not
+    confirmed. Where the candidate failed, that is said."""
+    workers.process = workers.reading = workers.drift = workers.slow = 0.0001
+    workers.latency = lambda which, one: (
+        0.012 if (which, one.attention) == ("head", "hilo") else 0.01
+    )
+    least = ab.blocks_needed(2)
+
+    def fault(which: str, one: Case, _: type[messages.Request]) -> Failed | None:
+        is_again = workers.asked.count((which, one.attention)) > least
+        is_bad = is_again and (which, one.attention) == (side, "hilo")
+        return Failed("error", "no") if is_bad else None
+
+    workers.fault = fault
+    result = comparison(tmp_path / "ab", cases=CASES[:2]).measure()
+    assert words(result) == {"msa": "same", "hilo": word}
+    assert result.status == status
+    if side == "base":
+        assert (
+            "not confirmed: when it was run again, base: error: no" in result.verdicts[1].faults[0]
+        )
+
+
 def test_the_message_of_a_regression(workers: Workers, tmp_path: Path) -> None:
     """It names the case, the ratio, the interval, the limit and the command."""
     workers.latency = lambda side, _: 0.012 if side == "head" else 0.01
