@@ -20,7 +20,7 @@ class Backend:
     """What the devices of vitbench call of such a module.
 
     hertz      cycles a second of `_sleep`, at the highest clock
-    is_broken  a kernel failed: from now on every wait fails
+    is_broken  a kernel failed: from now on every wait fails, and giving memory back
     hangs      a kernel never ends
     """
 
@@ -39,9 +39,12 @@ class Backend:
         """Waits, and fails as a real one does: when it is waited for."""
         while self.hangs:
             time.sleep(60)
+        self._check()
+        self.queue.synchronize()
+
+    def _check(self) -> None:
         if self.is_broken:
             raise torch.AcceleratorError("an illegal memory access was encountered")
-        self.queue.synchronize()
 
     def _sleep(self, cycles: int) -> None:
         self.queue.launch(cycles / self.hertz)
@@ -52,6 +55,7 @@ class Backend:
         self.current = device
 
     def empty_cache(self) -> None:
+        self._check()
         self.allocator.empty_cache()
 
     def memory_allocated(self, device: object = None) -> int:

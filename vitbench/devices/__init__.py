@@ -32,6 +32,8 @@ LAUNCH_BOUND_RATIO = 1.2
 
 AUTO = "auto"  # the first accelerator that is here, else the host
 
+_INDEX = re.compile("[0-9]{1,3}")
+
 # Numbers in the copies that may fit a cache: 256 KiB to 128 MiB are read and written.
 _CACHED = (2**15, 2**18, 2**21, 2**24)
 _COPY_BYTES = 8  # of each number, in fp32
@@ -494,7 +496,7 @@ def _module(device: str) -> ModuleType:
     kind, colon, index = device.partition(":")
     if kind in listed.names(__path__):
         module = listed.load(__name__, kind, needs="RULES")
-        if not colon or (module.RULES.is_indexed and index.isdecimal()):
+        if not colon or (module.RULES.is_indexed and _INDEX.fullmatch(index)):
             return module
     raise BadInput(f"no device is called {device!r}; {nearest(device, choices())}")
 

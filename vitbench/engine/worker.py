@@ -190,7 +190,10 @@ class Worker:
     def _finished(self, outcome: Outcome) -> messages.Reply:
         if isinstance(outcome, Measured):
             outcome = dataclasses.replace(outcome, state={**outcome.state, **self._others()})
-        self._device.release()
+        # A device that the case ruined raises whatever it is asked next; its process is ended.
+        kind = outcome.kind if isinstance(outcome, Failed) else None
+        if kind not in devices.rules(self._device.name).ruined_by:
+            self._device.release()
         return messages.Finished(outcome=outcome)
 
     def _others(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def test_names() -> None:
         ("", "known: auto, cpu, cuda, cuda:1, mps, xpu"),
         ("cuda:", "nearest: cuda"),
         ("cuda:x", "nearest: cuda"),
+        ("cuda:" + 5000 * "9", "known"),
         ("cpu\n", "nearest: cpu"),
         ("cpu:0", "nearest: cpu"),
         ("_nvml", "known"),

@@ -422,6 +422,27 @@ def test_a_worker_leaves_memory_to_the_other_side(
 
 
 @pytest.mark.usefixtures("settings")
+def test_a_worker_asks_a_ruined_device_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would raise that too: the worker answers what the case raised."""
+
+    def release(_: cpu.Device) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(cpu, "RULES", dataclasses.replace(cpu.RULES, ruined_by=("error",)))
+    monkeypatch.setattr(cpu.Device, "release", release)
+    plugins = {"gone": plugin(tmp_path, "gone", layer(forward="raise RuntimeError('gone')"))}
+    lost = case(attention="gone", params=(), impl="eager")
+    setup = SetUp(device="cpu", threads=1, plugins=plugins)
+    for request in (Measure, PrepareCase):
+        _, reply = serve(setup, request(case=lost, rule=QUICK, with_facts=False))
+        assert isinstance(reply, Finished)
+        assert isinstance(reply.outcome, Failed)
+        assert reply.outcome.kind == "error"
+
+
+@pytest.mark.usefixtures("settings")
 def test_a_worker_without_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ready all the same: they are empty, and the environment says why."""
 
