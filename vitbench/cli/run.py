@@ -227,7 +227,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from collections import Counter
 
     from vitbench.analysis import published, trust
-    from vitbench.render import recommendation, tables, units
+    from vitbench.render import findings, recommendation, tables, units
     from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
@@ -245,6 +245,9 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     advice = recommendation.table(records)
     if advice is not None:
         console.print("\nwhich implementation to use:", advice, sep="\n")
+    across = findings.lines(records)
+    for line in ["", *across] if across else []:
+        console.print(line, markup=False, soft_wrap=True)
     statuses = Counter(str(record["status"]) for record in records)
     grades = Counter(str(record["trust"]) for record in records if record["trust"])
     failed = len(records) - statuses[MEASURED] - statuses[COUNTED] - statuses[UNSUPPORTED]

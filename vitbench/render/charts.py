@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,81 +16,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.errors import BadInput, StorageFull, writing
-from vitbench.render import labels, units
+from vitbench.instruments import memory
+from vitbench.render import labels, runtime_charts, style, units
 from vitbench.results import frame
 from vitbench.results.folder import plots_folder
-
-# The index of a mechanism, or of a whole model, gives its colour: append, never reorder.
-_ORDER = (
-    "msa hilo window shifted_window sra linear_sra cross_window neighborhood grid xca "
-    "twins_lsa twins_gsa dat focal quadtree lka gnconv performer linformer efficient "
-    "relu_linear pooling",
-    "resnet50 litv2_s swin_tiny pvt_v2_b2 convnext_tiny twins_pcpvt_small twins_svt_small "
-    "xcit_small_12_p16 coatnet_0 cait_xs24 tnt_s maxvit_tiny efficientvit_b1 poolformer_s24 "
-    "vit_small litv2_m litv2_b",
-)
-_INDEX = {name: index for names in _ORDER for index, name in enumerate(names.split())}
-# Characters of a line of a label.
-_LABEL_WIDTH = 36
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too
-# light for a line), and three more.
-_PALETTE = (
-    "#222222",
-    "#D55E00",
-    "#0072B2",
-    "#56B4E9",
-    "#009E73",
-    "#E69F00",
-    "#CC79A7",
-    "#8C564B",
-    "#7A5FBF",
-    "#9A9A00",
-)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
-_LINES = ("-", "--", "-.", ":")
-# Mechanisms that lie on another's curve wherever the shift or the transpose costs nothing.
-_DASHED = {"shifted_window", "grid", "twins_lsa"}
-
-RC_PARAMS: Any = {
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.5,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a mechanism is drawn."""
-
-    colour: str
-    marker: str
-    line: str
-
-
-def style_of(subject: str) -> Style:
-    """The same for a mechanism in every chart; one of the user's own gets one from its name."""
-    index = _INDEX.get(subject)
-    if index is None:
-        digest = hashlib.sha256(subject.encode()).digest()
-        index = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
-    cycle, colour = divmod(index, len(_PALETTE))
-    line = _LINES[1 if subject in _DASHED else cycle % len(_LINES)]
-    return Style(_PALETTE[colour], _MARKERS[(index + cycle * 3) % len(_MARKERS)], line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,33 +59,18 @@ def draw(run: Path, into: Path | None = None) -> list[Path]:
         return save_all(rows, name, target)
 
 
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """One style for all charts, whatever the user's matplotlibrc says."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(RC_PARAMS)
-        yield
-
-
 def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
     """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    with styled():
-        return [save(figure, folder, name) for name, figure in figures(rows, device_name)]
-
-
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """A figure as PDF and PNG. Returns the path of the PNG. Raises OSError."""
-    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
-        content = io.BytesIO()  # drawn first: libraries that meet a full disk raise anything
-        figure.savefig(content, format=suffix, metadata=metadata)
-        (folder / f"{name}.{suffix}").write_bytes(content.getvalue())
-    return folder / f"{name}.png"
+    with style.styled():
+        return [style.save(figure, folder, name) for name, figure in figures(rows, device_name)]
 
 
 def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
+    yield from runtime_charts.figures(
+        frame.records(rows), lambda record: _caption(record, device_name)
+    )
     # Rows that were not measured also count in what makes one row differ from the others.
     rows = frame.measured(rows.assign(variant=labels.variants(rows)))
     rows = rows.assign(variant=_marked(rows))
@@ -177,7 +86,7 @@ def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]
         settings = zip(differing, values, strict=True)
         suffix = "".join(f"-{name}-{value}" for name, value in settings if value is not pd.NA)
         suffix = suffix.replace("_", "-").replace(":", "")
-        caption = _caption(group, device_name)
+        caption = _caption(group.iloc[0], device_name)
         smallest = group[group["area"] == group["area"].min()]
         yield f"throughput-bars{suffix}", bars(smallest, caption)
         if group["side"].nunique() > 1:
@@ -195,8 +104,7 @@ def _marked(rows: pd.DataFrame) -> pd.Series[str]:
     return rows["variant"].where(~bound, marked)
 
 
-def _caption(rows: pd.DataFrame, device_name: str) -> str:
-    row = rows.iloc[0]
+def _caption(row: Mapping[str, Any] | pd.Series, device_name: str) -> str:
     words = [device_name, str(row["dtype"]), f"batch {row['batch_size']}"]
     if row["attention"]:
         words += [f"dim {row['dim']}", f"{row['num_heads']} heads", f"stride {row['stride']}"]
@@ -208,9 +116,7 @@ def _caption(rows: pd.DataFrame, device_name: str) -> str:
 
 
 def _label(subject: str, variant: str) -> str:
-    """In lines that leave the chart its room."""
-    text = f"{subject} {variant}".strip()
-    return textwrap.fill(text, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return style.wrapped(f"{subject} {variant}".strip())
 
 
 def bars(rows: pd.DataFrame, caption: str) -> Figure:
@@ -223,7 +129,7 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     axes = figure.subplots()
     values, low, high_ends = (rows[name].to_numpy(float) for name in ("throughput_img_s", *_ENDS))
     spread = [values - low, high_ends - values]
-    colours = [style_of(name).colour for name in rows["subject"]]
+    colours = [style.style_of(name).colour for name in rows["subject"]]
     whiskers = {"ecolor": "#555555", "elinewidth": 1.2, "capsize": 2.5}
     drawn = axes.barh(names, values, color=colours, xerr=spread, error_kw=whiskers)
     is_bound = rows["launch_bound"].fillna(False).astype(bool)
@@ -240,7 +146,7 @@ def bars(rows: pd.DataFrame, caption: str) -> Figure:
     first = rows.iloc[0]
     grid = f", {first['grid_height']} x {first['grid_width']} tokens" if first["attention"] else ""
     axes.set_title(f"Throughput at {labels.resolution(first)} px{grid}")
-    _caption_below(figure, caption)
+    style.caption_below(figure, caption)
     return figure
 
 
@@ -266,12 +172,17 @@ def _panels(
         _draw(axes, rows, quantity)
         axes.set_title(quantity.title)
     figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9)
-    _caption_below(figure, caption)
+    style.caption_below(figure, caption + _on_memory(rows, quantities))
     return figure, panels
 
 
-def _caption_below(figure: Figure, caption: str) -> None:
-    figure.supxlabel(caption, fontsize=8.5, color="#555555", x=0.01, ha="left")
+def _on_memory(rows: pd.DataFrame, quantities: Sequence[Quantity]) -> str:
+    """A line for peaks that do not compare with the others, where they are drawn."""
+    resident = rows[rows["memory_source"] == memory.RESIDENT]
+    if MEMORY not in quantities or resident.empty:
+        return ""
+    names = ", ".join(sorted({*resident["runtime"]}))
+    return f"\npeak memory of {names}: the resident set, which compares with no allocator's peak"
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
@@ -304,7 +215,7 @@ def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, n
     line = line[line[quantity.column] > 0]  # a logarithmic axis shows no zero
     if line.empty:
         return
-    style = style_of(line["subject"].iloc[0])
+    drawn = style.style_of(line["subject"].iloc[0])
     values = line[quantity.column].to_numpy(float) * quantity.scale
     spread = None
     if quantity.interval is not None:
@@ -315,11 +226,11 @@ def _draw_line(axes: Axes, line: pd.DataFrame, quantity: Quantity, label: str, n
         values,
         yerr=spread,
         label=label,
-        color=style.colour,
-        marker=style.marker,
-        linestyle=_LINES[(_LINES.index(style.line) + nth) % len(_LINES)],
+        color=drawn.colour,
+        marker=drawn.marker,
+        linestyle=style.LINES[(style.LINES.index(drawn.line) + nth) % len(style.LINES)],
         alpha=1.0 if nth == 0 else 0.75,
-        markerfacecolor=style.colour if nth == 0 else "white",
+        markerfacecolor=drawn.colour if nth == 0 else "white",
         capsize=2.5,
         elinewidth=1.1,
     )

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from vitbench.analysis.gate import Result
 from vitbench.analysis.stats import Ratio
-from vitbench.render import charts, labels
+from vitbench.render import labels, style
 
 _COLOURS = {"slower": "#D55E00", "faster": "#009E73", "same": "#222222", "undecided": "#8A8A8A"}
 _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
@@ -18,9 +18,9 @@ _MARKERS = {"slower": "s", "faster": "D", "same": "o", "undecided": "o"}
 
 def save(result: Result, caption: str, folder: Path) -> Path | None:
     """forest.png and forest.pdf; None where there is no ratio to draw."""
-    with charts.styled():
+    with style.styled():
         figure = forest(result, caption)
-        return None if figure is None else charts.save(figure, folder, "forest")
+        return None if figure is None else style.save(figure, folder, "forest")
 
 
 def forest(result: Result, caption: str) -> Figure | None:

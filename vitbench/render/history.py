@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitbench.analysis.trend import RunSnapshot, Series
-from vitbench.render import charts, labels
-from vitbench.render.charts import style_of
+from vitbench.render import labels, style
 
 _COLUMNS = 3
 _MANY_RUNS = 12
@@ -22,8 +21,8 @@ _MANY_RUNS = 12
 
 def save(cases: Sequence[Series], history: Sequence[RunSnapshot], folder: Path) -> Path:
     """history.png and history.pdf in the folder; returns the PNG's path."""
-    with charts.styled():
-        return charts.save(chart(cases, history), folder, "history")
+    with style.styled():
+        return style.save(chart(cases, history), folder, "history")
 
 
 def chart(cases: Sequence[Series], history: Sequence[RunSnapshot]) -> Figure:
@@ -42,14 +41,14 @@ def chart(cases: Sequence[Series], history: Sequence[RunSnapshot]) -> Figure:
 
 
 def _panel(axes: Axes, case: Series, title: str, history: Sequence[RunSnapshot]) -> None:
-    style = style_of(case.subject)
+    drawn = style.style_of(case.subject)
     values = np.asarray(case.values)
-    axes.plot(case.runs, values, color=style.colour, marker=style.marker, linewidth=0.8)
+    axes.plot(case.runs, values, color=drawn.colour, marker=drawn.marker, linewidth=0.8)
     bounds = [0, *(step.after for step in case.steps), len(values)]
     for start, end in itertools.pairwise(bounds):
         level = float(np.median(values[start:end]))
         ends = [case.runs[start], case.runs[end - 1]]
-        axes.plot(ends, [level] * 2, color=style.colour, linewidth=3, alpha=0.35)
+        axes.plot(ends, [level] * 2, color=drawn.colour, linewidth=3, alpha=0.35)
     for step in case.steps:
         middle = (case.runs[step.before] + case.runs[step.after]) / 2
         axes.axvline(middle, color="#D55E00", linestyle=":")

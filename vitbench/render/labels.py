@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitbench.cases.axes import AXES
+from vitbench.analysis.across_runtimes import Comparison
+from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.case import Resolution
+from vitbench.cases.row import SETTINGS
+from vitbench.results.record import Record, subject_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,49 @@ def own_words(texts: Sequence[str]) -> list[str]:
     words = [text.split() for text in texts]
     shared = set.intersection(*map(set, words)) if words else set()
     return [" ".join(word for word in own if word not in shared) for own in words]
+
+
+def own_settings(records: Sequence[Record]) -> list[str]:
+    """Of each row's hyper-parameters those that differ inside its mechanism."""
+    own = [""] * len(records)
+    subjects = [subject_of(record) for record in records]
+    for subject in set(subjects):
+        peers = [index for index, other in enumerate(subjects) if other == subject]
+        texts = own_words([str(records[index]["settings"]) for index in peers])
+        for index, text in zip(peers, texts, strict=True):
+            own[index] = text
+    return own
+
+
+def subjects_of(comparison: Comparison) -> list[str]:
+    """What each of its subjects is called among the others: `msa`, `hilo alpha=0.9`."""
+    records = [next(iter(rows.values())) for rows in comparison.subjects]
+    bare = [
+        f"{subject_of(record)} {own}".strip()
+        for record, own in zip(records, own_settings(records), strict=True)
+    ]
+    return [
+        f"{name} {record['impl']}" if bare.count(name) > 1 else name
+        for name, record in zip(bare, records, strict=True)
+    ]
+
+
+def settings_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """What each is called among the others: the resolution, and in what else they differ."""
+    records = [comparison.rows[0] for comparison in comparisons]
+    named = [name for name in (*SETTINGS, "device", "device_name", "torch") if name not in _VARIANT]
+    differing = [name for name in named if len({record[name] for record in records}) > 1]
+    return [
+        ", ".join([f"{resolution(record)} px", *_told(record, differing)]) for record in records
+    ]
+
+
+def _told(record: Record, names: Sequence[str]) -> list[str]:
+    """These columns of a row in words, without those that it does not have."""
+    texts = {name: text_of(record[name]) for name in names}
+    return [
+        AXES[name].label(text) if name in AXES else text for name, text in texts.items() if text
+    ]
 
 
 def short(names: Sequence[str]) -> list[str]:

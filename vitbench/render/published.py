@@ -8,7 +8,7 @@ from rich.table import Table
 
 from vitbench.analysis import published
 from vitbench.analysis.published import RATES, Figure, PublishedComparison
-from vitbench.render import tables, units
+from vitbench.render import labels, tables, units
 from vitbench.results.record import Record, subject_of
 
 _COUNTED = {"params": "params", "macs": "MACs", "macs_formula": "by formula"}
@@ -32,7 +32,7 @@ def table(
     titles = list(_titles(counted, devices, figures, reference))
     notes: dict[str, list[str]] = {}
     rows = []
-    for record, own in zip(records, tables.own_settings(records), strict=True):
+    for record, own in zip(records, labels.own_settings(records), strict=True):
         pairs = [pair for pair in compared if pair.case == record["case"]]
         if not pairs:
             continue

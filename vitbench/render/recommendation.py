@@ -9,7 +9,7 @@ from rich.table import Table
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.cases.axes import AXES
 from vitbench.instruments import memory
-from vitbench.render import tables, units
+from vitbench.render import labels, tables, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
@@ -30,7 +30,7 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
             shared = [name for name in (*IDENTITY, *MACHINE) if name not in _ANSWER]
             questions.setdefault(tuple(record[name] for name in shared), []).append(record)
     answered = [answers for answers in questions.values() if len(answers) > 1]
-    settings = tables.own_settings([answers[0] for answers in answered])
+    settings = labels.own_settings([answers[0] for answers in answered])
     return [_answer(*pair) for pair in zip(answered, settings, strict=True)]
 
 

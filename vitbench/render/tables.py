@@ -49,7 +49,7 @@ def results_markdown(records: Sequence[Record]) -> str:
 def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
     """The header and the cells of each case."""
     columns = {title: [_cell(r[name]) for r in records] for name, title in SETTING_COLUMNS}
-    columns["settings"] = own_settings(records)
+    columns["settings"] = labels.own_settings(records)
     shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
     device_times = [_device_time(record) for record in records]
     shown |= {"device time": device_times} if any(device_times) else {}
@@ -76,18 +76,6 @@ def _device_time(record: Mapping[str, Any]) -> str:
 
 def _cell(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def own_settings(records: Sequence[Record]) -> list[str]:
-    """Of each row's hyper-parameters those that differ inside its mechanism."""
-    own = [""] * len(records)
-    subjects = [subject_of(record) for record in records]
-    for subject in set(subjects):
-        peers = [index for index, other in enumerate(subjects) if other == subject]
-        texts = labels.own_words([str(records[index]["settings"]) for index in peers])
-        for index, text in zip(peers, texts, strict=True):
-            own[index] = text
-    return own
 
 
 def _figures(record: Mapping[str, Any]) -> list[str | Text]:

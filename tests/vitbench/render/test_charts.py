@@ -18,6 +18,7 @@ import attentions
 from tests.vitbench.examples import backbone_case, case, facts, measured, run_folder
 from vitbench.cases.case import Case
 from vitbench.render import charts as plots
+from vitbench.render import style
 from vitbench.results import frame
 from vitbench.results.outcome import Failed, Outcome
 
@@ -45,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def drawn(rows: pd.DataFrame) -> dict[str, Figure]:
     """Every chart by name."""
-    with plots.styled():
+    with style.styled():
         return dict(plots.figures(rows, DEVICE))
 
 
@@ -153,9 +154,9 @@ def test_a_mechanism_has_one_colour(charts: dict[str, Figure]) -> None:
 
 def test_every_mechanism_of_ours_has_a_style_of_its_own() -> None:
     """No two share colour, marker and line; a user's own keeps its style from run to run."""
-    styles = [plots.style_of(name) for name in attentions.names()]
+    styles = [style.style_of(name) for name in attentions.names()]
     assert len(set(styles)) == len(styles)
-    assert plots.style_of("my_attention") == plots.style_of("my_attention")
+    assert style.style_of("my_attention") == style.style_of("my_attention")
 
 
 def test_captions_name_device_and_setting(charts: dict[str, Figure]) -> None:

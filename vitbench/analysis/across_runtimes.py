@@ -1,0 +1,135 @@
+"""Runtimes against each other: the fastest of each case, and pairs whose order changes. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vitbench import runtimes
+from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record
+
+# Grades from which an order is read: on a busy machine the ranking turns round.
+TRUSTED = "AB"
+# What is compared between runtimes; the rest of a case's identity is the setting.
+_SUBJECT = ("attention", "backbone", "settings", "impl")
+_SETTING = tuple(name for name in (*IDENTITY, *MACHINE) if name not in ("runtime", *_SUBJECT))
+
+Rows = Mapping[str, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The cases of one setting that several runtimes were asked for.
+
+    runtimes  those that measured something, the default first
+    subjects  for each mechanism or backbone its rows by runtime, measured or not
+    """
+
+    runtimes: tuple[str, ...]
+    subjects: tuple[Rows, ...]
+
+    @property
+    def rows(self) -> list[Record]:
+        """All of them."""
+        return [row for rows in self.subjects for row in rows.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Fastest:
+    """The fastest row of a subject, and those that noise does not tell from it.
+
+    rows     the fastest first
+    speedup  over the default runtime; None where that has no trusted row
+    """
+
+    rows: tuple[Record, ...]
+    speedup: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Two subjects whose order differs between two runtimes, beyond the noise of all four rows.
+
+    one, other     their rows by runtime: `one` is the faster in `ahead`, the slower in `behind`
+    gap            the factor between the nearer ends of their intervals, in the runtime where that
+                   is smaller; above 1
+    """
+
+    one: Rows
+    other: Rows
+    ahead: str
+    behind: str
+    gap: float
+
+
+def comparisons(records: Iterable[Record]) -> list[Comparison]:
+    """One for each setting in which two runtimes or more measured something."""
+    settings: dict[object, dict[object, dict[str, Record]]] = {}
+    for record in records:
+        setting, subject = (
+            tuple(str(record[name] or "") for name in names) for names in (_SETTING, _SUBJECT)
+        )
+        rows = settings.setdefault(setting, {}).setdefault(subject, {})
+        rows[str(record["runtime"])] = record
+    found = []
+    for subjects in settings.values():
+        cells = [row for rows in subjects.values() for row in rows.values()]
+        measured = {str(row["runtime"]) for row in cells if row["status"] == MEASURED}
+        if len(measured) > 1:
+            ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
+            names = tuple(name for name in ordered if name in measured)
+            found.append(Comparison(names, tuple(subjects.values())))
+    return found
+
+
+def is_trusted(row: Record) -> bool:
+    """Whether an order may be read from it."""
+    return row["status"] == MEASURED and bool(row["trust"]) and str(row["trust"]) in TRUSTED
+
+
+def latency_s(row: Record, column: str = "latency_s") -> float:
+    """Of a measured row."""
+    return float(str(row[column]))
+
+
+def fastest(comparison: Comparison) -> list[Fastest]:
+    """For each subject of which two runtimes or more have a trusted row."""
+    found = []
+    for rows in map(_trusted, comparison.subjects):
+        if len(rows) < 2:
+            continue
+        best, *others = sorted(rows.values(), key=latency_s)
+        limit = latency_s(best, "latency_high_s")
+        level = [row for row in others if latency_s(row, "latency_low_s") <= limit]
+        base = rows.get(runtimes.DEFAULT)
+        speedup = None if base is None else latency_s(base) / latency_s(best)
+        found.append(Fastest((best, *level), speedup))
+    return found
+
+
+def swaps(comparison: Comparison) -> list[Swap]:
+    """The pairs whose order changes, each once with the runtimes that show it best; the clearest
+    first."""
+    found = []
+    for one, other in itertools.combinations(map(_trusted, comparison.subjects), 2):
+        shared = [name for name in comparison.runtimes if name in one and name in other]
+        if not shared:
+            continue
+        ahead = max(shared, key=lambda name: _gap(one[name], other[name]))
+        behind = max(shared, key=lambda name: _gap(other[name], one[name]))
+        gap = min(_gap(one[ahead], other[ahead]), _gap(other[behind], one[behind]))
+        if gap > 1:
+            found.append(Swap(one, other, ahead, behind, gap))
+    return sorted(found, key=lambda swap: -swap.gap)
+
+
+def _trusted(rows: Rows) -> Rows:
+    return {name: row for name, row in rows.items() if is_trusted(row)}
+
+
+def _gap(quick: Record, slow: Record) -> float:
+    """By what factor all of one interval is below the other; 1 or less where they overlap."""
+    return latency_s(slow, "latency_low_s") / latency_s(quick, "latency_high_s")
