@@ -28,8 +28,8 @@ _LEAST_REACH, _MOST_REACH = 1.5, 4.0
 _TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 # Of the way to the end of the colours: from here on text is white.
 _DARK = 0.75
-# A runtime has ranks where it measured this share of the subjects.
-_MOST = 0.5
+# A runtime has ranks where it measured more than this share of the subjects.
+_LEAST = 0.5
 
 
 def figures(
@@ -164,7 +164,7 @@ def ranks(comparison: Comparison, words: str, caption: str) -> Figure | None:
     """
     subjects = comparison.subjects
     columns = [
-        name for name in comparison.runtimes if _count(subjects, name) >= _MOST * len(subjects)
+        name for name in comparison.runtimes if _count(subjects, name) > _LEAST * len(subjects)
     ]
     drawn = [i for i, rows in enumerate(subjects) if all(_count([rows], name) for name in columns)]
     if len(drawn) < 2 or len(columns) < 2:
@@ -229,7 +229,7 @@ def _left_out(
     lines = ["coloured: changes places with another beyond the noise of their times"]
     few = [name for name in comparison.runtimes if name not in columns]
     if few:
-        lines.append(f"without {', '.join(few)}, which measured less than half of them")
+        lines.append(f"without {', '.join(few)}, which measured half of them or fewer")
     absent = [name for index, name in enumerate(names) if index not in drawn]
     if absent:
         lines.append(f"without {', '.join(absent)}, which some runtime did not measure")

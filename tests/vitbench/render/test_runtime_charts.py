@@ -135,7 +135,7 @@ def test_the_ranks(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_measured_little_takes_no_ranks_away(tmp_path: Path) -> None:
-    """It is left out, and said, where it measured less than half."""
+    """It is left out, and said, where it measured half of them or fewer."""
     failed = Failed("error", "not exported")
     figures, _ = drawn(tmp_path, {("msa", "openvino"): failed, ("dat", "openvino"): failed})
     (axes,) = figures["runtime-ranks-64px"].axes
