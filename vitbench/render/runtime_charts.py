@@ -25,7 +25,7 @@ _COLOURS = LinearSegmentedColormap.from_list("speeds", ["#D55E00", "#FFFFFF", "#
 _PLAIN, _GREY = "#F4F4F4", "#BBBBBB"
 # The colours end at a factor between these.
 _LEAST_REACH, _MOST_REACH = 1.5, 4.0
-_TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+_TICKS, _FINE_TICKS = (0.25, 0.5, 1.0, 2.0, 4.0), (0.67, 0.8, 1.0, 1.25, 1.5)
 # Of the way to the end of the colours: from here on text is white.
 _DARK = 0.75
 # A runtime has ranks where it measured more than this share of the subjects.
@@ -77,11 +77,12 @@ def heat_map(comparison: Comparison, words: str, caption: str) -> Figure:
     scale = ScalarMappable(LogNorm(1 / reach, reach), _COLOURS)
     bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 6 / len(order)), aspect=14, pad=0.02)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_ticks([tick for tick in _TICKS if 1 / reach <= tick * 1.01 and tick <= reach * 1.01])
+    ticks = _TICKS if reach >= 2 else _FINE_TICKS
+    bar.set_ticks([tick for tick in ticks if 1 / reach <= tick * 1.01 and tick <= reach * 1.01])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
-    style.caption_below(figure, "\n".join([caption, *_key(comparison)]))
+    style.caption_below(figure, "\n".join([caption, *_key(comparison, best)]))
     return figure
 
 
@@ -92,10 +93,10 @@ def _label_size(names: Sequence[str], least_height: float) -> tuple[float, float
     return 0.085 * widest, max(least_height, 0.17 * max(map(len, lines)))
 
 
-def _key(comparison: Comparison) -> list[str]:
+def _key(comparison: Comparison, best: Set[int]) -> list[str]:
     """What the cells mean that are not explained by the scale, a line each."""
     rows = comparison.rows
-    lines = ["bold: the fastest of its row, and what noise does not tell from it"]
+    lines = ["bold: the fastest of its row, and what noise does not tell from it"] if best else []
     if any(row["status"] != MEASURED for row in rows):
         lines.append("hatched: not measured; the reasons stand in records.csv")
     if any(row["status"] == MEASURED and not across_runtimes.is_trusted(row) for row in rows):
@@ -121,7 +122,8 @@ def _draw_row(
             way = max(-1.0, min(1.0, math.log(speed) / math.log(reach)))
             colour = to_hex(_COLOURS((way + 1) / 2))
             ink = "white" if abs(way) > _DARK else ink
-            text = f"{speed:.2f}{_doubt(row, rows[base])}"
+            text = f"{speed:.2f}" if speed < 10 else units.significant(speed)
+            text += _doubt(row, rows[base])
         corner = (x - 0.5, y - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
         if hatch:
