@@ -28,7 +28,7 @@ class Precision:
     panel = options.PRECISION
 
     reading: float = option(0.5, "Sampling of each version in a block, seconds.")
-    max_blocks: int = option(40, "Most blocks; each is A B B A in fresh processes.")
+    max_blocks: int = option(40, "Most blocks of a case, and as many again of one that is called.")
     budget: str | None = option(None, "No block starts after this time, such as 3m.")
 
     def rules(self) -> Rules:
@@ -116,17 +116,27 @@ def ab(
 
 def _outlook(comparison: AbComparison) -> None:
     from vitbench.cases.row import name_of
-    from vitbench.engine import ab as interleaved
     from vitbench.render import tables
 
     console = terminal.console()
     console.print(comparison.title())
     rows = [[name_of(pair.head), pair.incomparable_reason] for pair in comparison.pairs]
     console.print(tables.listing(("case", ""), rows))
-    least = interleaved.blocks_needed(len(rows))
-    console.print(
-        f"\n{least} to {comparison.rules.max_blocks} blocks of A B B A, depending on the noise"
-    )
+    console.print(f"\n{_blocks(comparison)}")
+
+
+def _blocks(comparison: AbComparison) -> str:
+    """How many blocks a case takes, or that they cannot suffice."""
+    from vitbench.engine import ab as interleaved
+
+    least = interleaved.blocks_needed(sum(pair.base is not None for pair in comparison.pairs))
+    most = comparison.rules.max_blocks
+    if most < least:
+        return (
+            f"--max-blocks {most} is too few to call any case slower, which takes {least} blocks: "
+            "a slowdown would be undecided"
+        )
+    return f"{least} to {most} blocks of A B B A, and as many again for a case that is called"
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
@@ -143,6 +153,7 @@ def _carry_out(
 
     console = terminal.console()
     console.print(comparison.title())
+    console.print(_blocks(comparison))
     interrupted = False
     with ComparisonBar(console, quiet=quiet) as bar:
         comparison.on_progress = bar

@@ -237,6 +237,21 @@ def test_two_folders_with_a_plugin_each(
     assert capsys.readouterr().err == "vitbench: the candidate does not have my\n"
 
 
+def test_too_few_blocks_to_call_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said in advance that no slowdown can be found in them."""
+    monkeypatch.setattr(pool, "Child", Importing().make)
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        Path(name).mkdir()
+        plugin(Path(name), "my", layer())
+    words = ["--plugin", "my.py", "--attention", "my", *_SIZE.split(), "--dry-run"]
+    for blocks, said in (("5", "--max-blocks 5 is too few"), ("6", "6 to 6 blocks")):
+        assert run(["ab", "old/", "new/", *words, "--max-blocks", blocks]) == 0
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_runtime_that_converts(tmp_path: Path) -> None:
     """Equal trees, as they are and in ONNX Runtime: all is measured, each side's module from an
