@@ -58,6 +58,10 @@ class Device(_accelerator.Accelerator):
     def _has_float64(self) -> bool:
         return bool(self.backend.get_device_properties(self.target).has_fp64)
 
+    @property
+    def identity(self) -> str:
+        return f"XPU-{self.backend.get_device_properties(self.target).uuid}"
+
     def facts(self) -> dict[str, Any]:
         """The GPU's name and memory."""
         properties = self.backend.get_device_properties(self.target)

@@ -35,7 +35,7 @@ class DeviceLock:
     def acquire(self, identity: str) -> None:
         """Waits until no other vitbench has the device, and says so. Where no file can be written
         for it, nothing is waited for: others are seen on the device, as any program is."""
-        if not identity or identity in self._held:
+        if identity in self._held:
             return
         name = re.sub(r"[^\w-]", "_", identity)
         with contextlib.suppress(OSError):

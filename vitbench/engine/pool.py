@@ -144,7 +144,7 @@ class Pool(Generic[Slot]):
             return
         reply = self._children[slot].ask(messages.Identify(device=device), START_TIMEOUT_S)
         if isinstance(reply, messages.Identified):
-            self._lock.acquire(reply.identity)
+            self._lock.acquire(reply.identity or device)
 
     def _setup_worker(self, slot: Slot) -> None:
         spec = self._specs[slot]

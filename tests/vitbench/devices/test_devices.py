@@ -136,6 +136,14 @@ def test_dtypes_that_a_gpu_only_emulates(
         assert refused[dtype] == "Tesla T4 only emulates bfloat16: take float16 or float32"
 
 
+def test_two_intel_gpus_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told apart, so that each has its lock, and a run is resumed on its own."""
+    monkeypatch.setattr(
+        torch.xpu, "get_device_properties", lambda target: SimpleNamespace(uuid=f"u{target.index}")
+    )
+    assert [xpu.Device(name).identity for name in ("xpu", "xpu:1")] == ["XPU-u0", "XPU-u1"]
+
+
 @pytest.mark.parametrize("has_it", [True, False])
 def test_gpus_without_float64(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
     """They refuse it, and outputs are compared on the host, which has it."""

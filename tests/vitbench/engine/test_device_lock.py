@@ -58,11 +58,11 @@ def test_a_second_vitbench_waits(
     assert waited == [60.0]
 
 
-@pytest.mark.parametrize("identity", ["GPU-2", "MIG-GPU-1/1/0", ""])
+@pytest.mark.parametrize("identity", ["GPU-2", "MIG-GPU-1/1/0"])
 def test_other_devices_are_free(
     lock: DeviceLock, caplog: pytest.LogCaptureFixture, identity: str
 ) -> None:
-    """Another GPU, a part of one, and a device that is the machine's only one."""
+    """Another GPU, and a part of one."""
     lock.acquire("GPU-1")
     with DeviceLock() as second:
         second.acquire(identity)
@@ -78,16 +78,26 @@ def test_without_a_folder_nothing_is_waited_for(
         held.acquire("GPU-1")
 
 
-@pytest.mark.parametrize(("device", "locks"), [("cuda", True), ("cpu", False)])
+@pytest.mark.parametrize(
+    ("device", "identity", "name"),
+    [("cuda", "GPU-1234", "GPU-1234"), ("mps", "", "mps"), ("cpu", "", None)],
+)
 def test_workers_of_a_run_share_a_device(
-    monkeypatch: pytest.MonkeyPatch, lock: DeviceLock, folder: Path, device: str, locks: bool
+    monkeypatch: pytest.MonkeyPatch,
+    lock: DeviceLock,
+    folder: Path,
+    device: str,
+    identity: str,
+    name: str | None,
 ) -> None:
     """The lock is the run's: it is taken before a worker is set up, once for all of its workers,
-    and none is taken of the host."""
+    by the name of a device that is the machine's only one, and none is taken of the host."""
     workers = Workers()
+    workers.identity = identity
     monkeypatch.setattr(pool, "Child", workers.make)
     spec = WorkerSpec(lambda: messages.SetUp(device=device))
     with Pool({"base": spec, "head": spec}, 1.0, lock) as both:
         both.start("base", "head")
-    assert workers.identified == ([1, 2] if locks else [])
-    assert [path.name for path in folder.glob("*.lock")] == ["vitbench-GPU-1234.lock"] * locks
+    assert workers.identified == ([] if name is None else [1, 2])
+    found = [path.name for path in folder.glob("*.lock")]
+    assert found == ([] if name is None else [f"vitbench-{name}.lock"])

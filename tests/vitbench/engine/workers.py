@@ -19,6 +19,7 @@ class Workers:
     shared_by   how many workers each that was set up is told to be one of
     identified  numbers of the workers that were asked which device a name means
     artifacts   the folder that each worker that was set up is given for them, by its number
+    identity    of the device that they say they measure on
     left      processes that a worker is found to have left running
     device    that they say they measure on
     """
@@ -34,6 +35,7 @@ class Workers:
         self.shared_by: list[int] = []
         self.artifacts: dict[int, Path | None] = {}
         self.device = "cpu"
+        self.identity = "GPU-1234"
 
     def make(self, target: Target) -> Worker:
         """In place of Child."""
@@ -61,7 +63,7 @@ class Worker:
         workers = self.workers
         if isinstance(request, messages.Identify):
             workers.identified.append(self.number)
-            return messages.Identified(identity="GPU-1234")
+            return messages.Identified(identity=workers.identity)
         if not isinstance(request, messages.SetUp):
             return workers.answer(self, request)
         workers.shared_by.append(request.workers)
