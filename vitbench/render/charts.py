@@ -38,6 +38,8 @@ THROUGHPUT = Quantity("Throughput", "throughput_img_s", "throughput, images/s", 
 MACS = Quantity("MACs", "macs", "MACs of one image")
 MEMORY = Quantity("Peak memory", "peak_memory_bytes", "peak memory, MiB", scale=1 / 2**20)
 QUANTITIES = (THROUGHPUT, MACS, MEMORY)
+# As many as a legend holds, and a reader tells apart.
+_MOST_LINES = 24
 # What makes two rows different measurements, apart from the subject and the resolution.
 SETTING = ("device", *(name for name in SETTINGS if not AXES[name].is_how))
 
@@ -67,10 +69,22 @@ def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
 
 
 def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
-    """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...)."""
+    """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...), and
+    for each runtime where all in one would be too many to tell apart."""
     yield from runtime_charts.figures(
         frame.records(rows), lambda record: _caption(record, device_name)
     )
+    lines = frame.measured(rows).drop_duplicates(["subject", "settings", "impl", "runtime"])
+    if len(lines) <= _MOST_LINES or lines["runtime"].nunique() == 1:
+        yield from _figures(rows, device_name)
+        return
+    for runtime, own in rows.groupby("runtime", sort=False):
+        for name, figure in _figures(own, f"{device_name}, {runtime}"):
+            yield f"{name}-{runtime}", figure
+
+
+def _figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
+    """Those within one setting, on one legend."""
     # Rows that were not measured also count in what makes one row differ from the others.
     rows = frame.measured(rows.assign(variant=labels.variants(rows)))
     rows = rows.assign(variant=_marked(rows))

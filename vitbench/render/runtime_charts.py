@@ -228,7 +228,7 @@ def _left_out(
     comparison: Comparison, columns: Sequence[str], drawn: Sequence[int], names: Sequence[str]
 ) -> list[str]:
     """What the ranks are of, a line each."""
-    lines = ["coloured: changes places with another beyond the noise of their times"]
+    lines = ["coloured: changes places with another, beyond noise and in rows of trust A and B"]
     few = [name for name in comparison.runtimes if name not in columns]
     if few:
         lines.append(f"without {', '.join(few)}, which measured half of them or fewer")

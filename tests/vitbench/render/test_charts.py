@@ -216,6 +216,20 @@ def test_variants_are_lines_of_one_colour(tmp_path: Path) -> None:
     assert len({line[0].get_linestyle() for line in found.values()}) == 2
 
 
+def test_many_mechanisms_in_many_runtimes_are_charts_apart(tmp_path: Path) -> None:
+    """One for each runtime, named and captioned so, once a legend could not hold all lines."""
+    names = attentions.names()[:13]
+    cases = [layer(name, 64, runtime=used) for name in names for used in ("eager", "openvino")]
+    few = from_cases(tmp_path / "few", *cases[:24])
+    assert "throughput-bars" in few
+    many = from_cases(tmp_path / "many", *cases)
+    bars = {name for name in many if name.startswith("throughput-bars")}
+    assert bars == {"throughput-bars-eager", "throughput-bars-openvino"}
+    figure = many["throughput-bars-openvino"]
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == set(names)
+    assert figure.get_supxlabel().startswith(f"{DEVICE}, openvino, float32")
+
+
 def test_launch_bound_bars_are_hatched(tmp_path: Path) -> None:
     """And the caption says what that means."""
     bound = measured(device_samples_s=(0.004,) * 20)
