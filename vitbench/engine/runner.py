@@ -220,7 +220,8 @@ def _check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
         ("number of threads", before["torch"]["threads"], now["torch"]["threads"]),
     ):
         if old != new:
-            raise BadInput(f"the run was begun with another {name}: {old}, and here is {new}")
+            was, here = old or "not recorded", new or "not known"
+            raise BadInput(f"the run was begun with another {name}: {was}, and here is {here}")
     files = now.get("plugins", {})
     for name, old in before.get("plugins", {}).items():
         if old["sha256"] != files.get(name, old)["sha256"]:

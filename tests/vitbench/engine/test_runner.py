@@ -273,6 +273,7 @@ def test_resume_does_not_repeat_failures(workers: Workers, folder: Path) -> None
     [
         ({"device_name": "Another CPU, 2 threads"}, "another device: A CPU, 2 threads, and here"),
         ({"device_id": "GPU-b"}, "another device of that name: GPU-a, and here is GPU-b"),
+        ({"device_id": ""}, "another device of that name: GPU-a, and here is not known"),
         ({"torch": {"version": "9.9", "threads": 2}}, "another torch: 2.13, and here is 9.9"),
         ({"torch": {"version": "2.13", "threads": 1}}, "another number of threads: 2"),
     ],
