@@ -58,6 +58,7 @@ class Sweep:
     plugins     the user's own mechanisms and backbones: name -> file
     registry    the other mechanisms: name -> file
     weights     the checkpoint of every backbone, by the name of its file in the plan; "": none
+    elsewhere   other Pythons measure: which packages this one has is of no interest
 
     Raises BadInput for an axis that does not exist; `check` and `expand` for the rest.
     """
@@ -70,13 +71,14 @@ class Sweep:
         plugins: Mapping[str, Path] | None = None,
         registry: Mapping[str, Path] | None = None,
         weights: str = "",
+        elsewhere: bool = False,
         **axes: Value | Iterable[Value],
     ) -> None:
         named = {name: find(name).values(values) for name, values in axes.items()}
         self.axes: dict[str, tuple[Any, ...]] = {
             name: named.get(name, axis.defaults) for name, axis in AXES.items()
         }
-        self.device, self.weights = device, weights
+        self.device, self.weights, self._elsewhere = device, weights, elsewhere
         self.params, self.plugins = params or {}, plugins or {}
         self._registry = attentions.files() if registry is None else registry
 
@@ -137,7 +139,8 @@ class Sweep:
 
     def _reason_against(self, runtime: str) -> str | None:
         """Why nothing can be measured in a runtime here, where it cannot."""
-        return runtimes.missing(runtime) or self._refusal(runtime)
+        missing = None if self._elsewhere else runtimes.missing(runtime)
+        return missing or self._refusal(runtime)
 
     def _refusal(self, runtime: str) -> str | None:
         """Why a runtime can run none of the cases, where it cannot."""

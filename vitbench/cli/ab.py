@@ -93,6 +93,7 @@ def ab(
             **selection.settings() | {"plugins": tuple(plugins)},
             effort="quick",
             registry=sides[1].registry(),
+            elsewhere=all(side.target.python is not None for side in sides),
             on_note=functools.partial(typer.echo, err=True),
             **machine.settings(),
         )

@@ -78,10 +78,7 @@ def convert(
             "value of each"
         )
     (case,) = plan.cases
-    with (
-        writing(out),
-        tempfile.TemporaryDirectory(prefix=".vitbench-", dir=out.parent) as folder,
-    ):
+    with tempfile.TemporaryDirectory(prefix=".vitbench-", dir=out.parent) as folder:
         run = Path(folder, "run")
         (row,) = runner.measure(plan, run).records()
         if row["status"] == UNSUPPORTED:
@@ -90,8 +87,9 @@ def convert(
             reason = f"vitbench: {name_of(case)}: {row['status']}: {row['message']}"
             typer.echo(reason, err=True)
             return 1
-        _move(run / str(row["artifact"]), out)
-        script = _script(case, row, out)
+        with writing(out):
+            _move(run / str(row["artifact"]), out)
+            script = _script(case, row, out)
     _report(case, row, out, script)
     return 0
 

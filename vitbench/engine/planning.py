@@ -50,6 +50,7 @@ def make_plan(
     plugins: tuple[Path, ...] = (),
     weights: Path | None = None,
     registry: Mapping[str, Path] | None = None,
+    elsewhere: bool = False,
     effort: str | None = None,
     rule: Mapping[str, float | None] | None = None,
     rounds: int | None = None,
@@ -69,6 +70,7 @@ def make_plan(
     plugins   files that define ATTENTION or BACKBONE
     weights   a checkpoint for every backbone, read as tensors only
     registry  the mechanisms that exist: name -> file; ours where None
+    elsewhere  whether other Pythons measure, with packages of their own
     effort    "quick", "default", "thorough"; the suite's own where None
     rule      fields of TimingRule that differ from the effort's
     rounds    the effort's, or as many as fit into the budget, where None
@@ -98,7 +100,9 @@ def make_plan(
 
     def planned_on(device: str) -> tuple[tuple[Case, ...], TimingRule, list[str]]:
         """The cases and the timing rule of a device, and what is left out on it."""
-        sweep = make_sweep(loaded, device, axes, params, files, registry, checkpoint)
+        sweep = make_sweep(
+            loaded, device, axes, params, files, registry, checkpoint, elsewhere=elsewhere
+        )
         return tuple(sweep.expand()), plans.rule_of(effort, device, rule), sweep.left_out()
 
     possible, planned = _on_any(device, planned_on)
@@ -242,6 +246,8 @@ def make_sweep(
     plugins: Mapping[str, Path],
     registry: Mapping[str, Path] | None = None,
     weights: str = "",
+    *,
+    elsewhere: bool = False,
 ) -> Sweep:
     """The suite's axes for a device with the user's on top. Raises BadInput.
 
@@ -256,7 +262,13 @@ def make_sweep(
         swept[name] = swept.get(name, {}) | dict(values)
     known = attentions.files() if registry is None else registry
     return Sweep(
-        **merged, device=device, params=swept, plugins=plugins, registry=known, weights=weights
+        **merged,
+        device=device,
+        params=swept,
+        plugins=plugins,
+        registry=known,
+        weights=weights,
+        elsewhere=elsewhere,
     )
 
 

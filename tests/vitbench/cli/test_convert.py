@@ -14,6 +14,8 @@ from tests.vitbench.examples import layer, plugin, vitbench
 from vitbench import runtimes
 from vitbench.__main__ import run
 from vitbench.cases.sweep import Sweep
+from vitbench.cli import convert
+from vitbench.errors import BadInput
 from vitbench.subjects import build
 
 _SIZE = ["--resolution", "48x80", "--dim", "32", "--heads", "2", "--batch-size", "3"]
@@ -75,6 +77,27 @@ def test_a_backbone_and_another_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"lit.xml", "lit.bin", "lit.py"}
     assert python(tmp_path, "lit.py") == "(1, 1000)\n"
+
+
+def test_what_belongs_to_a_file_goes_with_it(tmp_path: Path) -> None:
+    """Under the name that is asked for, or under that by which the file calls it; nothing is
+    replaced."""
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("model.xml", "model.bin", "model.xml.data", "columns.json"):
+        (made / name).write_text(name)
+    (tmp_path / "lit.bin").touch()
+    with pytest.raises(BadInput, match=r"lit\.bin exists; choose another --out"):
+        convert._move(made / "model.xml", tmp_path / "lit.xml")
+    assert len(list(made.iterdir())) == 4
+    (tmp_path / "lit.bin").unlink()
+    convert._move(made / "model.xml", tmp_path / "lit.xml")
+    moved = {path.name: path.read_text() for path in tmp_path.iterdir() if path != made}
+    assert moved == {
+        "lit.xml": "model.xml",
+        "lit.bin": "model.bin",
+        "model.xml.data": "model.xml.data",
+    }
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -250,6 +251,28 @@ def test_too_few_blocks_to_call_anything(
     for blocks, said in (("5", "--max-blocks 5 is too few"), ("6", "6 to 6 blocks")):
         assert run(["ab", "old/", "new/", *words, "--max-blocks", blocks]) == 0
         assert said in capsys.readouterr().out
+
+
+def test_packages_are_those_of_the_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two environments are compared in a runtime that this Python lacks; a folder is not."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        python = Path(name, "bin", "python")
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+    Path("folder").mkdir()
+    words = ["--attention", "msa", *_SIZE.split(), "--runtime", "openvino", "--dry-run"]
+    assert run(["ab", "old", "new", *words]) == 0
+    assert "msa 64px" in capsys.readouterr().out
+    assert run(["ab", "old", "folder", *words]) == 2
+    assert "--runtime openvino needs openvino: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.slow
