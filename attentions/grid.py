@@ -36,7 +36,8 @@ class RelativePosition(nn.Module):
         super().__init__()
         table = torch.empty(num_heads, 2 * height - 1, 2 * width - 1)
         self.relative_position_bias_table = nn.Parameter(nn.init.normal_(table, std=0.02))
-        self.register_buffer("index", relative_position_index(height, width).T, persistent=False)
+        index = relative_position_index(height, width).T.contiguous()
+        self.register_buffer("index", index, persistent=False)
 
     def forward(self) -> Float[Tensor, "heads tokens tokens"]:
         return self.relative_position_bias_table.flatten(1)[:, self.index]

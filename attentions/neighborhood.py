@@ -51,8 +51,7 @@ class Neighborhood(nn.Module):
     """
 
     keys: Tensor
-    row_offsets: Tensor
-    column_offsets: Tensor
+    offsets: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
@@ -69,17 +68,16 @@ class Neighborhood(nn.Module):
             table = torch.empty(num_heads, 2 * params.kernel_size - 1, 2 * params.kernel_size - 1)
             self.rpb = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
         self._grid = grid
-        keys, rows, columns = tiles_on(grid, params.kernel_size, self.tile)
+        keys, offsets = tiles_on(grid, params.kernel_size, self.tile)
         self.register_buffer("keys", keys, persistent=False)
-        self.register_buffer("row_offsets", rows, persistent=False)
-        self.register_buffer("column_offsets", columns, persistent=False)
+        self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
         grid, tile = Grid(x.shape[1], x.shape[2]), self.tile
-        keys, rows, columns = self.keys, self.row_offsets, self.column_offsets
+        keys, offsets = self.keys, self.offsets
         if grid != self._grid:
-            keys, rows, columns = tiles_on(grid, self.kernel_size, tile, x.device)
-        bias = self._bias(rows, columns, like=x)
+            keys, offsets = tiles_on(grid, self.kernel_size, tile, x.device)
+        bias = self._bias(offsets, like=x)
         q, k, v = (split_heads(part, self.num_heads) for part in self._project(x, keys))
         mixed = merge_heads(attend(q, k, v, impl=self.impl, bias=bias))
         merged = merge(mixed, tile, tile, grid.padded_to(tile, tile))
@@ -99,37 +97,32 @@ class Neighborhood(nn.Module):
         return [part.transpose(1, 2) for part in (q, *kv)]
 
     def _bias(
-        self,
-        rows: Int[Tensor, "tile_rows 1 tile 1 block 1"],
-        columns: Int[Tensor, "tile_columns 1 tile 1 block"],
-        *,
-        like: Tensor,
+        self, offsets: Int[Tensor, "tiles queries keys"], *, like: Tensor
     ) -> Float[Tensor, "*tiles #heads queries keys"] | None:
         """rpb where a key is in the query's neighborhood, -inf where it is not."""
         if self.rpb is None and self.tile == 1:
             return None
         size = 2 * self.kernel_size - 1
         table = like.new_zeros(1, size, size) if self.rpb is None else self.rpb
-        table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
-        bias = table[:, rows, columns].flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        return bias.transpose(0, 1).contiguous()
+        table = F.pad(table, (0, 1, 0, 1), value=float("-inf")).flatten(1)
+        return table[:, offsets].transpose(0, 1).contiguous()
 
 
 def tiles_on(
     grid: Grid, kernel_size: int, tile: int, device: torch.device | None = None
 ) -> tuple[
     Int[Tensor, "keys tiles"],
-    Int[Tensor, "tile_rows 1 tile 1 block 1"],
-    Int[Tensor, "tile_columns 1 tile 1 block"],
+    Int[Tensor, "tiles queries keys"],
 ]:
-    """The positions of each tile's keys, and their offsets from its queries down and right."""
+    """The positions of each tile's keys, and their offsets from its queries, as places in the
+    table of biases that has one more row and column for what is outside."""
     rows, down = blocks(grid.height, kernel_size, tile, device)
     columns, right = blocks(grid.width, kernel_size, tile, device)
     keys = rows.T[:, None, :, None] * grid.width + columns.T[None, :, None, :]
+    offsets = down[:, None, :, None, :, None] * (2 * kernel_size) + right[:, None, :, None, :]
     return (
-        keys.flatten(0, 1).flatten(1),
-        down[:, None, :, None, :, None],
-        right[:, None, :, None, :],
+        keys.flatten(0, 1).flatten(1).contiguous(),
+        offsets.flatten(4, 5).flatten(2, 3).flatten(0, 1),
     )
 
 

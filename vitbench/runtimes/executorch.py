@@ -54,9 +54,13 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    program = _artifact.exported(subject)
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    # ExecuTorch takes scaled_dot_product_attention apart. Exported with torch's fused kernel, whose
+    # output lies otherwise in memory, the module has views that then fail.
+    with sdpa_kernel(SDPBackend.MATH):
+        program = _artifact.exported(subject)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     info = get_delegation_info(lowered.exported_program().graph_module)
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
     taken, left = info.num_delegated_nodes, info.num_non_delegated_nodes

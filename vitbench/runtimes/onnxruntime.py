@@ -49,13 +49,42 @@ def refuses(device: str, dtype: str, mode: str) -> str | None:
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
-    """The model as one file."""
+    """The model as one file, its constants folded and its changes of shape joined."""
     import torch
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common
 
-    program = torch.onnx.export(subject.module, (subject.x,), dynamo=True, verbose=False)
+    # Not optimize=True: that takes `x + 1e-15` for `x + 0`, and what is divided by it becomes NaN.
+    program = torch.onnx.export(
+        subject.module, (subject.x,), dynamo=True, verbose=False, optimize=False
+    )
     assert program is not None
+    optimizer.inline(program.model)
+    for _ in range(2):  # what one round joins, the next one folds
+        optimizer.fold_constants(program.model)
+        rewriter.rewrite(program.model, [getattr(common, f"{rule}_rule") for rule in _RULES])
     program.save(folder / FILE)
     return {"fallback_share": 0.0}
+
+
+# Of onnxscript's rules, those that ONNX Runtime does not apply itself.
+_RULES = (
+    "cast_cast",
+    "collapse_slice",
+    "collapse_slice2",
+    "flatten_to_reshape",
+    "materialize_reshape_shape",
+    "no_op_cast",
+    "no_op_expand",
+    "no_op_transpose",
+    "one_reshape_matmul_reshape",
+    "reshape_reshape",
+    "slice_split",
+    "squeeze_reshape_1d",
+    "transpose_transpose",
+    "two_reshapes_matmul_reshape",
+    "unsqueeze_unsqueeze",
+)
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:

@@ -54,6 +54,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     import openvino
 
     model = openvino.convert_model(_artifact.exported(subject))
+    model.reshape(list(subject.x.shape))  # it takes the shapes of some modules for dynamic
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
     return {"fallback_share": 0.0}
 

@@ -6,10 +6,11 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import attentions
 from tests.vitbench.examples import case
@@ -21,12 +22,14 @@ from vitbench.errors import BadInput
 from vitbench.instruments import host
 from vitbench.instruments.correctness import WrongOutput
 from vitbench.results.outcome import Counted, Failed
+from vitbench.runtimes import _artifact
 from vitbench.runtimes import onnxruntime as converting
 from vitbench.subjects import build, check
 
 CONVERTING = [name for name in runtimes.names() if runtimes.load(name).RULES.converts]
-# The axes on which every mechanism runs; neither side of the map is the other.
-AXES: Mapping[str, Any] = {"resolution": ("112x224",), "dim": (48,), "num_heads": (6,)}
+# The axes on which every mechanism runs: an oblong map, which windows of 7 tokens pad along both
+# sides, and two levels of a quadtree divide.
+AXES: Mapping[str, Any] = {"resolution": ("128x192",), "dim": (48,), "num_heads": (6,)}
 
 
 def run(one: Case, folder: Path) -> Counted | Failed:
@@ -72,6 +75,27 @@ def test_every_mechanism(tmp_path: Path, name: str, runtime: str) -> None:
     (one,) = Sweep(attention=(name,), runtime=(runtime,), batch_size=(2,), **AXES).expand()
     found = columns_of(one, tmp_path)
     assert found["error_rms"] < 1e-4
+
+
+class Share(nn.Module):
+    """What each channel is of all together; of nothing, nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.sum(dim=-1, keepdim=True) + 1e-15)
+
+
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_a_small_term_is_kept(tmp_path: Path, runtime: str) -> None:
+    """One that keeps a quotient finite is not taken for zero."""
+    module, folder = Share().eval(), tmp_path / "artifact"
+    subject = build.build(case(runtime=runtime), {})
+    subject = dataclasses.replace(
+        subject, module=module, runnable=module, x=torch.zeros_like(subject.x)
+    )
+    with torch.inference_mode():
+        loaded = cast("runtimes.Converting", runtimes.load(runtime))
+        _artifact.make(loaded, subject, folder)
+        assert torch.equal(loaded.prepare(subject, folder).call(), subject.x)
 
 
 @pytest.mark.parametrize("runtime", CONVERTING)
