@@ -77,6 +77,15 @@ def test_every_mechanism(tmp_path: Path, name: str, runtime: str) -> None:
     assert found["error_rms"] < 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", CONVERTING)
+def test_a_whole_backbone(tmp_path: Path, runtime: str) -> None:
+    """Is converted too, with its deformable convolutions."""
+    sweep = Sweep(backbone=("litv2_s",), runtime=(runtime,), batch_size=(1,), resolution=("64",))
+    (one,) = sweep.expand()
+    assert columns_of(one, tmp_path)["error_rms"] < 1e-4
+
+
 class Share(nn.Module):
     """What each channel is of all together; of nothing, nothing."""
 

@@ -223,12 +223,13 @@ class DeformableConv(nn.Module):
         y, x_ = offset[..., 0] + rows, offset[..., 1] + columns
         index, weight = corners(y.reshape(batch, taps), x_.reshape(batch, taps), height, width)
         image = torch.arange(batch, device=where)[:, None, None] * (height * width)
-        sampled = F.embedding_bag(
-            (index + image).reshape(-1, 4),
-            x.reshape(-1, dim),
-            mode="sum",
-            per_sample_weights=weight.to(x.dtype).reshape(-1, 4),
-        )
+        index, weight = (index + image).reshape(-1, 4), weight.to(x.dtype).reshape(-1, 4)
+        tokens = x.reshape(-1, dim)
+        # Other runtimes have no embedding bag, or take it tap by tap; torch's own saves a copy.
+        if torch.compiler.is_exporting():
+            sampled = (tokens[index] * weight[:, :, None]).sum(dim=1)
+        else:
+            sampled = F.embedding_bag(index, tokens, mode="sum", per_sample_weights=weight)
         kernel = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(sampled.view(batch, half_height, half_width, 4 * dim), kernel, self.bias)
 
