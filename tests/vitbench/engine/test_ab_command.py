@@ -285,7 +285,8 @@ def test_a_runtime_that_converts(tmp_path: Path) -> None:
     words = ["--plugin", "my.py", "--attention", "my", *_SIZE.split(), *_FAST.split()]
     words += ["--runtime", "eager,onnxruntime", "--max-blocks", "2", "--out", "out"]
     done = vitbench(tmp_path, "ab", "old/", "new/", *words)
-    assert done.returncode == 4, done.stdout + done.stderr
+    # The same or undecided, as the noise has it: nothing can be called in two blocks.
+    assert done.returncode in (0, 4), done.stdout + done.stderr
     for side in ("base", "head"):
         eager, converted = read_csv(tmp_path / "out" / f"{side}.csv")
         assert (eager["status"], converted["status"]) == ("measured", "measured")
