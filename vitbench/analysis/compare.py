@@ -257,7 +257,8 @@ class _CasePair:
         if needed > _MOST_EFFORT * count:
             return "the ratio lies on the threshold: more of the same would not settle it"
         if needed <= count:
-            return f"the interval allows it, the rank test does not yet: take some more {unit}"
+            test = "rank" if self.shifts is None else "sign"
+            return f"the interval allows it, the {test} test does not yet: take some more {unit}"
         return f"about {needed - count} more {unit} would settle it, here are {count}"
 
     def _memory_compares(self) -> bool:

@@ -232,7 +232,12 @@ class AbComparison:
                         break
                     self._open = again
                 start_s = time.monotonic()
-                self._block(file)
+                try:
+                    self._block(file)
+                except BadInput:  # a side cannot be started any more: what was measured stays
+                    if self.blocks > 1:
+                        self.finish()
+                    raise
                 block_s = time.monotonic() - start_s
                 self._settle()
                 # A block of the called cases takes no longer than one of more cases.

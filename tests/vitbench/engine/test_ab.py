@@ -438,6 +438,23 @@ def test_a_base_that_does_not_start(workers: Workers, tmp_path: Path) -> None:
     assert workers.alive == 0
 
 
+def test_a_side_that_does_not_start_any_more(workers: Workers, tmp_path: Path) -> None:
+    """What was measured before is written, and no worker is left."""
+
+    def on_progress(progress: ab.Progress) -> None:
+        if progress.block == 1:
+            workers.starting = [ChildDied("last output: no memory")] * 3
+
+    ended = comparison(tmp_path / "ab", cases=CASES[:1])
+    ended.on_progress = on_progress
+    with pytest.raises(BadInput, match="cannot be measured: last output: no memory"):
+        ended.measure()
+    for side in ("base", "head"):
+        (row,) = read_csv(tmp_path / "ab" / f"{side}.csv")
+        assert row["rounds"] == "2"
+    assert workers.alive == 0
+
+
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
     """A clock of the comparison that goes on by a second with each call of this."""
