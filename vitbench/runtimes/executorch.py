@@ -51,14 +51,17 @@ def refuses(device: str, dtype: str, mode: str) -> str | None:
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     """The program. Operators that XNNPACK does not take run in ExecuTorch's portable kernels, which
     are many times slower: their share is told."""
+    import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     # ExecuTorch takes scaled_dot_product_attention apart. Exported with torch's fused kernel, whose
-    # output lies otherwise in memory, the module has views that then fail.
-    with sdpa_kernel(SDPBackend.MATH):
+    # output lies otherwise in memory, the module has views that then fail. torch's cache of layouts
+    # does not know which kernel was chosen.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with sdpa_kernel(SDPBackend.MATH), uncached:
         program = _artifact.exported(subject)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     info = get_delegation_info(lowered.exported_program().graph_module)

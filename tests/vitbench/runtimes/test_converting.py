@@ -68,6 +68,14 @@ def test_it_computes_the_same_function(tmp_path: Path, runtime: str) -> None:
     assert not found["notes"]
 
 
+def test_one_process_converts_for_several(tmp_path: Path) -> None:
+    """What torch keeps of an export for one runtime does not spoil that for the next."""
+    one = case(runtime="executorch", grid_height=5, grid_width=7, batch_size=3)
+    with torch.inference_mode():
+        _artifact.exported(build.build(one, {}))
+    assert columns_of(one, tmp_path)["error_rms"] < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", CONVERTING)
 @pytest.mark.parametrize("name", attentions.names())
