@@ -255,6 +255,8 @@ def energy(call: Call, seconds: float, gpu: Gpu, clock: Clock, queue: Queue) -> 
 
 def check_alone(columns: Mapping[str, Any]) -> None:
     """Raises Unreadable where others were on the GPU, as `idle` and `neighbours` saw it."""
+    if "gpu_idle_utilisation" not in columns:
+        raise Unreadable("the GPU's state could not be read any more")
     used, drift = columns["gpu_idle_utilisation"] or 0.0, columns.get("gpu_memory_drift_bytes") or 0
     if used > _QUIET:
         raise Unreadable(f"others used the GPU for {used:.0%} of the time")

@@ -52,7 +52,7 @@ class DeviceLock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not is_told:
-                    holder = os.pread(file, 20, 0).decode() or "unknown"
+                    holder = os.pread(file, 20, 0).decode(errors="replace") or "unknown"
                     _LOG.warning(
                         "vitbench: another vitbench (process %s) measures on %s: waiting for it",
                         holder,

@@ -55,7 +55,7 @@ class Ready:
             device_samples_s=tuple(timed.device_samples),
             calls_per_sample=timed.calls_per_sample,
             first_call_s=self.spent["first_call"],
-            compile_s=self.prepared.conversion_s,
+            compile_s=self.prepared.compile_s,
             is_cached=self.prepared.is_cached,
             warmup_calls=timed.warmup_calls,
             warmup_s=timed.warmup_s,

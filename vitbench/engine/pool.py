@@ -15,12 +15,12 @@ from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
 from vitbench.engine.device_lock import DeviceLock
 from vitbench.errors import BadInput, BrokenPlugin
+from vitbench.results import journal
 from vitbench.results.outcome import Failed
 from vitbench.subjects.plugins import is_backbone
 
 START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
-_ENVIRONMENT = {"device_name", "torch"}  # what every description of a machine has
 
 Slot = TypeVar("Slot", bound=str)
 AnyReply = TypeVar("AnyReply", bound=messages.Reply)
@@ -164,7 +164,7 @@ class Pool(Generic[Slot]):
             ready = self._expect(messages.Ready, slot, reply)
         except CaseFailed as error:
             raise BadInput(f"{spec.problem}: {error}") from None
-        if request.environment and not (ready.environment or {}).keys() >= _ENVIRONMENT:
+        if request.environment and not (ready.environment or {}).keys() >= journal.ENVIRONMENT:
             raise BadInput(f"{spec.problem}: the worker does not say what it runs on")
         self._devices[slot] = ready.device
         spec.on_ready(ready)

@@ -71,6 +71,7 @@ class PreparedCase:
         """Ends it without an outcome."""
         gc.enable()
 
+    @passes.guarded
     def finish(self) -> Measured:
         """Every sample of every slice."""
         self.discard()

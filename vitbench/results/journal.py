@@ -31,6 +31,7 @@ except ImportError:  # Windows, where nothing is measured: journals are only rea
     fcntl = None  # type: ignore[assignment] # so typed where the module is always there
 
 FORMAT = 1
+ENVIRONMENT = {"device_name", "torch"}  # what every description of a machine has
 _LOCK_S = 2.0
 
 
@@ -124,6 +125,8 @@ def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
         raise ValueError("the first line must be the plan")
     if entry["event"] == "environment":
         run.environment = entry["environment"]
+        if lacking := ENVIRONMENT - run.environment.keys():
+            raise ValueError(f"the environment has no {', '.join(sorted(lacking))}")
         ceilings = entry["ceilings"]
         run.ceilings = None if ceilings is None else ceilings_from_dict(ceilings)
     elif entry["event"] == "outcome":

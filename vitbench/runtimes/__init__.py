@@ -64,7 +64,8 @@ COLUMNS = (
     Column(
         "fallback_share",
         "share",
-        "operators of a converted module that its backend did not take, and slower code computes",
+        "operators of a converted module that its backend did not take, and slower code computes; "
+        "empty where the runtime does not tell",
     ),
     Column(
         "conversion_s", "s", "converting the module, once a run; empty where nothing is converted"
@@ -97,8 +98,8 @@ class Prepared:
     """A subject that is ready to run.
 
     call           one call: what is checked, read and timed
-    conversion_s   what conversion and the call that finishes it took; None: nothing is converted
-    is_cached      an earlier process had converted it, and this one only read the result
+    compile_s      what torch.compile and its first call took; None: nothing is compiled
+    is_cached      an earlier process had compiled it, and this one only read the result
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
     kept_bytes     memory in which a call works and that it keeps between calls: it is in the peak
     computed_dtype in which a call computes, read back; "": in that of the case, as torch does
@@ -106,7 +107,7 @@ class Prepared:
                    sees all of a call's memory
     """
 
-    conversion_s: float | None = None
+    compile_s: float | None = None
     is_cached = False
     is_dispatched = True
     kept_bytes = 0

@@ -50,7 +50,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     torch._inductor.aoti_compile_and_package(
         _artifact.exported(subject), package_path=str(folder / FILE)
     )
-    return {"fallback_share": 0.0}
+    return {}
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:

@@ -72,7 +72,7 @@ class Compiled(Watched):
         start = time.perf_counter()
         self.call()
         subject.device.synchronize()
-        self.conversion_s = time.perf_counter() - start
+        self.compile_s = time.perf_counter() - start
         if not _counters("stats")["unique_graphs"]:
             raise RuntimeError("torch.compile compiled nothing: the call runs as it is")
         self._graph_breaks = _counters("graph_break").total()

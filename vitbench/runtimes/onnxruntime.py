@@ -64,7 +64,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
         optimizer.fold_constants(program.model)
         rewriter.rewrite(program.model, [getattr(common, f"{rule}_rule") for rule in _RULES])
     program.save(folder / FILE)
-    return {"fallback_share": 0.0}
+    return {}
 
 
 # Of onnxscript's rules, those that ONNX Runtime does not apply itself.

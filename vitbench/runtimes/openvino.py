@@ -56,7 +56,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     model = openvino.convert_model(_artifact.exported(subject))
     model.reshape(list(subject.x.shape))  # it takes the shapes of some modules for dynamic
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
-    return {"fallback_share": 0.0}
+    return {}
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:

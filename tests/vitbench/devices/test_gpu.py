@@ -356,3 +356,9 @@ def test_energy_beside_others(columns: dict[str, Any], reason: str) -> None:
     else:
         with pytest.raises(Unreadable, match=reason):
             _gpu.check_alone(quiet | columns)
+
+
+def test_energy_where_the_state_is_not_read_any_more() -> None:
+    """Nobody knows then who took it."""
+    with pytest.raises(Unreadable, match="could not be read any more"):
+        _gpu.check_alone({})

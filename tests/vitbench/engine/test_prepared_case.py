@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import pytest
+
 from tests.vitbench.examples import case, layer, plugin
 from vitbench.engine.prepared_case import PreparedCase, prepare
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.outcome import Failed
+from vitbench.results.outcome import Failed, Measured
 
 RULE = TimingRule(warmup_calls=1, warmup_s=0, warmup_agree=1.0, sample_s=0.0005)
 
@@ -26,6 +28,7 @@ def test_what_turns_found_is_what_is_released() -> None:
         taken += samples
         assert seconds or len(samples) == 1
     outcome = ready.finish()
+    assert isinstance(outcome, Measured)
     assert gc.isenabled()
     assert outcome.samples_s == tuple(taken)
     assert outcome.facts is not None
@@ -39,6 +42,16 @@ def test_a_case_that_cannot_run() -> None:
     assert isinstance(found, Failed)
     assert found.kind == "unsupported"
     assert "divisible" in found.message
+    assert gc.isenabled()
+
+
+def test_an_end_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time that is no call's is data too, and garbage is collected as before."""
+    ready = prepare(case(), RULE, {}, with_facts=False)
+    assert isinstance(ready, PreparedCase)
+    ready.sample(0.0)
+    monkeypatch.setattr(ready._ready.prepared, "fault", lambda: "compiled again")
+    assert ready.finish() == Failed("error", "RuntimeError: compiled again")
     assert gc.isenabled()
 
 

@@ -342,7 +342,10 @@ NO_PARAMS["plan"]["cases"][0]["params"] = ["alpha"]
         ('{"event": "plan", "format": 1, "plan": {}}\n', "line 1"),
         (json.dumps(NO_PARAMS) + "\n", "line 1"),
         (PLAN_LINE + '\n{"event": "outcome"}\n', "line 2"),
-        (PLAN_LINE + '\n{"event": "environment", "environment": {}}\n', "line 2"),
+        (
+            PLAN_LINE + '\n{"event": "environment", "environment": {}, "ceilings": null}\n',
+            "line 2, is not a journal entry: the environment has no device_name, torch",
+        ),
         (PLAN_LINE + '\n{"event": "environment", "environment": {}, "ceilings": 1}\n', "line 2"),
         (
             PLAN_LINE + '\n{"event": "outcome", "case": "a", "round": 0, "outcome": []}\n',
