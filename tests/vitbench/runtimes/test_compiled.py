@@ -18,7 +18,7 @@ from vitbench.runtimes import compiled
 from vitbench.subjects import build
 
 with torch.inference_mode():
-    print(compiled.prepare(build.build(case(), {})).is_cached)
+    print(compiled.prepare(build.build(case(), {}), None).is_cached)
 """
 
 
