@@ -43,7 +43,8 @@ class Rules:
     columns          of records.csv that only this runtime fills
     conversion_s     what preparing a case takes, for estimates before a run
     keeps_processes  it starts processes that serve the next case too
-    packages         that it imports beside torch, which the extra `runtimes` installs
+    packages         that it imports beside torch
+    extra            of vitbench, which installs them
     converts         its file has `convert`
     has_own_threads  its threads are not torch's, and wait busily: nothing else is measured beside
                      them, so each worker serves one such runtime
@@ -55,6 +56,7 @@ class Rules:
     conversion_s: float = 0.0
     keeps_processes: bool = False
     packages: tuple[str, ...] = ()
+    extra: str = ""
     converts: bool = False
     has_own_threads: bool = False
 
@@ -201,8 +203,8 @@ def columns() -> tuple[Column, ...]:
 
 def missing(name: str) -> str | None:
     """What to install for a runtime, as a sentence; None where it is all there. Raises BadInput."""
-    packages = load(name).RULES.packages
-    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    rules = load(name).RULES
+    absent = [package for package in rules.packages if importlib.util.find_spec(package) is None]
     if not absent:
         return None
-    return f"--runtime {name} needs {', '.join(absent)}: pip install 'vitbench[runtimes]'"
+    return f"--runtime {name} needs {', '.join(absent)}: pip install 'vitbench[{rules.extra}]'"

@@ -16,6 +16,7 @@ RULES = Rules(
     summary="ExecuTorch with XNNPACK, as phones run it",
     conversion_s=10.0,
     packages=("executorch",),
+    extra="runtimes",
     converts=True,
     has_own_threads=True,
 )

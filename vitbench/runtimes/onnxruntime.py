@@ -15,6 +15,7 @@ RULES = Rules(
     summary="ONNX Runtime, from torch.onnx.export",
     conversion_s=5.0,
     packages=("onnxruntime", "onnx", "onnxscript"),
+    extra="runtimes",
     converts=True,
     has_own_threads=True,
 )

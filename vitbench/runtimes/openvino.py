@@ -15,6 +15,7 @@ RULES = Rules(
     summary="OpenVINO, from torch.export",
     conversion_s=5.0,
     packages=("openvino",),
+    extra="runtimes",
     converts=True,
     has_own_threads=True,
 )
