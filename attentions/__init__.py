@@ -7,11 +7,13 @@ map (batch, height, width, dim) to one of the same shape. Importing this package
 from attentions._files import import_file, importable, place_of
 from attentions._outline import BrokenAttention, Outline, outline
 from attentions._registry import UnknownAttention, files, load, load_file, names, path_of
-from attentions._spec import AttentionSpec, Grid, Paper
+from attentions._spec import FAMILIES, AttentionSpec, Family, Grid, Paper
 
 __all__ = [
+    "FAMILIES",
     "AttentionSpec",
     "BrokenAttention",
+    "Family",
     "Grid",
     "Outline",
     "Paper",

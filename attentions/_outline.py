@@ -27,7 +27,8 @@ class Outline:
     keywords  hyper-parameters with their defaults; None where they cannot be read
     settings  the authors' hyper-parameters by stride; None where they are not a literal
     impls     implementations; None where they are not a literal
-    words     the fields of the spec that are text and literal: cost, size_rule, kernels, equation
+    words     the fields of the spec that are text and literal: family, cost, size_rule, kernels,
+              equation
     year      of the paper; None where it names none
     """
 

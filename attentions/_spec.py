@@ -14,6 +14,32 @@ if TYPE_CHECKING:
 STRIDES = (4, 8, 16, 32)
 
 SizeRule = Literal["any", "pad", "floor", "divisible", "fixed"]
+Family = Literal[
+    "global",
+    "window",
+    "reduced",
+    "sparse",
+    "linear",
+    "channel",
+    "convolution",
+    "spectral",
+    "state space",
+]
+
+# What the mechanisms of a family have in common, in the order of lists.
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "global": "every token attends to every token",
+        "window": "every token attends to the tokens of a window, or to those around it",
+        "reduced": "every token attends to fewer keys: pooled, strided or projected ones",
+        "sparse": "every token attends to some tokens of the map, spread over it or chosen",
+        "linear": "keys meet values first, and no map of tokens by tokens is formed",
+        "channel": "channels attend to channels",
+        "convolution": "convolutions, pooling and gates mix the tokens",
+        "spectral": "tokens are mixed between a Fourier transform and its inverse",
+        "state space": "a state is carried from token to token",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +114,7 @@ class AttentionSpec:
     params      frozen dataclass of the hyper-parameters and their defaults. Where it is given, the
                 module and the functions below are written with one argument `params`, an object of
                 this class, in place of the keywords; who calls the spec gives keywords either way
+    family      what kind it is, one of FAMILIES; None: not said
     paper       where it was published
     equation    the mechanism in one line
     cost        multiply-accumulates in N (tokens) and C (dim), leading terms
@@ -113,6 +140,7 @@ class AttentionSpec:
 
     module: type[nn.Module]
     params: type[Any] | None = None
+    family: Family | None = None
     paper: Paper | None = None
     equation: str = ""
     cost: str = ""
@@ -136,6 +164,8 @@ class AttentionSpec:
             )
         if not callable(self.module):
             raise TypeError(f"module is a class of torch.nn.Module, got {self.module!r}"[:200])
+        if self.family is not None and self.family not in FAMILIES:
+            raise ValueError(f"family is one of {', '.join(FAMILIES)}, got {self.family!r}")
         if self.params is not None:
             for name in ("macs", "computed", "unsupported", "fallback"):
                 function = getattr(self, name)

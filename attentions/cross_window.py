@@ -144,6 +144,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=CrossWindow,
     params=Params,
+    family="window",
     paper=Paper(
         title="CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows",
         arxiv="2107.00652",

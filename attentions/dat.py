@@ -213,6 +213,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=DAT,
     params=Params,
+    family="sparse",
     paper=Paper(
         title="Vision Transformer with Deformable Attention",
         arxiv="2201.00520",

@@ -100,6 +100,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Efficient,
     params=Params,
+    family="linear",
     paper=Paper(
         title="Efficient Attention: Attention with Linear Complexities",
         arxiv="1812.01243",

@@ -311,6 +311,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Focal,
     params=Params,
+    family="window",
     paper=Paper(
         title="Focal Self-attention for Local-Global Interactions in Vision Transformers",
         arxiv="2107.00641",

@@ -107,6 +107,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=GnConv,
     params=Params,
+    family="convolution",
     paper=Paper(
         title="HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
         arxiv="2207.14284",

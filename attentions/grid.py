@@ -115,6 +115,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=GridAttention,
     params=Params,
+    family="sparse",
     paper=Paper(
         title="MaxViT: Multi-Axis Vision Transformer",
         arxiv="2204.01697",

@@ -164,6 +164,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=HiLo,
     params=Params,
+    family="reduced",
     paper=Paper(
         title="Fast Vision Transformers with HiLo Attention",
         arxiv="2205.13213",

@@ -68,6 +68,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=LinearSRA,
     params=Params,
+    family="reduced",
     paper=Paper(
         title="PVT v2: Improved Baselines with Pyramid Vision Transformer",
         arxiv="2106.13797",

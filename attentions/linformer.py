@@ -102,6 +102,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Linformer,
     params=Params,
+    family="reduced",
     paper=Paper(
         title="Linformer: Self-Attention with Linear Complexity",
         arxiv="2006.04768",

@@ -138,6 +138,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=LKA,
     params=Params,
+    family="convolution",
     paper=Paper(
         title="Visual Attention Network",
         arxiv="2202.09741",

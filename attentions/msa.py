@@ -47,6 +47,7 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
 ATTENTION = AttentionSpec(
     module=MSA,
     params=Params,
+    family="global",
     paper=Paper(
         title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
         arxiv="2010.11929",

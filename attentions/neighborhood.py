@@ -164,6 +164,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Neighborhood,
     params=Params,
+    family="window",
     paper=Paper(
         title="Neighborhood Attention Transformer",
         arxiv="2204.07143",

@@ -178,6 +178,7 @@ def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -
 ATTENTION = AttentionSpec(
     module=Performer,
     params=Params,
+    family="linear",
     paper=Paper(
         title="Rethinking Attention with Performers",
         arxiv="2009.14794",

@@ -68,6 +68,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Pooling,
     params=Params,
+    family="convolution",
     paper=Paper(
         title="MetaFormer Is Actually What You Need for Vision",
         arxiv="2111.11418",

@@ -238,6 +238,7 @@ def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -
 ATTENTION = AttentionSpec(
     module=QuadTree,
     params=Params,
+    family="sparse",
     paper=Paper(
         title="QuadTree Attention for Vision Transformers",
         arxiv="2201.02767",

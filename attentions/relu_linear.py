@@ -179,6 +179,7 @@ def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -
 ATTENTION = AttentionSpec(
     module=ReLULinear,
     params=Params,
+    family="linear",
     paper=Paper(
         title="EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
         arxiv="2205.14756",

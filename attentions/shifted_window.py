@@ -48,6 +48,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=ShiftedWindow,
     params=Params,
+    family="window",
     paper=Paper(
         title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
         arxiv="2103.14030",

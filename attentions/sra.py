@@ -17,6 +17,7 @@ from attentions._spec import AttentionSpec, Paper
 ATTENTION = AttentionSpec(
     module=StridedReduction,
     params=StridedReductionParams,
+    family="reduced",
     paper=Paper(
         title="Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction "
         "without Convolutions",

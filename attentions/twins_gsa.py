@@ -17,6 +17,7 @@ from attentions._spec import AttentionSpec, Paper
 ATTENTION = AttentionSpec(
     module=StridedReduction,
     params=StridedReductionParams,
+    family="reduced",
     paper=Paper(
         title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
         arxiv="2104.13840",

@@ -69,6 +69,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=TwinsLSA,
     params=Params,
+    family="window",
     paper=Paper(
         title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers",
         arxiv="2104.13840",

@@ -18,6 +18,7 @@ from attentions._windows import (
 ATTENTION = AttentionSpec(
     module=SwinAttention,
     params=SwinParams,
+    family="window",
     paper=Paper(
         title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
         arxiv="2103.14030",

@@ -79,6 +79,7 @@ def fallback(dim: int, num_heads: int, grid: Grid, dtype: str, params: Params) -
 ATTENTION = AttentionSpec(
     module=XCA,
     params=Params,
+    family="channel",
     paper=Paper(
         title="XCiT: Cross-Covariance Image Transformers",
         arxiv="2106.09681",

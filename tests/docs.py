@@ -131,13 +131,27 @@ def columns() -> str:
 
 
 def mechanisms() -> str:
-    """The mechanisms, from their files."""
-    rows = []
-    for name in attentions.names():
-        outline = attentions.outline(attentions.path_of(name))
-        rule, cost = (outline.words.get(key, "") for key in ("size_rule", "cost"))
-        rows.append((_code(name), str(outline.year or ""), rule or "any", cost, outline.summary))
-    return _table(("mechanism", "year", "size rule", "cost", "what it is"), rows)
+    """The mechanisms, from their files, by family."""
+    parts = []
+    for family, names in show.by_family().items():
+        rows = []
+        for name in names:
+            outline = attentions.outline(attentions.path_of(name))
+            rule, cost, equation = (
+                outline.words.get(key, "") for key in ("size_rule", "cost", "equation")
+            )
+            about = (outline.summary, _code(equation), cost, rule or "any")
+            rows.append((_code(name), str(outline.year or ""), *about))
+        common = attentions.FAMILIES.get(family, "these name no family")
+        parts += [f"### {family.capitalize() or 'Others'}", _sentence(common)]
+        header = ("mechanism", "year", "what it is", "equation", "cost", "size rule")
+        parts.append(_table(header, rows))
+    return "\n\n".join(parts)
+
+
+def _sentence(text: str) -> str:
+    """With a capital, and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def devices() -> str:

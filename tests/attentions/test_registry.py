@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import pytest
 from torch import nn
@@ -99,6 +99,17 @@ def test_what_is_no_mechanism_is_unknown(name: str) -> None:
     """Underscore files, paths and dotted names are not mechanisms."""
     with pytest.raises(UnknownAttention):
         attentions.load(name)
+
+
+def test_families() -> None:
+    """Every mechanism of ours is of one, the ways to name one agree, and a name that is none is
+    answered with those that there are."""
+    assert tuple(attentions.FAMILIES) == get_args(attentions.Family)
+    for name in attentions.names():
+        family = attentions.outline(attentions.path_of(name)).words.get("family")
+        assert family in attentions.FAMILIES, f"{name} names no family"
+    with pytest.raises(ValueError, match=r"family is one of global, window, .*, got 'quadratic'"):
+        AttentionSpec(module=Bare, family=cast("Any", "quadratic"))
 
 
 def test_load_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import attentions
 from vitbench.cases.case import Resolution
 from vitbench.cases.sweep import Question
 from vitbench.cli import complete, parse, terminal
@@ -54,7 +55,8 @@ def info(
 
 
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
+    common = attentions.FAMILIES.get(facts["family"])
+    rows = [("family", f"{facts['family']}: {common}")] if common else []
     if facts["paper"] is not None:
         paper = facts["paper"]
         rows += [("paper", f"{paper['title']} ({paper['venue']})")]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ import attentions
 from vitbench.cli import judge, terminal
 from vitbench.cli.options import AllRecords, AsMarkdown, grouped, option
 from vitbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ def list_(lists: Lists) -> None:
     chosen = [name for name, is_chosen in asdict(lists).items() if is_chosen]
     if len(chosen) > 1:
         raise BadInput(f"--{chosen[0]} and --{chosen[1]} are two lists: ask for one")
+    rows: Sequence[Sequence[str | Text]]
     header, rows, note = LISTS[chosen[0]]() if chosen else _mechanisms()
     from vitbench.render import tables
 
@@ -45,13 +50,34 @@ def list_(lists: Lists) -> None:
 _List = tuple[Sequence[str], Sequence[Sequence[str]], str]
 
 
-def _mechanisms() -> _List:
+def _mechanisms() -> tuple[Sequence[str], Sequence[Sequence[str | Text]], str]:
     header = ("attention", "year", "size rule", "kernels", "cost", "what it is")
     note = (
         "cost: multiply-accumulates, N tokens, C channels; SDPA: scaled_dot_product_attention; "
         "`vitbench info NAME` says more"
     )
-    return header, [_facts(name) for name in attentions.names()], note
+    return header, list(_grouped_rows()), note
+
+
+def by_family() -> dict[str, list[str]]:
+    """The mechanisms of each family that has any, in the order of FAMILIES; "" are those of files
+    that name none, which come last."""
+    groups = defaultdict(list)
+    for name in attentions.names():
+        outline = attentions.outline(attentions.path_of(name))
+        groups[outline.words.get("family", "")].append(name)
+    order = [*attentions.FAMILIES, *groups]
+    return dict(sorted(groups.items(), key=lambda group: order.index(group[0])))
+
+
+def _grouped_rows() -> Iterator[Sequence[str | Text]]:
+    """Each family with what its mechanisms have in common, and the lines of these below."""
+    from rich.text import Text
+
+    for family, names in by_family().items():
+        common = attentions.FAMILIES.get(family, "")
+        yield Text(family or "no family", "bold"), "", "", "", "", Text(common, "bold")
+        yield from (_facts(name) for name in names)
 
 
 def _suites() -> _List:
@@ -99,7 +125,7 @@ def _facts(name: str) -> tuple[str, ...]:
     if "fused" not in (outline.impls or ()):
         kernels = "eager only"
     year, rule = str(outline.year or ""), outline.words.get("size_rule", "any")
-    return name, year, rule, kernels, outline.words.get("cost", ""), outline.summary
+    return f"  {name}", year, rule, kernels, outline.words.get("cost", ""), outline.summary
 
 
 def plot(

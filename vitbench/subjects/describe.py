@@ -42,6 +42,7 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
         "name": name,
         "summary": outline.summary,
         "paper": spec.paper and {name: getattr(spec.paper, name) for name in _PAPER},
+        "family": outline.words.get("family", ""),
         "equation": spec.equation,
         "cost": spec.cost,
         "size_rule": spec.size_rule,

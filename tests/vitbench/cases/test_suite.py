@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,19 @@ def test_the_promised_suites_are_there() -> None:
     assert {"quick", "peer-table", "resolution", "catalogue"} <= set(suite.names())
     assert suite.describe().keys() == set(suite.names())
     assert suite.load("catalogue").axes["attention"] == attentions.names()
+
+
+def test_the_suite_of_families() -> None:
+    """One or two mechanisms of each family that has any."""
+    named = suite.load("families").axes["attention"]
+    families = {name: outline_of(name).words["family"] for name in attentions.names()}
+    counts = Counter(families[str(name)] for name in named)
+    assert counts.keys() == set(families.values())
+    assert max(counts.values()) <= 2
+
+
+def outline_of(name: str) -> attentions.Outline:
+    return attentions.outline(attentions.path_of(name))
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:

@@ -552,10 +552,23 @@ def test_dry_run_writes_nothing(vitbench_here: Vitbench, tmp_path: Path) -> None
 
 
 def test_list(vitbench_here: Vitbench) -> None:
-    """Every mechanism with its year, size rule, kernels and cost; every suite with its title."""
+    """Every mechanism below its family, with year, size rule, kernels, cost; every suite with its
+    title."""
     lines = vitbench_here("list").out.splitlines()
-    for name in attentions.names():
-        assert any(line.split()[:1] == [name] for line in lines)
+    table = lines[1 : lines.index("")]
+    below: dict[str, str] = {}
+    for line in table:
+        if line[:1].strip():
+            family = next(name for name in attentions.FAMILIES if line.startswith(f"{name}  "))
+        elif line[2:3].strip():
+            below[line.split()[0]] = family
+    assert below == {
+        name: attentions.outline(attentions.path_of(name)).words["family"]
+        for name in attentions.names()
+    }
+    assert list(dict.fromkeys(below.values())) == [
+        name for name in attentions.FAMILIES if name in below.values()
+    ]
     shown = [" ".join(line.split()) for line in lines]
     assert any(line.startswith("window 2021 pad SDPA 4NC^2 + 2w^2NC Window") for line in shown)
     assert any(line.startswith("xca 2021 any batched matmul") for line in shown)
@@ -570,9 +583,9 @@ def test_list_in_a_narrow_terminal(tmp_path: Path) -> None:
     answer = command("list", cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1", COLUMNS="100")
     table = re.sub(r"\x1b\[[0-9;]*m", "", answer.out).partition("\n\n")[0].splitlines()
     assert max(map(len, table)) <= 100
-    starts = [line.split()[:2] for line in table if line[:1].strip()]
-    assert [name for name, _ in starts[1:]] == list(attentions.names())
-    assert all(year.startswith("20") and len(year) == 4 for _, year in starts[1:])
+    starts = [line.split()[:2] for line in table if line[:2] == "  " and line[2:3].strip()]
+    assert sorted(name for name, _ in starts) == list(attentions.names())
+    assert all(year.startswith("20") and len(year) == 4 for _, year in starts)
     assert "SDPA" in answer.out
 
 

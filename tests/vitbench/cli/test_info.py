@@ -22,9 +22,10 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", attentions.names())
 def test_every_mechanism(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Has a paper, an equation, a cost, traps, and counts at stage 3 or a reason against them."""
+    """Has a paper, a family, an equation, a cost, traps, and counts at stage 3, or a reason against
+    them."""
     found = told(capsys, name)
-    for key in ("summary", "equation", "cost", "traps", "paper"):
+    for key in ("summary", "family", "equation", "cost", "traps", "paper"):
         assert found[key], key
     assert found["paper"]["link"].startswith("https://arxiv.org/abs/")
     assert found["counts"]["macs"] >= 0
@@ -49,6 +50,7 @@ def test_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     """The same in lines; what stands in square brackets is not taken for a style."""
     assert run(["info", "hilo", "--resolution", "208x240"]) == 0
     text = capsys.readouterr().out
+    assert "reduced: every token attends to fewer keys" in text
     for words in ("NeurIPS 2022", "https://arxiv.org/abs/2205.13213", "[attention inside", "trap"):
         assert words in text
     assert "13 x 15 tokens" in text
