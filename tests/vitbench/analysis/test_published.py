@@ -64,6 +64,7 @@ def test_the_tables_of_the_catalogue() -> None:
         "segmentation": 3,
         "single_layer": 14,
         "swapped_attention": 5,
+        "top1": len({f.name for f in published.read("top1")}),
         "windows": 3,
     }
 
