@@ -30,7 +30,7 @@ def test_the_table() -> None:
     checkpoint of timm's is of the model."""
     twice = Counter((figure.key, figure.settings) for figure in FIGURES)
     assert max(twice.values()) == 1
-    timms = RIVALS | {figure.key: figure.key for figure in FIGURES if figure.key not in NAMES}
+    timms = dict(RIVALS) | {figure.key: figure.key for figure in FIGURES if figure.key not in NAMES}
     for figure in FIGURES:
         assert figure.quantity == "top1"
         assert figure.unit == "%"
@@ -44,8 +44,7 @@ def test_every_name_exists() -> None:
     """In vitbench or timm, and every backbone that vitbench names has a figure."""
     found = importlib.util.find_spec("timm")
     assert found is not None
-    (folder,) = found.submodule_search_locations or ()
-    known = backbone_names.timm_names(Path(folder))
+    known = backbone_names.timm_names(Path(str(found.origin)).parent)
     assert {figure.key for figure in FIGURES} - {*NAMES} <= known
     assert {*NAMES} <= {figure.key for figure in FIGURES}
 
