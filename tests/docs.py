@@ -169,6 +169,11 @@ def runtimes() -> str:
     return _listed("runtimes")
 
 
+def formats() -> str:
+    """The formats of exports."""
+    return _listed("formats")
+
+
 def suites() -> str:
     """The named sweeps."""
     return _listed("suites")
@@ -346,7 +351,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
         *(machine, results, picture, knobs, grades, columns, mechanisms, runtimes, devices),
-        *(suites, backbones, axes, commands, api, gate, fused, litv2, judged),
+        *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )
 }
 _BLOCK = re.compile(r"<!-- (\w+) -->(\n?).*?<!-- end -->", re.DOTALL)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import vitbench
-from vitbench.cli import ab, convert, doctor, info, judge, run, show, trend
+from vitbench.cli import ab, convert, doctor, export, info, judge, run, show, trend
 
 # What the command line may raise. The base of all errors of usage is ClickException, whose module
 # differs between releases of typer; it has no other name there.
@@ -45,6 +45,7 @@ app.command("info")(info.info)
 app.command("plot")(show.plot)
 app.command("table")(show.table)
 app.command("columns")(show.columns)
+app.command("export")(export.export)
 app.command("ab")(ab.ab)
 app.command("compare")(judge.compare)
 app.command("check")(judge.check)

@@ -29,11 +29,12 @@ class Lists:
     backbones: bool = option(False, "List the whole models instead.", "--backbones")
     runtimes: bool = option(False, "List the runtimes instead.", "--runtimes")
     devices: bool = option(False, "List the kinds of devices instead.", "--devices")
+    formats: bool = option(False, "List the formats of `vitbench export` instead.", "--formats")
 
 
 @grouped
 def list_(lists: Lists) -> None:
-    """List the mechanisms, the suites, the whole models, the runtimes or the devices."""
+    """List the mechanisms, suites, whole models, runtimes, devices or formats."""
     chosen = [name for name, is_chosen in asdict(lists).items() if is_chosen]
     if len(chosen) > 1:
         raise BadInput(f"--{chosen[0]} and --{chosen[1]} are two lists: ask for one")
@@ -109,12 +110,20 @@ def _devices() -> _List:
     return ("device", "what it is"), rows, ""
 
 
+def _formats() -> _List:
+    from vitbench.render import export
+
+    rows = [(name, export.load(name).FORMAT.summary) for name in export.names()]
+    return ("format", "what it is"), rows, ""
+
+
 # The lists besides the mechanisms', by name.
 LISTS: Mapping[str, Callable[[], _List]] = {
     "suites": _suites,
     "backbones": _backbones,
     "runtimes": _runtimes,
     "devices": _devices,
+    "formats": _formats,
 }
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from vitbench.analysis.accuracy import published_top1
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.instruments import memory
-from vitbench.render import labels, units
+from vitbench.render import labels, text, units
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, Value, subject_of
 
@@ -24,45 +25,62 @@ _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
 # Behind a peak that was read from the resident set, and what it says.
 _MARK = " *"
+_DAGGER = " †"
+_TOP1 = "top-1 %, published"
 _RESIDENT = (
     "* the process's resident set, which holds the runtime's own buffers too: it does not compare "
     "with the exact peaks of torch's allocator"
 )
-_FIGURES = ("px", "images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust")
+_FIGURES = ("images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust")
+_RIGHT = ("px", *_FIGURES[:-1], _TOP1)
 
 
 def results(records: Sequence[Record]) -> Table:
     """One row per case; a setting is shown only where it varies."""
     header, rows = _results(records)
-    return listing(header, rows, right=_FIGURES[:-1])
+    return listing(header, rows, right=_RIGHT)
+
+
+def identified(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """What tells each row from the others: the titles, and the cells of each row."""
+    columns = {title: [_cell(r[name]) for r in records] for name, title in SETTING_COLUMNS}
+    columns["settings"] = labels.own_settings(records)
+    shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+    rows = [
+        [subject_of(record), *own, labels.resolution(record)]
+        for record, *own in zip(records, *shown.values(), strict=True)
+    ]
+    return ["subject", *shown, "px"], rows
 
 
 def results_markdown(records: Sequence[Record]) -> str:
     """The same as GitHub's Markdown, figures to the right; below it what a marked peak is."""
     header, rows = _results(records)
-    aligned = ["---:" if title in _FIGURES[:-1] else "---" for title in header]
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    text = markdown(header, cells, aligned)
-    return f"{text}\n\n\\{_RESIDENT}" if any(map(_is_resident, records)) else text
+    aligned = ["---:" if title in _RIGHT else "---" for title in header]
+    cells = [[text.markdown(str(cell)) for cell in row] for row in rows]
+    lines = [text.markdown(line) for line in _marks(records)]
+    return "\n\n".join([markdown(header, cells, aligned), *lines])
 
 
 def _results(records: Sequence[Record]) -> tuple[list[str], list[list[str | Text]]]:
     """The header and the cells of each case."""
-    columns = {title: [_cell(r[name]) for r in records] for name, title in SETTING_COLUMNS}
-    columns["settings"] = labels.own_settings(records)
-    shown = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+    titles, names = identified(records)
     device_times = [_device_time(record) for record in records]
-    shown |= {"device time": device_times} if any(device_times) else {}
-    rows: list[list[str | Text]] = [
-        [
-            subject_of(record),
-            *(cells[index] for cells in shown.values()),
-            labels.resolution(record),
-            *_figures(record),
-        ]
-        for index, record in enumerate(records)
-    ]
-    return ["subject", *shown, *_FIGURES], rows
+    if any(device_times):
+        titles = [*titles[:-1], "device time", "px"]
+        names = [[*n[:-1], t, n[-1]] for n, t in zip(names, device_times, strict=True)]
+    rows = [[*own, *_figures(record)] for own, record in zip(names, records, strict=True)]
+    accuracies = [_top1(record) for record in records]
+    if not any(accuracies):
+        return [*titles, *_FIGURES], rows
+    rows = [[*row[:-1], top1, row[-1]] for row, top1 in zip(rows, accuracies, strict=True)]
+    return [*titles, *_FIGURES[:-1], _TOP1, _FIGURES[-1]], rows
+
+
+def _top1(record: Mapping[str, Any]) -> str:
+    """Marked where something must be said with it, which `notes` says."""
+    top1 = published_top1(record)
+    return "" if top1 is None else f"{top1.percent:.1f}" + (_DAGGER if top1.remark else "")
 
 
 def _device_time(record: Mapping[str, Any]) -> str:
@@ -116,13 +134,20 @@ def _is_resident(record: Mapping[str, Any]) -> bool:
 
 def notes(records: Sequence[Record], most: int = 10) -> list[str]:
     """A line for each subject and note, and how many more there are; what a marked peak is."""
-    of_memory = [_RESIDENT] if any(map(_is_resident, records)) else []
     lines = [f"{subject_of(record)}: {record['notes']}" for record in records if record["notes"]]
     lines = list(dict.fromkeys(lines))
     rest = len(lines) - most
     if rest > 0:
         lines = [*lines[:most], f"and {rest} more in the column `notes`"]
-    return of_memory + lines
+    return _marks(records) + lines
+
+
+def _marks(records: Sequence[Record]) -> list[str]:
+    """What marks behind figures say, a line each."""
+    lines = [_RESIDENT] if any(map(_is_resident, records)) else []
+    published = {subject_of(record): published_top1(record) for record in records}
+    remarks = {name: top1.remark for name, top1 in published.items() if top1 and top1.remark}
+    return lines + [f"{_DAGGER.strip()} top-1 of {name}: {it}" for name, it in remarks.items()]
 
 
 def plan(rows: Sequence[tuple[str, str]]) -> Table:
