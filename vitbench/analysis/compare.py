@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,16 +91,53 @@ def compare(
         name = name_of(record or other or {})
         limit = threshold if isinstance(threshold, float | int) else threshold[name]
         shifts = None if blocks is None else blocks.get(name, ())
-        pairs.append(_CasePair(record, other, limit, across, shifts))
-    p_values = [pair.p_values() for pair in pairs]
-    slower = stats.holm([p for p, _ in p_values])
-    faster = stats.holm([p for _, p in p_values])
-    return [pair.verdict(*ps) for pair, *ps in zip(pairs, slower, faster, strict=True)]
+        pairs.append(_CasePair(name, record, other, limit, across, shifts))
+    refused = [pair.without_ratio() for pair in pairs]
+    ratios = _ratios([pair for pair, verdict in zip(pairs, refused, strict=True) if not verdict])
+    p_values = [_UNKNOWN if verdict else next(ratios) for verdict in refused]
+    slower = stats.holm([one.p_slower for one in p_values])
+    faster = stats.holm([one.p_faster for one in p_values])
+    return [
+        verdict or pair.verdict(one.ratio, *ps)
+        for pair, verdict, one, *ps in zip(pairs, refused, p_values, slower, faster, strict=True)
+    ]
 
 
-def _key(record: Record, across: Sequence[str]) -> tuple[object, ...]:
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A ratio with its one-sided p-values, for the candidate being slower and being faster."""
+
+    ratio: stats.Ratio
+    p_slower: float = 1.0
+    p_faster: float = 1.0
+
+
+_UNKNOWN = _Tested(stats.Ratio(1.0, 0.0, math.inf, math.inf, stats.Interval(0.0, math.inf)))
+
+
+def _ratios(pairs: Sequence[_CasePair]) -> Iterator[_Tested]:
+    """From the blocks of each pair, or from the medians of its rounds."""
+    medians = [pair.round_medians() for pair in pairs if pair.shifts is None]
+    of_rounds = map(
+        _Tested,
+        stats.ratios_of_medians(medians),
+        stats.p_slower_each(medians),
+        stats.p_slower_each([(candidate, base) for base, candidate in medians]),
+    )
+    for pair in pairs:
+        if pair.shifts is None:
+            yield next(of_rounds)
+        else:
+            opposite = [-shift for shift in pair.shifts]
+            p_values = map(stats.p_slower_in_blocks, (pair.shifts, opposite))
+            yield _Tested(stats.ratio_of_blocks(pair.shifts), *p_values)
+
+
+def _keys(across: Sequence[str]) -> Callable[[Record], tuple[object, ...]]:
+    """What a case is matched by."""
     shared = [name for name in ("device", "dtype") if name not in across]
-    return tuple(str(record[name] or "") for name in (*IDENTITY, *shared))
+    cells = operator.itemgetter(*IDENTITY, *shared)
+    return lambda record: tuple([str(cell) if cell else "" for cell in cells(record)])
 
 
 def _matched(
@@ -109,12 +147,13 @@ def _matched(
 
     A case on another device or in another dtype matches too: its verdict says incomparable.
     """
-    exact = {_key(record, across): record for record in candidate}
-    elsewhere = {_key(record, ("device", "dtype")): record for record in candidate}
+    key, key_elsewhere = _keys(across), _keys(("device", "dtype"))
+    exact = {key(record): record for record in candidate}
+    elsewhere = {key_elsewhere(record): record for record in candidate}
     pairs: list[tuple[Record | None, Record | None]] = []
     matched = set()
     for record in base:
-        other = exact.get(_key(record, across)) or elsewhere.get(_key(record, ("device", "dtype")))
+        other = exact.get(key(record)) or elsewhere.get(key_elsewhere(record))
         matched.add(id(other))
         pairs.append((record, other))
     return pairs + [(None, record) for record in candidate if id(record) not in matched]
@@ -124,33 +163,19 @@ def _matched(
 class _CasePair:
     """A case on both sides; None where a side lacks it."""
 
+    name: str
     base: Record | None
     candidate: Record | None
     limit: float
     across: Sequence[str]
     shifts: Sequence[float] | None
 
-    def p_values(self) -> tuple[float, float]:
-        """One-sided, for the candidate being slower and for it being faster; 1 without a ratio."""
-        if self._incomparable() is not None or self._is_untimed():
-            return 1.0, 1.0
-        if self.shifts is not None:
-            opposite = [-shift for shift in self.shifts]
-            return stats.p_slower_in_blocks(self.shifts), stats.p_slower_in_blocks(opposite)
-        base, candidate = self._round_medians()
-        return stats.p_slower(base, candidate), stats.p_slower(candidate, base)
+    def without_ratio(self) -> Verdict | None:
+        """The verdict where no times are compared; None where they are."""
+        return self._incomparable() or (self._untimed() if self._is_untimed() else None)
 
-    def verdict(self, p_slower: float, p_faster: float) -> Verdict:
+    def verdict(self, ratio: stats.Ratio, p_slower: float, p_faster: float) -> Verdict:
         """From p-values that are corrected for the number of cases."""
-        incomparable = self._incomparable()
-        if incomparable is not None:
-            return incomparable
-        if self._is_untimed():
-            return self._untimed()
-        if self.shifts is not None:
-            ratio = stats.ratio_of_blocks(self.shifts)
-        else:
-            ratio = stats.ratio_of_medians(*self._round_medians())
         threshold = max(self.limit, FLOORS * ratio.floor if math.isfinite(ratio.floor) else 0.0)
         if ratio.low > 1 + threshold and p_slower <= SIGNIFICANCE:
             return self._verdict("slower", ratio=ratio, threshold=threshold)
@@ -167,7 +192,7 @@ class _CasePair:
         record = self.base or self.candidate or {}
         return Verdict(
             subject=subject_of(record),
-            describe=name_of(record),
+            describe=self.name,
             word=word,
             why=why,
             changed=self._changed(),
@@ -180,7 +205,8 @@ class _CasePair:
         assert self.candidate is not None
         return self.base, self.candidate
 
-    def _round_medians(self) -> tuple[list[float], list[float]]:
+    def round_medians(self) -> tuple[list[float], list[float]]:
+        """Of both sides, which are measured."""
         base, candidate = self._both()
         return round_medians(base), round_medians(candidate)
 
@@ -246,7 +272,7 @@ class _CasePair:
             unit, count, fewest = "blocks", len(self.shifts), stats.TRIM_BLOCKS
         else:
             unit, fewest = "rounds on each side", stats.RANK_ROUNDS
-            count = min(len(medians) for medians in self._round_medians())
+            count = min(len(medians) for medians in self.round_medians())
         if count < 2:
             return f"a single one does not show the spread between processes: take more {unit}"
         is_inside = abs(math.log(ratio.value)) < math.log1p(self.limit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,26 +144,71 @@ def ratio_of_medians(base: Sequence[float], candidate: Sequence[float]) -> Ratio
     of logarithms (the Mann-Whitney test inverted); with fewer it is Welch's t. With one round on a
     side nothing is known of the spread between processes, and the interval has no ends.
     """
+    return ratios_of_medians([(base, candidate)])[0]
+
+
+# The medians of the rounds of a base and of a candidate, seconds.
+RoundsPair = tuple[Sequence[float], Sequence[float]]
+
+
+def ratios_of_medians(pairs: Sequence[RoundsPair]) -> list[Ratio]:
+    """The ratio of each pair; many take little longer than one."""
+    ratios: dict[int, Ratio] = {}
+    for indices, x, y in _by_shape(pairs):
+        ratios |= zip(indices, _ratios(x, y), strict=True)
+    return [ratios[index] for index in range(len(pairs))]
+
+
+def _by_shape(pairs: Sequence[RoundsPair]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """The pairs with as many rounds on each side, by their indices: the logarithms of all bases and
+    of all candidates, a row each."""
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for index, (base, candidate) in enumerate(pairs):
+        shapes.setdefault((len(base), len(candidate)), []).append(index)
+    for indices in shapes.values():
+        x, y = (np.log(np.array([pairs[i][side] for i in indices], float)) for side in (0, 1))
+        yield indices, x, y
+
+
+def _ratios(x: np.ndarray, y: np.ndarray) -> list[Ratio]:
+    n, m = x.shape[1], y.shape[1]
+    shifts = np.sort((y[:, :, None] - x[:, None, :]).reshape(len(x), n * m), axis=1)
+
+    def by_ranks(confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        k = _mann_whitney_rank(n, m, confidence)
+        return shifts[:, k], shifts[:, n * m - 1 - k]
+
+    if min(n, m) < 2:
+        centre, floor = np.median(y, axis=1) - np.median(x, axis=1), np.full(len(x), math.inf)
+        ends = [(-floor, floor)] * 2
+    else:
+        is_ranked = min(n, m) >= RANK_ROUNDS
+        centre = np.median(shifts, axis=1) if is_ranked else y.mean(axis=1) - x.mean(axis=1)
+        end = by_ranks if is_ranked else functools.partial(_welch_ends, x, y)
+        floor, ends = _floors(x, y), [end(confidence) for confidence in (CONFIDENCE, EQUIVALENCE)]
+    with np.errstate(over="ignore"):  # infinite beyond what a float holds
+        figures = np.exp(np.stack([centre, *ends[0], *ends[1]])).T.tolist()
+    return [
+        Ratio(value, low, high, own_floor, Interval(*within))
+        for (value, low, high, *within), own_floor in zip(figures, floor.tolist(), strict=True)
+    ]
+
+
+def _welch(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shift of each row, its standard error and the degrees of freedom (Welch 1947)."""
+    (a, n), (b, m) = ((side.var(axis=1, ddof=1), side.shape[1]) for side in (x, y))
+    a, b = a / n, b / m
+    with np.errstate(invalid="ignore"):  # of rounds that are all alike, whose error is 0
+        freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
+    return y.mean(axis=1) - x.mean(axis=1), np.sqrt(a + b), np.nan_to_num(freedom, nan=1.0)
+
+
+def _welch_ends(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     from scipy import stats
 
-    x, y = np.log(np.asarray(base, dtype=float)), np.log(np.asarray(candidate, dtype=float))
-    if min(len(x), len(y)) < 2:
-        return _ratio(float(np.median(y) - np.median(x)), lambda _: (-math.inf, math.inf), math.inf)
-    shifts = np.sort(np.subtract.outer(y, x).ravel())
-
-    def by_ranks(confidence: float) -> tuple[float, float]:
-        k = _mann_whitney_rank(len(x), len(y), confidence)
-        return shifts[k], shifts[len(shifts) - 1 - k]
-
-    def by_welch(confidence: float) -> tuple[float, float]:
-        if not np.ptp(x) and not np.ptp(y):
-            return shifts[0], shifts[-1]
-        low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval(confidence)
-        return low, high
-
-    if min(len(x), len(y)) >= RANK_ROUNDS:
-        return _ratio(float(np.median(shifts)), by_ranks, _floor(x, y))
-    return _ratio(float(np.mean(y) - np.mean(x)), by_welch, _floor(x, y))
+    shift, error, freedom = _welch(x, y)
+    reach = stats.t.ppf(0.5 + confidence / 2, freedom) * error
+    return shift - reach, shift + reach
 
 
 def _ratio(centre: float, ends: Callable[[float], tuple[float, float]], floor: float) -> Ratio:
@@ -207,7 +252,7 @@ def ratio_of_blocks(shifts: Sequence[float]) -> Ratio:
         reach = float(stats.t.ppf(0.5 + (confidence + more) / 2, freedom)) * error
         return centre - reach, centre + reach
 
-    floor = math.expm1(1.96 * _scale(values) / math.sqrt(count))
+    floor = math.expm1(1.96 * float(_scale(values)) / math.sqrt(count))
     return _ratio(centre, ends, floor)
 
 
@@ -243,15 +288,19 @@ def _mann_whitney_rank(n: int, m: int, confidence: float) -> int:
     return max(0, int(np.searchsorted(below, (1 - confidence) / 2, side="right")) - 1)
 
 
-def _floor(x: np.ndarray, y: np.ndarray) -> float:
-    """1.96 standard errors of the difference, from what rounds of one side differ by."""
-    error = math.sqrt(sum(_scale(side) ** 2 / len(side) for side in (x, y)))
-    return math.expm1(1.96 * error)
+def _floors(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1.96 standard errors of the difference, from what rounds of one side differ by; of rows."""
+    a, b = (_scale(side) ** 2 / side.shape[1] for side in (x, y))
+    floors: np.ndarray = np.expm1(1.96 * np.sqrt(a + b))
+    return floors
 
 
-def _scale(values: np.ndarray) -> float:
-    """The standard deviation, by the median absolute deviation: one odd value does not move it."""
-    return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), _SMALL)
+def _scale(values: np.ndarray) -> np.ndarray:
+    """The standard deviation along the last axis, by the median absolute deviation: one odd value
+    does not move it."""
+    deviations = np.abs(values - np.median(values, axis=-1, keepdims=True))
+    scale: np.ndarray = np.maximum(1.4826 * np.median(deviations, axis=-1), _SMALL)
+    return scale
 
 
 _SMALL = 1e-6
@@ -262,16 +311,41 @@ def p_slower(base: Sequence[float], candidate: Sequence[float]) -> float:
 
     Mann-Whitney from RANK_ROUNDS on, else Welch's t; 1 where a side has one round.
     """
+    return p_slower_each([(base, candidate)])[0]
+
+
+def p_slower_each(pairs: Sequence[RoundsPair]) -> list[float]:
+    """The p-value of each pair; many take little longer than one."""
+    p_values = [1.0] * len(pairs)
+    for indices, x, y in _by_shape(pairs):
+        fewest = min(x.shape[1], y.shape[1])
+        if fewest >= 2:
+            found = _p_of_ranks(x, y) if fewest >= RANK_ROUNDS else _p_of_welch(x, y)
+            for index, p_value in zip(indices, found.tolist(), strict=True):
+                p_values[index] = p_value
+    return p_values
+
+
+def _p_of_ranks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Exact where no two rounds are equal, as scipy chooses for one pair."""
     from scipy import stats
 
-    x, y = np.log(np.asarray(base, dtype=float)), np.log(np.asarray(candidate, dtype=float))
-    if min(len(x), len(y)) < 2:
-        return 1.0
-    if min(len(x), len(y)) >= RANK_ROUNDS:
-        return float(stats.mannwhitneyu(y, x, alternative="greater").pvalue)
-    if np.ptp(x) == np.ptp(y) == 0:
-        return 0.0 if y[0] > x[0] else 1.0
-    return float(stats.ttest_ind(y, x, equal_var=False, alternative="greater").pvalue)
+    has_ties = (np.diff(np.sort(np.hstack([x, y]), axis=1), axis=1) == 0).any(axis=1)
+    p_values = np.ones(len(x))
+    for rows in (has_ties, ~has_ties):
+        if rows.any():
+            test = stats.mannwhitneyu(y[rows], x[rows], alternative="greater", axis=1)
+            p_values[rows] = test.pvalue
+    return p_values
+
+
+def _p_of_welch(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    from scipy import stats
+
+    shift, error, freedom = _welch(x, y)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of rounds that are all alike
+        p_values = np.asarray(stats.t.sf(shift / error, freedom))
+    return np.where(np.isnan(p_values), 1.0, p_values)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

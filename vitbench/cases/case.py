@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Case:
             content |= dict(
                 zip(("compiled", "cuda_graph"), runtimes.OLD_FLAGS[self.runtime], strict=True)
             )
-        text = json.dumps(content, sort_keys=True)
+        text = _as_json(content)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -128,8 +129,8 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        content |= {"params": dict(self.params)}
+        content: dict[str, Any] = dict(zip(_FIELDS, _fields_of(self), strict=True))
+        content["params"] = dict(self.params)
         del content["more"]
         return content | ({"more": dict(self.more)} if self.more else {})
 
@@ -144,6 +145,12 @@ class Case:
                 fields.pop("compiled"), fields.pop("cuda_graph")
             )
         return cls(**fields)
+
+
+# Of every row that is read the id is computed: these are made once.
+_FIELDS = tuple(field.name for field in dataclasses.fields(Case))
+_fields_of = operator.attrgetter(*_FIELDS)
+_as_json = json.JSONEncoder(sort_keys=True).encode
 
 
 def split_settings(settings: Mapping[str, Scalar], backbone: str) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from vitbench import devices
-from vitbench.cases.axes import AXES, text_of
+from vitbench.cases.axes import ALL, AXES, text_of
 from vitbench.cases.case import Case, Resolution, split_settings
 from vitbench.cases.scalars import parse_scalar
+from vitbench.errors import BadInput, nearest
 from vitbench.instruments import Column
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]
+R = TypeVar("R", bound=Row)
 
 COLUMNS = (
     Column(
@@ -33,8 +36,19 @@ SETTINGS = tuple(
 )
 _KINDS: Mapping[str, Callable[..., Any]] = {"text": str, "int": int, "bool": bool}
 _FIELDS = Case.__dataclass_fields__
+# Of a row what a case has as a field, with its type, and what it has besides, with its default.
+_OF_CASE = [(column.name, _KINDS[column.type]) for column in COLUMNS if column.name in _FIELDS]
+_OF_MORE = {
+    name: axis.default for name, axis in AXES.items() if name not in _FIELDS and axis.meaning
+}
+_BETWEEN_WORDS = re.compile(r" (?=[^ =]+=)")
 # What every name says, and in which order; the other axes follow where they are not the default.
 _ALWAYS = ("attention", "backbone", "resolution", "dtype", "batch_size")
+_NAMED = [
+    (name, axis, axis.default)
+    for name, axis in AXES.items()
+    if axis.meaning and name not in _ALWAYS
+]
 
 
 def row_of(case: Case) -> dict[str, Cell]:
@@ -60,23 +74,20 @@ def case_of(row: Row) -> Case:
 def cases_of(row: Row) -> Iterator[Case]:
     """What the columns of a row may mean, apart from its id, the likeliest first: in `kernel=3` of
     the column `settings`, 3 is a number, or a word."""
-    values: dict[str, Any] = {}
-    for column in COLUMNS:
-        kind = _KINDS[column.type]
-        values[column.name] = kind(row[column.name] or kind())
+    fields = {name: kind(row[name] or kind()) for name, kind in _OF_CASE}
     more = {
         name: row[name]
-        for name, axis in AXES.items()
-        if name not in _FIELDS and axis.meaning and row[name] not in (None, "", axis.default)
+        for name, default in _OF_MORE.items()
+        if row[name] not in (None, "", default)
     }
-    fields = {name: value for name, value in values.items() if name in _FIELDS}
     # A word that is the value of a setting may hold spaces.
-    words = [word.partition("=") for word in re.split(r" (?=[^ =]+=)", values["settings"]) if word]
+    settings_text = str(row["settings"] or "")
+    words = [word.partition("=") for word in _BETWEEN_WORDS.split(settings_text) if word]
     readings = itertools.product(*(dict.fromkeys((parse_scalar(v), v)) for _, _, v in words))
     for own in itertools.islice(readings, _MOST_READINGS):
         settings = {name: value for (name, _, _), value in zip(words, own, strict=True)}
         yield Case(
-            **fields, **split_settings(settings, values["backbone"]), more=tuple(more.items())
+            **fields, **split_settings(settings, fields["backbone"]), more=tuple(more.items())
         )
 
 
@@ -88,12 +99,41 @@ def name_of(case: Case | Row) -> str:
     size = Resolution(int(row["image_height"]), int(row["image_width"]))
     words = [str(row["attention"] or row["backbone"]), f"{size}px", str(row["dtype"])]
     words.append(f"batch {row['batch_size']}")
-    for name, axis in AXES.items():
-        text = text_of(row[name]) if axis.meaning and name not in _ALWAYS else ""
-        if text and text != text_of(axis.default):
-            words.append(axis.label(text))
+    for name, axis, default in _NAMED:
+        value = row[name]
+        if value is not None and value != default and (text := text_of(value)) != text_of(default):
+            words += [axis.label(text)] if text else []
     words += [str(row["device"])] if row["device"] != devices.host() else []
     return " ".join([*words, str(row["settings"] or "")]).strip()
+
+
+@functools.lru_cache(maxsize=1000)
+def _option(option: str, text: str) -> str:
+    """Rows share most of their values, and quoting takes long."""
+    return f"{option} {shlex.quote(text)}"
+
+
+def select(rows: Sequence[R], values: Mapping[str, Sequence[object]]) -> list[R]:
+    """The rows with one of these values of each axis that is named, in their order.
+
+    Raises BadInput for a value that no row has.
+    """
+    for axis, named in values.items():
+        wanted = {text_of(value) for value in named}
+        if wanted & {ALL}:
+            continue
+        texts = [_text_of_axis(row, axis) for row in rows]
+        if missing := sorted(wanted.difference(texts)):
+            have = nearest(missing[0], {text for text in texts if text} or {"none"})
+            raise BadInput(f"no row has {AXES[axis].title} {missing[0]!r}; {have}")
+        rows = [row for row, text in zip(rows, texts, strict=True) if text in wanted]
+    return list(rows)
+
+
+def _text_of_axis(row: Row, axis: str) -> str:
+    if axis == "resolution":
+        return str(Resolution(int(row["image_height"]), int(row["image_width"])))
+    return text_of(row[axis])
 
 
 def options_of(row: Row) -> str:
@@ -106,7 +146,7 @@ def options_of(row: Row) -> str:
     if row["backbone"] and settings:  # with its head, which is no hyper-parameter
         own = ",".join(word for word in settings if not word.startswith("weights="))
         values["backbone"] += f"[{own}]" if own else ""
-    words = [f"{AXES[name].option} {shlex.quote(text)}" for name, text in values.items() if text]
+    words = [_option(AXES[name].option, text) for name, text in values.items() if text]
     words.append(f"--device {row['device']}")
     if row["attention"]:
         words += [f"--param {row['attention']}.{setting}" for setting in settings]

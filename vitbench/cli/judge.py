@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from vitbench.errors import BadInput, check_writable, writing
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vitbench.analysis.compare import Verdict
     from vitbench.analysis.gate import Policy, Result
     from vitbench.results.record import Record
 
@@ -46,7 +47,6 @@ def compare(
     """Compare two runs: ratio of medians with its 95% interval, and a verdict for each case."""
     from vitbench.analysis import compare as comparing
     from vitbench.analysis import gate
-    from vitbench.render import verdicts
 
     compared = comparing.compare(
         records(base),
@@ -58,7 +58,7 @@ def compare(
         terminal.echo_json(gate.summary(gate.Result(tuple(compared), 0, ""))["cases"])
         return
     console = terminal.console()
-    console.print(verdicts.table(compared))
+    _print_verdicts(compared, console)
     if mean := comparing.geometric_mean(compared):
         console.print(f"\ngeometric mean of the latency ratios: {mean:.3f}")
 
@@ -202,13 +202,27 @@ def check(
 
 def show(result: Result, console: Console) -> None:
     """The table, what is wrong, and the sentence."""
-    from vitbench.render import verdicts
-
-    console.print(verdicts.table(result.verdicts))
+    _print_verdicts(result.verdicts, console)
     for case in result.verdicts:
         for fault in case.faults:
             console.print(fault, style="red")
     console.print(result.sentence)
+
+
+def _print_verdicts(compared: Sequence[Verdict], console: Console) -> None:
+    """The table; of many cases the gravest, and how many are alike."""
+    from collections import Counter
+
+    from vitbench.render import verdicts
+
+    shown = verdicts.foremost(compared)
+    console.print(verdicts.table(shown))
+    if len(shown) < len(compared):
+        counts = Counter(verdict.word for verdict in compared).most_common()
+        total = ", ".join(f"{count} {word}" for word, count in counts)
+        console.print(
+            f"{len(shown)} of {len(compared)} cases are shown; in all {total}; JSON has all"
+        )
 
 
 baseline = typer.Typer(help="Keep a baseline to check against.", no_args_is_help=True)

@@ -58,6 +58,15 @@ class Axes(dict[str, tuple[Value, ...]]):
         return cls({name: AXES[name].parse(text) for name, text in named.items()})
 
 
+class Filters(Axes):
+    """A group of options: the values of axes by which rows are chosen."""
+
+    panel = "Rows (comma-separated values; by default all rows)"
+    defaults: ClassVar[Mapping[str, str | None]] = {
+        name: None for name, axis in AXES.items() if axis.columns
+    }
+
+
 class OneOfEach(Axes):
     """A group of options: one value of each axis that a module to convert has."""
 

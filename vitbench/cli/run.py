@@ -232,7 +232,13 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
     records = done.records()
-    console.print(tables.results(records))
+    console.print(tables.results(records[: tables.MOST_ROWS]))
+    if len(records) > tables.MOST_ROWS:
+        console.print(
+            f"{tables.MOST_ROWS} of {len(records)} rows are shown: `vitbench table {folder} "
+            "--rows 0` shows all",
+            soft_wrap=True,
+        )
     for note in tables.notes(records):
         console.print(note, markup=False, soft_wrap=True)
     figures = published.write(done, folder)

@@ -12,8 +12,9 @@ import typer
 
 import attentions
 from vitbench.cli import judge, terminal
-from vitbench.cli.options import AllRecords, AsMarkdown, grouped, option
+from vitbench.cli.options import AllRecords, AsMarkdown, Filters, grouped, option
 from vitbench.errors import BadInput
+from vitbench.results.folder import RECORDS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -156,20 +157,39 @@ def plot(
             print(path)
 
 
-def table(runs: AllRecords, markdown: AsMarkdown = False) -> None:
-    """Print the tables of runs again."""
+@grouped
+def table(
+    runs: AllRecords,
+    markdown: AsMarkdown = False,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Most rows of a table; 0: all. By default 100; with --markdown all."
+        ),
+    ] = None,
+    *,
+    filters: Filters,
+) -> None:
+    """Print the tables of runs again, whole or the rows that options choose."""
+    from vitbench.cases.row import select
     from vitbench.render import tables
 
-    read = [judge.records(run) for run in runs]
+    most = rows if rows is not None else 0 if markdown else tables.MOST_ROWS
+    read = [select(judge.records(run), filters) for run in runs]
     for run, records in zip(runs, read, strict=True):
         if len(runs) > 1:
             print(f"\n{run}:\n")
+        shown = records[: most or None]
         if markdown:
-            print(tables.results_markdown(records))
+            print(tables.results_markdown(shown))
         else:
-            terminal.console().print(tables.results(records))
-            for note in tables.notes(records):
-                terminal.console().print(note, markup=False, soft_wrap=True)
+            terminal.console().print(tables.results(shown))
+        sentences = [] if markdown else tables.notes(records)
+        if len(shown) < len(records):
+            ways = f"options such as --runtime choose rows, --rows 0 shows all, {RECORDS} has them"
+            sentences.append(f"{len(shown)} of {len(records)} rows are shown: {ways}")
+        for sentence in sentences:
+            terminal.console().print(sentence, markup=False, soft_wrap=True)
 
 
 def columns(markdown: AsMarkdown = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,10 @@ def own_words(texts: Sequence[str]) -> list[str]:
 def own_settings(records: Sequence[Record]) -> list[str]:
     """Of each row's hyper-parameters those that differ inside its mechanism."""
     own = [""] * len(records)
-    subjects = [subject_of(record) for record in records]
-    for subject in set(subjects):
-        peers = [index for index, other in enumerate(subjects) if other == subject]
+    peers_of: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        peers_of.setdefault(subject_of(record), []).append(index)
+    for peers in peers_of.values():
         texts = own_words([str(records[index]["settings"]) for index in peers])
         for index, text in zip(peers, texts, strict=True):
             own[index] = text
@@ -49,8 +51,9 @@ def subjects_of(comparison: Comparison) -> list[str]:
         f"{subject_of(record)} {own}".strip()
         for record, own in zip(records, own_settings(records), strict=True)
     ]
+    count = Counter(bare)
     return [
-        f"{name} {record['impl']}" if bare.count(name) > 1 else name
+        f"{name} {record['impl']}" if count[name] > 1 else name
         for name, record in zip(bare, records, strict=True)
     ]
 
@@ -76,7 +79,8 @@ def _told(record: Record, names: Sequence[str]) -> list[str]:
 def short(names: Sequence[str]) -> list[str]:
     """Names without hyper-parameters, except where two would be alike."""
     bare = [" ".join(word for word in name.split() if "=" not in word) for name in names]
-    return [a if bare.count(a) == 1 else b for a, b in zip(bare, names, strict=True)]
+    count = Counter(bare)
+    return [a if count[a] == 1 else b for a, b in zip(bare, names, strict=True)]
 
 
 def variants(rows: pd.DataFrame) -> pd.Series:

@@ -20,6 +20,8 @@ SETTING_COLUMNS = (
     *((name, AXES[name].title) for name in SETTINGS),
     ("device", "device"),
 )
+# Rows that a terminal shows of a table unless it is asked for more.
+MOST_ROWS = 100
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
 

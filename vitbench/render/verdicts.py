@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from vitbench.analysis.compare import Verdict
+from vitbench.analysis.compare import Verdict, Word
 from vitbench.analysis.stats import Ratio
 from vitbench.render import labels, tables
 
 _COLOURS = {"slower": "red", "failed": "red", "missing": "red", "faster": "green"}
+_GRAVEST: tuple[Word, ...] = (
+    *("failed", "missing", "slower", "changed", "faster", "undecided", "incomparable", "same"),
+)
 _WIDTH = 31  # characters of a forest line; odd, so that 1 has a slot of its own
+
+
+def foremost(verdicts: Sequence[Verdict], most: int = tables.MOST_ROWS) -> list[Verdict]:
+    """What a terminal shows: all of them, or of more than `most` the gravest, in their order."""
+    if len(verdicts) <= most:
+        return list(verdicts)
+    ranked = sorted(range(len(verdicts)), key=lambda i: _GRAVEST.index(verdicts[i].word))
+    return [verdicts[index] for index in sorted(ranked[:most])]
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:

@@ -21,6 +21,8 @@ STATUSES = (MEASURED, COUNTED, NOT_MEASURED, *FAILURE_KINDS)
 _ALWAYS = ("case", "status", "device", "dtype", "batch_size", "image_height", "image_width")
 _OF_TIMES = ("latency_s", "throughput_img_s", "round_medians", "device_name", "torch")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# As write_csv writes them: finite, and 0 or more.
+_PLAIN = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[+-][0-9]{2})?")
 # A data frame that has empty cells writes whole numbers so: 12.0.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0)?")
 _ID = re.compile(r"[0-9a-f]{12}")
@@ -34,9 +36,12 @@ _FEW_DIGITS = 0.005
 
 def decimal_mark(texts: Iterable[str]) -> str:
     """The comma, where some of these numbers have one and none has a point; else the point."""
-    texts = [text for text in texts if "," in text or "." in text]
-    has_commas = any(_NUMBER.fullmatch(text.replace(",", ".", 1)) for text in texts)
-    return "," if has_commas and not any("." in text for text in texts) else "."
+    has_commas = False
+    for text in texts:
+        if "." in text:
+            return "."
+        has_commas |= "," in text and bool(_NUMBER.fullmatch(text.replace(",", ".", 1)))
+    return "," if has_commas else "."
 
 
 def value(column: Column, text: str, mark: str = ".") -> Value:
@@ -46,6 +51,8 @@ def value(column: Column, text: str, mark: str = ".") -> Value:
 
     Raises BadInput.
     """
+    if mark == "." and column.type == "float" and _PLAIN.fullmatch(text):
+        return float(text)  # most figures of a large file
     text = text.strip()
     if column.type == "text":
         return text
@@ -154,4 +161,5 @@ def _check_times(record: Record) -> None:
 
 
 def _float(record: Record, name: str, otherwise: float) -> float:
-    return otherwise if record[name] is None else float(str(record[name]))
+    value = record[name]
+    return value if isinstance(value, float) else otherwise if value is None else float(value)

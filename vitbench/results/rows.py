@@ -6,6 +6,7 @@ read where it can mean one thing only, and refused in a sentence where it cannot
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _REQUIRED = [
     *COLUMN_NAMES[: COLUMN_NAMES.index("latency_s") + 1],
     *("throughput_img_s", "round_medians", "device_name", "torch"),
 ]
+# Of a column that are kept: more are figures, each of which is there once.
+_MOST_TEXTS = 1000
 _LATER_AXES = AXES.keys() - Case.__dataclass_fields__.keys()
 
 
@@ -51,7 +54,10 @@ def read(path: Path) -> list[Record]:
 
     A folder in which a run was killed before it wrote records.csv has the rows of its journal.
     """
-    return [{name: row[name] for name in COLUMN_NAMES} for row in read_all(path).records]
+    file = read_all(path)
+    if set(file.names) <= set(COLUMN_NAMES):  # as read_all makes them
+        return list(file.records)
+    return [{name: row[name] for name in COLUMN_NAMES} for row in file.records]
 
 
 def read_all(path: Path) -> Rows:
@@ -106,13 +112,13 @@ def _checked(names: Sequence[str], rows: Sequence[spreadsheet.Row]) -> Iterable[
     columns = [SCHEMA.get(name, Column(name, "", "", "text")) for name in names]
     numbers = [index for index, column in enumerate(columns) if column.type == "float"]
     mark = cells.decimal_mark(row[index] for _, row in rows for index in numbers)
+    values = [_Values(column, mark) for column in columns]
     absent = {name: _of_a_later_release(SCHEMA[name]) for name in COLUMN_NAMES}
     rows_of: dict[str, int] = {}
     for number, row in rows:
         record: Record = dict(absent)
         try:
-            for column, text in zip(columns, row, strict=True):
-                record[column.name] = cells.value(column, text, mark)
+            record.update(zip(names, map(operator.getitem, values, row), strict=True))
             if "runtime" not in names:
                 compiled, graph = (bool(record[name]) for name in _OLD_FLAGS)
                 record["runtime"] = runtimes.of_old_flags(compiled, graph)
@@ -125,6 +131,21 @@ def _checked(names: Sequence[str], rows: Sequence[spreadsheet.Row]) -> Iterable[
                 f"rows {first} and {number} are both of the case {record['case']}: keep one"
             )
         yield record
+
+
+class _Values(dict[str, Value]):
+    """The values of a column by the texts of its cells. Most columns hold a few texts over and
+    over, and reading a text takes longer than finding it. Raises BadInput."""
+
+    def __init__(self, column: Column, mark: str) -> None:
+        super().__init__()
+        self._column, self._mark = column, mark
+
+    def __missing__(self, text: str) -> Value:
+        value = cells.value(self._column, text, self._mark)
+        if len(self) < _MOST_TEXTS:
+            self[text] = value
+        return value
 
 
 def _of_a_later_release(column: Column) -> Value:

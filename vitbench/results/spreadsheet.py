@@ -63,10 +63,14 @@ def _below(
 ) -> Iterator[Row]:
     """The rows below the header; `is_open`: the last one has no end of line."""
     length = len(header)
+    is_named = all(header)
     for number, cells in rows:
         if len(header) > 1:
             cells = _split(number, cells, delimiter)
         length = len(cells)
+        if is_named and length == len(header) and cells[0].strip() != header[0]:
+            yield number, tuple(cells)
+            continue
         whole = _whole(number, cells, header)
         yield number, tuple(cell for cell, name in zip(whole, header, strict=True) if name)
     if is_open and length < len(header):

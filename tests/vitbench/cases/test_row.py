@@ -14,9 +14,10 @@ from tests.vitbench.examples import backbone_case, case
 from vitbench import runtimes
 from vitbench.cases.axes import AXES
 from vitbench.cases.case import Case, Resolution
-from vitbench.cases.row import COLUMNS, case_of, name_of, options_of, row_of
+from vitbench.cases.row import COLUMNS, case_of, name_of, options_of, row_of, select
 from vitbench.cases.scalars import parse_scalar
 from vitbench.cases.sweep import Sweep
+from vitbench.errors import BadInput
 
 SIZES = st.sampled_from([Resolution(64, 64), Resolution(64, 96), Resolution(96, 64)])
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -131,3 +132,20 @@ def test_axes_without_a_field_keep_ids() -> None:
     assert case(more=()).id == case().id != case(more=(("layout", "nhwc"),)).id
     again = Case.from_dict(case(more=(("layout", "nhwc"),)).to_dict())
     assert again == case(more=(("layout", "nhwc"),))
+
+
+def test_rows_are_chosen_by_values_of_axes() -> None:
+    """Those with one of the values of every axis that is named; `all` is any; a value that no row
+    has is refused with what the rows have."""
+    rows = [
+        row_of(case(runtime=runtime, image_height=size))
+        for runtime in ("eager", "openvino")
+        for size in (64, 96)
+    ]
+    chosen = select(rows, {"runtime": ("openvino",), "resolution": (Resolution(96, 64),)})
+    assert chosen == [rows[3]]
+    assert select(rows, {"runtime": ("all",)}) == rows == select(rows, {})
+    with pytest.raises(BadInput, match="no row has runtime 'openvinoo'; nearest: openvino"):
+        select(rows, {"runtime": ("openvinoo",)})
+    with pytest.raises(BadInput, match="no row has backbone 'x'; known: none"):
+        select(rows, {"backbone": ("x",)})

@@ -413,6 +413,13 @@ def test_table_prints_again(vitbench_here: Vitbench, folder: Path, first: Answer
     assert len(marked) == 6
     assert all(line.startswith("| ") and line.endswith(" |") for line in marked)
     check_refusal(vitbench_here("table", "nowhere"), "nowhere holds no records.csv")
+    some = vitbench_here("table", str(folder / "first"), "--rows", "1").out.splitlines()
+    assert len(some) == 3
+    assert some[-1].startswith("1 of 4 rows are shown: ")
+    attention = rows[1].split()[0]
+    chosen = vitbench_here("table", str(folder / "first"), "--attention", attention).out
+    assert {line.split()[0] for line in chosen.splitlines()[1:]} == {attention}
+    check_refusal(vitbench_here("table", str(folder / "first"), "--dtype", "fp8"), "'fp8'")
 
 
 def test_several_runs(vitbench_here: Vitbench, folder: Path, first: Answer, tmp_path: Path) -> None:
