@@ -33,8 +33,8 @@ TORCH_SIDE = {"entry", "passes", "prepared_case", "worker"}
 LISTED = ("runtimes", "devices", "instruments")
 
 DEVICES = {"cpu", "cuda", "mps", "xpu"}
-RUNTIMES = {"compile", "compiled", "cuda-graph", "onnxruntime", "openvino", "executorch"}
-RUNTIME_PACKAGES = {"onnx", "onnxruntime", "openvino", "executorch", "tensorrt", "torch_tensorrt"}
+RUNTIMES = {"compile", "compiled", "cuda-graph", "onnxruntime", "openvino", "executorch", "tensorrt"}
+RUNTIME_PACKAGES = {"onnxscript", "onnxruntime", "openvino", "executorch", "tensorrt"}
 
 
 def name_of(path: Path) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
+PACKAGES = FOLDER / "packages"
 VARIABLE = "VITBENCH_SIMULATED"
 
 
@@ -60,7 +61,7 @@ def state() -> State:
 
 @contextmanager
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The device is known here and in the workers that are started."""
+    """The device, and the packages for it, are known here and in the workers that are started."""
     from vitbench import devices
     from vitbench.engine import child, device_lock
 
@@ -68,6 +69,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(FOLDER / "devices")])
     monkeypatch.setattr(child, "WORKER", (str(FOLDER / "worker.py"),))
     monkeypatch.setattr(child, "_ENTRY", FOLDER / "entry.py")
+    monkeypatch.syspath_prepend(PACKAGES)
     for function in cached:
         function.cache_clear()
     with tempfile.TemporaryDirectory() as folder:  # each has a GPU of its own

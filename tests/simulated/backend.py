@@ -31,9 +31,15 @@ class Backend:
     is_broken: bool = False
     hangs: bool = False
 
-    def Event(self, *, enable_timing: bool) -> Any:  # noqa: N802 - torch's name
-        assert enable_timing
-        return BackendEvent(self)
+    def Event(self, *, enable_timing: bool = False) -> Any:  # noqa: N802 - torch's name
+        return BackendEvent(self, is_timed=enable_timing)
+
+    def Stream(self, device: object) -> Any:  # noqa: N802 - torch's name
+        """All queue in one: what a stream waits for is done before."""
+        return BackendStream(1)
+
+    def current_stream(self, device: object) -> Any:
+        return BackendStream(0)
 
     def synchronize(self, device: object = None) -> None:
         """Waits, and fails as a real one does: when it is waited for."""
@@ -105,14 +111,26 @@ class Backend:
 class BackendEvent:
     """An event of such a module."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._queue = backend.queue
+    def __init__(self, backend: Backend, *, is_timed: bool) -> None:
+        self._queue, self._is_timed = backend.queue, is_timed
 
-    def record(self) -> None:
+    def record(self, stream: BackendStream | None = None) -> None:
         self._event = self._queue.event()
 
     def query(self) -> bool:
         return self._event.is_done()
 
     def elapsed_time(self, end: BackendEvent) -> float:
+        assert self._is_timed
         return 1e3 * end._event.seconds_since(self._event)
+
+
+@dataclass
+class BackendStream:
+    """A stream of such a module; 0 is the default one."""
+
+    cuda_stream: int
+    waits_for: BackendEvent | None = None
+
+    def wait_event(self, event: BackendEvent) -> None:
+        self.waits_for = event

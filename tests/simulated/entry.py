@@ -25,5 +25,6 @@ if __name__ == "__main__":
             devices.__path__.append(str(folder / "devices"))
 
     setattr(entry, "bind", bind_with_the_device)  # noqa: B010 - mypy knows no such attribute
+    sys.path.insert(0, str(folder / "packages"))
     sys.path.append(str(folder.parents[1]))
     entry.main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     folder = Path(__file__).parent
-    sys.path[0] = str(folder.parents[1])  # the tree that this file is of
+    # The tree that this file is of, and the packages that such a machine has.
+    sys.path[:1] = [str(folder / "packages"), str(folder.parents[1])]
     from vitbench import devices
     from vitbench.engine import worker
 

@@ -289,10 +289,11 @@ class _CasePair:
 
     def _memory_compares(self) -> bool:
         """Whether peak memory compares between the sides: what an allocation takes follows the
-        version of torch, the device and its threads; a resident set is never the same twice."""
+        version of torch, the device and its threads; what holds a library's buffers is never the
+        same twice."""
         base, candidate = self._both()
-        is_resident = memory.RESIDENT in (base.get("memory_source"), candidate.get("memory_source"))
-        return not is_resident and all(
+        sources = {base.get("memory_source"), candidate.get("memory_source")}
+        return sources.isdisjoint(memory.INEXACT) and all(
             str(base[name]) == str(candidate[name]) for name in ("torch", "device_name")
         )
 

@@ -139,8 +139,10 @@ class Sweep:
 
     def _reason_against(self, runtime: str) -> str | None:
         """Why nothing can be measured in a runtime here, where it cannot."""
-        missing = None if self._elsewhere else runtimes.missing(runtime)
-        return missing or self._refusal(runtime)
+        refusal = self._refusal(runtime)
+        if refusal is not None or self._elsewhere:
+            return refusal
+        return runtimes.missing(runtime)
 
     def _refusal(self, runtime: str) -> str | None:
         """Why a runtime can run none of the cases, where it cannot."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from vitbench.devices._side_stream import SideStream
     from vitbench.results.outcome import Ceilings, FailureKind
 
 Call = Callable[[], Any]
@@ -58,6 +59,7 @@ class Rules:
     is_host       it computes in the worker's own threads and memory, so it is on every machine: a
                   worker gets a limit of memory, and a low share of CPU time lowers the trust
     has_graphs    it records graphs of calls
+    has_cuda      CUDA's libraries compute there
     is_indexed    there may be several: `cuda:1`
     memory_tolerance_bytes, memory_tolerance_share  by how much peak memory may differ between two
                   runs of equal code, whichever is more; 0: it is exact
@@ -79,6 +81,7 @@ class Rules:
     timing: Mapping[str, Any] = field(default_factory=dict)
     is_host: bool = False
     has_graphs: bool = False
+    has_cuda: bool = False
     is_indexed: bool = False
     memory_tolerance_bytes: int = 0
     memory_tolerance_share: float = 0.0
@@ -362,6 +365,11 @@ class Device(abc.ABC):
         has no graphs.
         """
         raise NotImplementedError(f"{self.name} has no graphs of calls")
+
+    def side_stream(self) -> SideStream:
+        """A stream for a library that queues its work itself. Raises NotImplementedError where the
+        device has none."""
+        raise NotImplementedError(f"{self.name} has no streams")
 
     def scratch(self, nbytes: int) -> Call:
         """Overwrites so much memory, which empties the caches."""

@@ -12,12 +12,14 @@ from vitbench.devices import Call, Energy, Graph, Unreadable, Watch, _accelerato
 
 if TYPE_CHECKING:
     from vitbench.devices._gpu import Gpu
+    from vitbench.devices._side_stream import SideStream
 
 RULES = _accelerator.rules(
     "CUDA",
     "an NVIDIA GPU; `cuda:1` is the second",
     20e12,
     has_graphs=True,
+    has_cuda=True,
     is_indexed=True,
     driver="/proc/driver/nvidia",
 )
@@ -56,8 +58,12 @@ class Device(_accelerator.Accelerator):
 
     product_sizes = (1024, 8192)
     copy_numel = 2**28
-    # The status of cuBLAS, which needs memory for its handles and workspaces, cuDNN, cuFFT, ...
-    no_memory = r"\bCU[A-Z]+_(STATUS_)?(ALLOC_|INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_)FAILED\b"
+    # The status of cuBLAS, which needs memory for its handles and workspaces, cuDNN, cuFFT, ...;
+    # and what TensorRT logs.
+    no_memory = (
+        r"\bCU[A-Z]+_(STATUS_)?(ALLOC_|INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_)FAILED\b"
+        r"|Cuda Runtime \(out of memory\)"
+    )
     _is_started = False
 
     @property
@@ -203,6 +209,11 @@ class Device(_accelerator.Accelerator):
         from vitbench.devices import _cuda_graph
 
         return _cuda_graph.capture(self, self._recording, call)
+
+    def side_stream(self) -> SideStream:
+        from vitbench.devices import _side_stream
+
+        return _side_stream.SideStream(self.backend, self.target)
 
     @functools.cached_property
     def _recording(self) -> Any:

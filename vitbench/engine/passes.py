@@ -211,7 +211,7 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
         runtime = runtimes.load(case.runtime)
     except BadInput as unknown:
         raise subjects.Unsupported(str(unknown)) from None
-    reason = runtimes.missing(case.runtime) or runtime.refuses(case.device, case.dtype, case.mode)
+    reason = runtime.refuses(case.device, case.dtype, case.mode) or runtimes.missing(case.runtime)
     if reason is not None:
         raise subjects.Unsupported(reason)
     return runtime
@@ -231,6 +231,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
         images=case.batch_size,
         is_dispatched=prepared.is_dispatched,
         kept_bytes=prepared.kept_bytes,
+        memory_source=prepared.memory_source,
         resident_before_bytes=prepared.resident_before_bytes,
         energy_s=energy_s,
         counts=subjects.counts(case, plugins, subject.module),

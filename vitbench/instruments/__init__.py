@@ -62,8 +62,8 @@ class Workload:
     images         in one call
     is_dispatched  torch dispatches the operators of a call one by one
     kept_bytes     memory that the call works in and keeps, so that it is not seen to be taken
-    resident_before_bytes  of the process, before it held what the call needs; None: the device's
-                   allocator sees all of the call's memory
+    memory_source  where the memory of the call is read: a constant of `memory`
+    resident_before_bytes  of the process, before it held what the call needs
     energy_s       how long energy may be read; 0: it is not asked for
     counts         what MACs are counted from
     """
@@ -75,7 +75,8 @@ class Workload:
     images: int
     is_dispatched: bool
     kept_bytes: int
-    resident_before_bytes: int | None
+    memory_source: str
+    resident_before_bytes: int
     energy_s: float
     counts: Counts
 

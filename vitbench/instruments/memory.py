@@ -1,4 +1,4 @@
-"""Peak memory of one call: the device's allocator's, or the process's where that sees nothing."""
+"""Peak memory of one call: the device's allocator's, or what else tells where that sees nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ORDER = 2
-# Where the peak is the process's resident set.
-RESIDENT = "resident"
+# Where a peak is read: of torch's allocator, which sees it all; of that and what a runtime says
+# that it keeps; of the process's resident set; nowhere.
+ALLOCATOR, RUNTIME, RESIDENT, UNKNOWN = "allocator", "runtime", "resident", ""
+# What compares with no other peak: it holds a library's own buffers, and is not the same twice.
+INEXACT = (RUNTIME, RESIDENT)
 COLUMNS = (
     Column(
         "peak_memory_bytes",
@@ -35,8 +38,9 @@ COLUMNS = (
     Column(
         "memory_source",
         "",
-        "of the peak: `allocator`, torch's own; `resident`, the process's highest resident set "
-        "less what it held before it loaded the module",
+        "of the peak: `allocator`, torch's own; `runtime`, that and what the runtime says that it "
+        "works in; `resident`, the process's highest resident set less what it held before it "
+        "loaded the module; empty where nothing tells",
         "text",
     ),
     Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
@@ -48,7 +52,9 @@ COLUMNS = (
 
 def read(workload: Workload) -> Mapping[str, Any]:
     """Of one call, after one that fills the caches."""
-    if workload.resident_before_bytes is not None:
+    if workload.memory_source == UNKNOWN:
+        return {}
+    if workload.memory_source == RESIDENT:
         return _resident(workload.call, workload.resident_before_bytes)
     memory = measure(
         workload.device, workload.call, workload.module, (workload.x,), workload.kept_bytes
@@ -58,7 +64,7 @@ def read(workload: Workload) -> Mapping[str, Any]:
         "activation_memory_bytes": memory.activation,
         "reserved_memory_bytes": memory.reserved,
         "peak_rss_bytes": memory.rss,
-        "memory_source": "allocator",
+        "memory_source": workload.memory_source,
     }
 
 

@@ -192,11 +192,11 @@ def _panels(
 
 def _on_memory(rows: pd.DataFrame, quantities: Sequence[Quantity]) -> str:
     """A line for peaks that do not compare with the others, where they are drawn."""
-    resident = rows[rows["memory_source"] == memory.RESIDENT]
-    if MEMORY not in quantities or resident.empty:
+    inexact = rows[rows["memory_source"].isin(memory.INEXACT)]
+    if MEMORY not in quantities or inexact.empty:
         return ""
-    names = ", ".join(sorted({*resident["runtime"]}))
-    return f"\npeak memory of {names}: the resident set, which compares with no allocator's peak"
+    names = ", ".join(sorted({*inexact["runtime"]}))
+    return f"\npeak memory of {names}: with its own buffers; it compares with no allocator's peak"
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:

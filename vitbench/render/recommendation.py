@@ -89,7 +89,7 @@ def _memory_compares(records: Sequence[Record]) -> bool:
     call takes, and is not the same twice."""
     is_read = all(record["peak_memory_bytes"] is not None for record in records)
     sources = {record["memory_source"] for record in records}
-    return is_read and len(sources) == 1 and sources != {memory.RESIDENT}
+    return is_read and len(sources) == 1 and not sources & {*memory.INEXACT}
 
 
 def _named(record: Record) -> str:

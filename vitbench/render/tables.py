@@ -25,13 +25,13 @@ MOST_ROWS = 100
 _GRADE_COLOURS = {"A": "green", "B": "yellow", "C": "dark_orange", "D": "red"}
 
 
-# Behind a peak that was read from the resident set, and what it says.
+# Behind a peak that torch's allocator does not see, and what it says.
 _MARK = " *"
 _DAGGER = " †"
 _TOP1 = "top-1 %, published"
-_RESIDENT = (
-    "* the process's resident set, which holds the runtime's own buffers too: it does not compare "
-    "with the exact peaks of torch's allocator"
+_INEXACT = (
+    "* with the runtime's own buffers, of the process's resident set or as the runtime tells: it "
+    "does not compare with the exact peaks of torch's allocator"
 )
 _FIGURES = ("images/s", "±", "ms a call", "MACs", "params", "peak MiB", "trust")
 _RIGHT = ("px", *_FIGURES[:-1], _TOP1)
@@ -127,11 +127,11 @@ def peak(record: Mapping[str, Any]) -> str:
     peak_bytes = record["peak_memory_bytes"]
     if peak_bytes is None:
         return ""
-    return units.mebibytes(peak_bytes) + (_MARK if _is_resident(record) else "")
+    return units.mebibytes(peak_bytes) + (_MARK if _is_inexact(record) else "")
 
 
-def _is_resident(record: Mapping[str, Any]) -> bool:
-    return record["peak_memory_bytes"] is not None and record["memory_source"] == memory.RESIDENT
+def _is_inexact(record: Mapping[str, Any]) -> bool:
+    return record["peak_memory_bytes"] is not None and record["memory_source"] in memory.INEXACT
 
 
 def notes(records: Sequence[Record], most: int = 10) -> list[str]:
@@ -146,7 +146,7 @@ def notes(records: Sequence[Record], most: int = 10) -> list[str]:
 
 def _marks(records: Sequence[Record]) -> list[str]:
     """What marks behind figures say, a line each."""
-    lines = [_RESIDENT] if any(map(_is_resident, records)) else []
+    lines = [_INEXACT] if any(map(_is_inexact, records)) else []
     published = {subject_of(record): published_top1(record) for record in records}
     remarks = {name: top1.remark for name, top1 in published.items() if top1 and top1.remark}
     return lines + [f"{_DAGGER.strip()} top-1 of {name}: {it}" for name, it in remarks.items()]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from vitbench import listed
 from vitbench.devices import Call, Device
 from vitbench.errors import BadInput, nearest
-from vitbench.instruments import Column
+from vitbench.instruments import Column, memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,8 +105,8 @@ class Prepared:
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed
     kept_bytes     memory in which a call works and that it keeps between calls: it is in the peak
     computed_dtype in which a call computes, read back; "": in that of the case, as torch does
-    resident_before_bytes  of the process, before it held what a call needs; None: torch's allocator
-                   sees all of a call's memory
+    memory_source  where the memory of a call is read, see instruments.memory
+    resident_before_bytes  of the process, before it held what a call needs
     """
 
     compile_s: float | None = None
@@ -114,7 +114,8 @@ class Prepared:
     is_dispatched = True
     kept_bytes = 0
     computed_dtype = ""
-    resident_before_bytes: int | None = None
+    memory_source = memory.ALLOCATOR
+    resident_before_bytes = 0
 
     def __init__(self, call: Call) -> None:
         self.call = call

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitbench import devices
 from vitbench.devices import Call
+from vitbench.instruments import memory
 from vitbench.runtimes import Converting, Prepared, Subject
 
 if TYPE_CHECKING:
@@ -20,15 +21,27 @@ if TYPE_CHECKING:
 _COLUMNS = "columns.json"
 
 
-def refuses(name: str, device: str, dtype: str, mode: str, *, dtypes: Sequence[str]) -> str | None:
-    """Why a runtime that converts, and computes inference on the host in these dtypes, runs no such
-    case; None where it does."""
-    if not devices.rules(device).is_host:
-        return f"{name} is measured on the {devices.host()} only, got {device}"
+def refuses(
+    name: str,
+    device: str,
+    dtype: str,
+    mode: str,
+    *,
+    on_host: Sequence[str] = (),
+    on_cuda: Sequence[str] = (),
+) -> str | None:
+    """Why a runtime that converts, and computes inference in these dtypes on the host and on NVIDIA
+    GPUs, runs no such case; None where it does."""
+    rules = devices.rules(device)
+    places = {devices.host(): on_host, "NVIDIA GPUs": on_cuda}
+    dtypes = on_host if rules.is_host else on_cuda if rules.has_cuda else ()
+    if not dtypes:
+        able = " and ".join(place for place, known in places.items() if known)
+        return f"{name} is measured on {able} only, got {device}"
     if mode != "forward":
         return f"{name} does not train: it runs a converted module"
     if dtype not in dtypes:
-        return f"{name} computes in {', '.join(dtypes)} here, got {dtype}"
+        return f"{name} computes in {', '.join(dtypes)} on {device}, got {dtype}"
     return None
 
 
@@ -58,11 +71,11 @@ def files_of(artifact: Path) -> list[Path]:
 
 
 def exported(subject: Subject) -> ExportedProgram:
-    """The module as torch exports it, for this shape of its input."""
+    """What runs the module, as torch exports it for this shape of its input."""
     import torch
 
     with torch.no_grad():
-        return torch.export.export(subject.module, (subject.x,))
+        return torch.export.export(subject.runnable, (subject.x,))
 
 
 class Loaded(Prepared):
@@ -79,7 +92,8 @@ class Loaded(Prepared):
         self, call: Call, file: Path, version: str, resident_before_bytes: int | None = None
     ) -> None:
         super().__init__(call)
-        self.resident_before_bytes = resident_before_bytes
+        if resident_before_bytes is not None:
+            self.memory_source, self.resident_before_bytes = memory.RESIDENT, resident_before_bytes
         self._file, self._version = file, version
 
     def columns(self) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ if __name__ == "__main__":
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
     """It computes inference on the CPU in float32."""
-    return _artifact.refuses(RULES.name, device, dtype, mode, dtypes=("float32",))
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=("float32",))
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:

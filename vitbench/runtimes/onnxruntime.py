@@ -1,14 +1,19 @@
-"""ONNX Runtime on the CPU, with the module as torch exports it to ONNX."""
+"""ONNX Runtime on the CPU and on NVIDIA GPUs, with the module as torch exports it to ONNX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitbench.instruments import host
-from vitbench.runtimes import Prepared, Rules, Subject, _artifact
+from vitbench import devices
+from vitbench.devices import Call
+from vitbench.instruments import host, memory
+from vitbench.runtimes import Prepared, Rules, Subject, Unsuitable, _artifact
 from vitbench.runtimes._artifact import Loaded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RULES = Rules(
     name="onnxruntime",
@@ -25,101 +30,178 @@ SCRIPT = '''\
 
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
+import torch
+from onnxruntime import OrtValue
 
 file = Path(__file__).parent / {file!r}
-model = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+able = [name for name in providers if name in onnxruntime.get_available_providers()]
+model = onnxruntime.InferenceSession(file, providers=able)
 name = model.get_inputs()[0].name
 
 
 def run(x):
-    """The outputs for an input, all of them arrays."""
-    return model.run(None, {{name: x}})
+    """The outputs for an input, all of them tensors."""
+    values = model.run_with_ort_values(None, {{name: OrtValue.from_dlpack(x.contiguous())}})
+    return [torch.from_dlpack(value) for value in values]
 
 
 if __name__ == "__main__":
-    x = np.random.standard_normal({shape}).astype({dtype!r})
-    print(*(y.shape for y in run(x)))
+    x = torch.randn({shape}, dtype=torch.{dtype}, device={device!r})
+    print(*(tuple(y.shape) for y in run(x)))
 '''
+
+_HALVES = ("bfloat16", "float16")
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Of ONNX's types: what torch calls them, and their numbers in ONNX.
+_ELEMENTS = {
+    "tensor(float)": ("float32", 1),
+    "tensor(float16)": ("float16", 10),
+    "tensor(double)": ("float64", 11),
+    "tensor(bfloat16)": ("bfloat16", 16),
+}
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
-    """It computes inference on the CPU in float32."""
-    return _artifact.refuses(RULES.name, device, dtype, mode, dtypes=("float32",))
+    """It computes inference, on the CPU in float32."""
+    rules = devices.rules(device)
+    if rules.is_host and mode == "forward" and dtype in _HALVES:
+        return (
+            f"{RULES.name} has no products in {dtype} on the {rules.title}: it computes them in "
+            "float32, or not at all"
+        )
+    on_cuda = ("float32", *_HALVES)
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=("float32",), on_cuda=on_cuda)
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
-    """The model as one file, its constants folded and its changes of shape joined."""
-    import torch
-    from onnxscript import optimizer, rewriter
-    from onnxscript.rewriter.rules import common
+    """The model as one file."""
+    from vitbench.runtimes import _onnx
 
-    # Not optimize=True: that takes `x + 1e-15` for `x + 0`, and what is divided by it becomes NaN.
-    program = torch.onnx.export(
-        subject.module, (subject.x,), dynamo=True, verbose=False, optimize=False
-    )
-    assert program is not None
-    optimizer.inline(program.model)
-    for _ in range(2):  # what one round joins, the next one folds
-        optimizer.fold_constants(program.model)
-        rewriter.rewrite(program.model, [getattr(common, f"{rule}_rule") for rule in _RULES])
-    program.save(folder / FILE)
+    _check_provider(subject)
+    _onnx.save(subject, folder / FILE)
     return {}
 
 
-# Of onnxscript's rules, those that ONNX Runtime does not apply itself.
-_RULES = (
-    "cast_cast",
-    "collapse_slice",
-    "collapse_slice2",
-    "flatten_to_reshape",
-    "materialize_reshape_shape",
-    "no_op_cast",
-    "no_op_expand",
-    "no_op_transpose",
-    "one_reshape_matmul_reshape",
-    "reshape_reshape",
-    "slice_split",
-    "squeeze_reshape_1d",
-    "transpose_transpose",
-    "two_reshapes_matmul_reshape",
-    "unsqueeze_unsqueeze",
-)
+def _check_provider(subject: Subject) -> None:
+    """Raises Unsuitable where the package that is installed is for other devices."""
+    import onnxruntime
+
+    provider = _provider(subject)
+    if provider not in onnxruntime.get_available_providers():
+        raise Unsuitable(
+            f"the onnxruntime that is installed has no {provider}: pip uninstall onnxruntime, then "
+            "pip install onnxruntime-gpu"
+        )
+
+
+def _provider(subject: Subject) -> str:
+    """What has to take the operators."""
+    return _CUDA if devices.rules(subject.device.name).has_cuda else _CPU
+
+
+class OnnxRuntime(Loaded):
+    """A session whose input and outputs are bound to tensors."""
+
+    def __init__(
+        self, call: Call, file: Path, fallback_share: float, before_bytes: int | None
+    ) -> None:
+        import onnxruntime
+
+        super().__init__(call, file, onnxruntime.__version__, before_bytes)
+        self._fallback_share = fallback_share
+
+    def columns(self) -> Mapping[str, Any]:
+        return {**super().columns(), "fallback_share": self._fallback_share}
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:
-    """A session with as many threads as torch, whose input and outputs are bound to tensors."""
+    """A session with as many threads as torch."""
+    assert artifact is not None
+    _check_provider(subject)
+    on_gpu = _provider(subject) == _CUDA
+    return _on_gpu(subject, artifact / FILE) if on_gpu else _on_host(subject, artifact / FILE)
+
+
+def _on_host(subject: Subject, file: Path) -> Prepared:
+    import onnxruntime
+
+    before_bytes = host.resident_bytes()
+    session = _session(file, (_CPU, {}))
+    call = _bound(session, subject.x, onnxruntime.RunOptions())
+    return OnnxRuntime(call, file, _left_share(session, _CPU), before_bytes)
+
+
+def _on_gpu(subject: Subject, file: Path) -> Prepared:
+    """In order with torch's work. Nothing tells of the memory that the session takes there."""
+    import onnxruntime
+
+    stream = subject.device.side_stream()
+    own = {
+        "device_id": str(subject.x.device.index or 0),
+        "user_compute_stream": str(stream.handle),
+        "use_tf32": str(int(subject.device.uses_tf32())),
+    }
+    session = _session(file, (_CUDA, own), (_CPU, {}))
+    fallback_share = _left_share(session, _CUDA)
+    if fallback_share == 1:
+        raise Unsuitable(
+            f"ONNX Runtime's {_CUDA} takes none of its operators, which the CPU would compute: "
+            "where it cannot be loaded, the log of the session says why"
+        )
+    options = onnxruntime.RunOptions()
+    # Else each call waits for the device in the end.
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    call = stream.joined(_bound(session, subject.x, options))
+    prepared = OnnxRuntime(call, file, fallback_share, None)
+    prepared.memory_source = memory.UNKNOWN
+    return prepared
+
+
+def _session(file: Path, *providers: tuple[str, Mapping[str, str]]) -> Any:
+    """Of the providers, the first has to take the operators; it tells which it took."""
     import onnxruntime
     import torch
 
-    assert artifact is not None
-    before_bytes = host.resident_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        artifact / FILE, options, providers=["CPUExecutionProvider"]
-    )
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return onnxruntime.InferenceSession(file, options, providers=list(providers))
+
+
+def _left_share(session: Any, provider: str) -> float:
+    """Of the operators, what the provider did not take."""
+    groups = session.get_provider_graph_assignment_info()
+    counts = {group.ep_name: 0 for group in groups}
+    for group in groups:
+        counts[group.ep_name] += len(group.get_nodes())
+    return 1 - counts.get(provider, 0) / sum(counts.values())
+
+
+def _bound(session: Any, x: Tensor, options: Any) -> Call:
+    """A call on the input's memory; what it returns is filled anew by each."""
+    import torch
+
     binding = session.io_binding()
-    x = subject.x
+    place = (x.device.type, x.device.index or 0)
+
+    def bind(bind_entry: Callable[..., None], entry: Any, tensor: Tensor) -> None:
+        number = _ELEMENTS[entry.type][1]
+        bind_entry(entry.name, *place, number, tensor.shape, tensor.data_ptr())
+
     (entry,) = session.get_inputs()
-    binding.bind_input(entry.name, "cpu", 0, _ELEMENTS[entry.type], x.shape, x.data_ptr())
+    bind(binding.bind_input, entry, x)
     outputs = []
     for entry in session.get_outputs():
-        output = torch.empty(entry.shape, dtype=getattr(torch, _ELEMENTS[entry.type]))
-        outputs.append(output)
-        binding.bind_output(
-            entry.name, "cpu", 0, _ELEMENTS[entry.type], output.shape, output.data_ptr()
-        )
+        dtype = getattr(torch, _ELEMENTS[entry.type][0])
+        outputs.append(torch.empty(entry.shape, dtype=dtype, device=x.device))
+        bind(binding.bind_output, entry, outputs[-1])
     result = outputs[0] if len(outputs) == 1 else outputs
 
     def call() -> Any:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
         return result
 
-    return Loaded(call, artifact / FILE, onnxruntime.__version__, before_bytes)
-
-
-# Of ONNX's names of types, what numpy and torch call them.
-_ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+    return call

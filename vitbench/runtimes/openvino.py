@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitbench.instruments import host
-from vitbench.runtimes import Prepared, Rules, Subject, _artifact
+from vitbench.runtimes import Prepared, Rules, Subject, Unsuitable, _artifact
 from vitbench.runtimes._artifact import Loaded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RULES = Rules(
     name="openvino",
@@ -27,11 +30,18 @@ from pathlib import Path
 
 import numpy as np
 import openvino
+from openvino.preprocess import PrePostProcessor
 
 file = Path(__file__).parent / {file!r}
-# In the precision that was checked: without it OpenVINO may take bfloat16.
-config = dict(INFERENCE_PRECISION_HINT="f32", PERFORMANCE_HINT="LATENCY")
-model = openvino.Core().compile_model(file, "CPU", config)
+core = openvino.Core()
+model = core.read_model(file)
+steps = PrePostProcessor(model)  # arrays of float32 in and out, whatever dtype it has
+for side in (steps.input(), *map(steps.output, range(len(model.outputs)))):
+    side.tensor().set_element_type(openvino.Type.f32)
+# In the precision that was checked: without it OpenVINO may take another one.
+precision = dict(float32="f32", bfloat16="bf16", float16="f16")[{dtype!r}]
+config = dict(INFERENCE_PRECISION_HINT=precision, PERFORMANCE_HINT="LATENCY")
+model = core.compile_model(steps.build(), "CPU", config)
 
 
 def run(x):
@@ -40,20 +50,34 @@ def run(x):
 
 
 if __name__ == "__main__":
-    x = np.random.standard_normal({shape}).astype({dtype!r})
+    x = np.random.standard_normal({shape}).astype(np.float32)
     print(*(y.shape for y in run(x)))
 '''
 
+# OpenVINO's names of a dtype: of its precision, and of what a CPU can do.
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
-    """It computes inference on the CPU in float32."""
-    return _artifact.refuses(RULES.name, device, dtype, mode, dtypes=("float32",))
+    """It computes inference on the CPU; in which dtypes, the CPU says when it is asked."""
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=tuple(_PRECISIONS))
+
+
+def _check_capability(dtype: str) -> None:
+    """Raises Unsuitable where OpenVINO would compute in another dtype on this CPU."""
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[dtype] not in able:
+        raise Unsuitable(f"OpenVINO computes in no {dtype} on this CPU, but in another dtype")
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     """The graph and its weights, which OpenVINO would halve if it was not told not to."""
     import openvino
 
+    _check_capability(_dtype_of(subject.x))
     model = openvino.convert_model(_artifact.exported(subject))
     model.reshape(list(subject.x.shape))  # it takes the shapes of some modules for dynamic
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
@@ -66,20 +90,21 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     import torch
 
     assert artifact is not None
+    dtype = _dtype_of(subject.x)
+    _check_capability(dtype)
     before_bytes = host.resident_bytes()
     # Without the precision OpenVINO computes in bfloat16 where the CPU has it.
     wanted = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = openvino.Core().compile_model(artifact / FILE, "CPU", wanted)
     request = compiled.create_infer_request()
-    request.set_input_tensor(openvino.Tensor(subject.x.detach().numpy(), shared_memory=True))
-    outputs = [
-        torch.from_numpy(request.get_output_tensor(i).data) for i in range(len(compiled.outputs))
-    ]
+    element = getattr(openvino.Type, _PRECISIONS[dtype])
+    request.set_input_tensor(openvino.Tensor(_array(subject.x), list(subject.x.shape), element))
+    outputs = [_tensor(request.get_output_tensor(i)) for i in range(len(compiled.outputs))]
     result = outputs[0] if len(outputs) == 1 else outputs
 
     def call() -> Any:
@@ -88,7 +113,32 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
 
     prepared = Loaded(call, artifact / FILE, openvino.__version__, before_bytes)
     prepared.computed_dtype = _computed_dtype(compiled)
+    if prepared.computed_dtype and dtype not in prepared.computed_dtype:
+        raise Unsuitable(f"OpenVINO computes in {prepared.computed_dtype} here, and not in {dtype}")
     return prepared
+
+
+def _dtype_of(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _array(x: Tensor) -> Any:
+    """A tensor's memory. numpy has no bfloat16: two bytes are two bytes."""
+    import torch
+
+    x = x.detach()
+    return x.view(torch.int16).numpy() if x.itemsize == 2 else x.numpy()
+
+
+def _tensor(output: Any) -> Tensor:
+    """The memory of one of OpenVINO's tensors."""
+    import torch
+
+    dtypes = {short: getattr(torch, name) for name, short in _PRECISIONS.items()}
+    data, dtype = output.data, dtypes[output.element_type.get_type_name()]
+    if data.itemsize == 2:
+        return torch.from_numpy(data.view("int16")).view(dtype)
+    return torch.from_numpy(data)
 
 
 def _computed_dtype(compiled: Any) -> str:

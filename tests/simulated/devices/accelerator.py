@@ -32,7 +32,12 @@ from vitbench.instruments.correctness import tensors_in
 from vitbench.results.outcome import Ceilings
 
 RULES = _accelerator.rules(
-    "simulated", "an accelerator over a virtual clock", 1e12, has_graphs=True, is_indexed=True
+    "simulated",
+    "an accelerator over a virtual clock",
+    1e12,
+    has_graphs=True,
+    has_cuda=True,
+    is_indexed=True,
 )
 # Operators that ask for a value, for which the host waits; the first is made of the other.
 _ASK = {"item", "_local_scalar_dense"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.vitbench.examples import layer, plugin, vitbench
+from tests.vitbench.runtimes.test_converting import CONVERTING
 from vitbench import runtimes
 from vitbench.__main__ import run
 from vitbench.cases.sweep import Sweep
@@ -43,10 +44,7 @@ def python(folder: Path, *words: str) -> str:
 
 @pytest.mark.parametrize(
     "runtime",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "openvino"))
-        for name in runtimes.converting()
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "openvino")) for name in CONVERTING],
 )
 def test_the_script_gives_the_modules_output(tmp_path: Path, runtime: str) -> None:
     """For any input, from the files alone, wherever they are; run as it is, it prints a shape."""

@@ -14,7 +14,7 @@ from tests.vitbench.examples import case
 from vitbench import devices
 from vitbench.devices import _powercap
 from vitbench.engine import passes
-from vitbench.instruments import Counts, Workload, energy
+from vitbench.instruments import Counts, Workload, energy, memory
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Measured
 
@@ -180,7 +180,8 @@ def workload(call: Callable[[], None], energy_s: float) -> Workload:
         images=2,
         is_dispatched=True,
         kept_bytes=0,
-        resident_before_bytes=None,
+        memory_source=memory.ALLOCATOR,
+        resident_before_bytes=0,
         energy_s=energy_s,
         counts=Counts(parts=dict, closed_form=int, formula=int),
     )

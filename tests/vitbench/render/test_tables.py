@@ -49,7 +49,7 @@ def test_a_resident_peak_is_marked() -> None:
     lines = printed(tables.results([exact, resident])).splitlines()
     assert ["0.0381 *" in line for line in lines] == [False, False, True]
     (note,) = tables.notes([exact, resident])
-    assert note.startswith("* the process's resident set")
+    assert note.startswith("* with the runtime's own buffers")
     assert tables.results_markdown([exact, resident]).endswith(f"\n\n\\{note}")
     assert "resident" not in tables.results_markdown([exact])
     assert tables.notes([exact, resident | {"peak_memory_bytes": None}]) == []

@@ -1,0 +1,1 @@
+"""Packages that a machine with a GPU has, simulated."""
