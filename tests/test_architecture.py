@@ -33,7 +33,8 @@ TORCH_SIDE = {"entry", "passes", "prepared_case", "worker"}
 LISTED = ("runtimes", "devices", "instruments")
 
 DEVICES = {"cpu", "cuda", "mps", "xpu"}
-RUNTIMES = {"compile", "compiled", "cuda-graph", "onnxruntime", "openvino", "executorch", "tensorrt"}
+RUNTIMES = {"compile", "compiled", "cuda-graph", "aotinductor"}
+RUNTIMES |= {"onnxruntime", "openvino", "executorch", "tensorrt"}
 RUNTIME_PACKAGES = {"onnxscript", "onnxruntime", "openvino", "executorch", "tensorrt"}
 
 

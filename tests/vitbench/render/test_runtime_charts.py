@@ -179,6 +179,8 @@ def test_a_resident_peak_is_said_beside_its_curve(tmp_path: Path, source: str) -
     with style.styled():
         figures = dict(charts.figures(rows, "A CPU"))
     said = {
-        name for name, figure in figures.items() if "openvino: the resi" in figure.get_supxlabel()
+        name
+        for name, figure in figures.items()
+        if "openvino: with its own" in figure.get_supxlabel()
     }
     assert said == ({"overview", "peak-memory"} if source == "resident" else set())
