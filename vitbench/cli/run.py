@@ -228,7 +228,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     from vitbench.analysis import published, trust
     from vitbench.render import findings, recommendation, tables, units
-    from vitbench.results.folder import RECORDS, SAMPLES
+    from vitbench.results.folder import RECORDS, REPORT, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
     records = done.records()
@@ -276,8 +276,9 @@ def _report(done: Run, folder: Path, console: Console) -> int:
         )
     for path in (folder / RECORDS, folder / SAMPLES):
         console.print(str(path), style="cyan", soft_wrap=True)
-    from vitbench.render import charts  # last: where there are no charts, there are figures
+    from vitbench.render import charts, report  # last: where there are none, there are figures
 
-    for path in charts.draw(folder):
+    for path in (*charts.draw(folder), *report.write([folder], folder / REPORT)):
         console.print(str(path), style="cyan", soft_wrap=True)
+    console.print("`vitbench view` opens the report in a browser")
     return 1 if failed else 0

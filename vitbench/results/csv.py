@@ -64,7 +64,7 @@ def _sample_rows(run: Run) -> Iterable[Record]:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Replaces a CSV file as a whole: a reader sees the old one or the new one."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         _write(file, columns, rows)
 
 
@@ -83,13 +83,13 @@ def _write(file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any
 
 def write_json(path: Path, data: Any) -> None:
     """Replaces a JSON file as a whole, its keys in a stable order."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         json.dump(data, file, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
+def replacing(path: Path) -> Iterator[TextIO]:
     """A file that takes the place of another when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

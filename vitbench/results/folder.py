@@ -18,6 +18,8 @@ RECORDS = "records.csv"
 SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 PLOTS = "plots"
+REPORT = "report.html"
+SUMMARY = "summary.md"
 ARTIFACTS = "artifacts"  # what runtimes convert modules into
 
 
@@ -73,16 +75,26 @@ def discard(folder: Path, *names: str) -> None:
 
 def read_environment(run: Path) -> dict[str, Any]:
     """The environment of a run folder or a baseline, {} where there is none. Raises BadInput."""
+    environment: dict[str, Any] = read_environment_file(run).get("environment", {})
+    return environment
+
+
+def read_environment_file(run: Path) -> dict[str, Any]:
+    """The environment of a run folder or a baseline, its ceilings and its plan; {} where there is
+    no such file. Raises BadInput.
+    """
     path = environment_file(run)
     if run.name == RECORDS and not path.exists():  # of a run, given as its file
         path = run.parent / ENVIRONMENT
     try:
-        environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["environment"], dict):
+            raise ValueError("its environment is no table")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
-    return environment
+    return content
 
 
 def plots_folder(run: Path) -> Path:

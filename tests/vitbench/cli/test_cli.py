@@ -320,7 +320,8 @@ def test_a_real_run(folder: Path, first: Answer) -> None:
     assert {"first/records.csv", "first/samples.csv", "first/plots/overview.png"} <= set(named)
     assert all((folder / path).is_file() for path in named)
     written = sorted(path.name for path in (folder / "first").iterdir())
-    assert written == ["environment.json", "journal.jsonl", "plots", "records.csv", "samples.csv"]
+    files = {"environment.json", "journal.jsonl", "records.csv", "samples.csv"}
+    assert {*written} == files | {"plots", "report.html", "summary.md"}
     for chart in ("throughput-bars", "throughput", "macs", "peak-memory", "overview"):
         for suffix in ("png", "pdf"):
             assert (folder / "first" / "plots" / f"{chart}.{suffix}").stat().st_size > 1000
@@ -384,9 +385,12 @@ def test_a_run_is_not_overwritten(vitbench_there: Vitbench, folder: Path) -> Non
 def test_resume_of_a_finished_run(vitbench_there: Vitbench, folder: Path) -> None:
     """Reports again, from the journal, without measuring."""
     records = (folder / "first" / "records.csv").read_bytes()
-    (folder / "first" / "records.csv").unlink()
+    for name in ("records.csv", "report.html", "summary.md"):
+        (folder / "first" / name).unlink()
     answer = vitbench_there("run", "--resume", "first")
     assert answer.status == 0
+    assert "first/report.html" in answer.out.splitlines()
+    assert (folder / "first" / "report.html").is_file()
     assert "3 of 4 cases measured" in answer.out
     assert (folder / "first" / "records.csv").read_bytes() == records
 

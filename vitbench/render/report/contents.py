@@ -1,0 +1,62 @@
+"""What page and summary tell in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitbench.analysis import trust
+from vitbench.cases.row import name_of
+from vitbench.render import findings
+from vitbench.render.report import fastest
+from vitbench.render.report.sources import Source
+from vitbench.results.outcome import COUNTED, MEASURED
+from vitbench.results.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The answers of a report, and what is missing from it.
+
+    failures  status, reason, and the cases that it kept from being measured
+    """
+
+    title: str
+    counts: str
+    matrices: Sequence[fastest.Matrix]
+    sentences: Sequence[str]
+    failures: Sequence[tuple[str, str, Sequence[str]]]
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> Contents:
+        """Of the rows of all runs."""
+        records = [record for source in sources for record in source.records]
+        titles = dict.fromkeys(str(source.plan.get("title") or source.name) for source in sources)
+        return cls(
+            title="; ".join(titles),
+            counts=_counts(records),
+            matrices=fastest.matrices(records),
+            sentences=findings.lines(records),
+            failures=_failures(records),
+        )
+
+
+def _counts(records: Sequence[Record]) -> str:
+    """How many cases were measured, how many not, by the kind of the reason; their grades."""
+    statuses = Counter(str(record["status"]) for record in records)
+    text = f"{statuses[MEASURED]} of {len(records)} cases measured"
+    others = [f"{n} {kind.replace('_', ' ')}" for kind, n in statuses.items() if kind != MEASURED]
+    grades = trust.summary(Counter(str(r["trust"]) for r in records if r["trust"]))
+    return ", ".join([text, *others]) + (f"; trust {grades}" if grades else "")
+
+
+def _failures(records: Sequence[Record]) -> list[tuple[str, str, Sequence[str]]]:
+    """The most frequent first."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record["status"] not in (MEASURED, COUNTED):
+            key = str(record["status"]).replace("_", " "), str(record["message"] or "")
+            cases.setdefault(key, []).append(name_of(record))
+    ordered = sorted(cases.items(), key=lambda item: -len(item[1]))
+    return [(status, message, names) for (status, message), names in ordered]

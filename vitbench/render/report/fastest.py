@@ -1,0 +1,118 @@
+"""The fastest of each setting, resolution and runtime: the table at the top of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitbench import runtimes
+from vitbench.cases import row
+from vitbench.cases.axes import AXES, text_of
+from vitbench.render import labels, units
+from vitbench.results.outcome import MEASURED
+from vitbench.results.record import Record, subject_of
+
+# Nearer than this, measurements of different processes do not tell which is faster.
+_CLOSE = 1.2
+_HOW = [name for name, axis in AXES.items() if axis.is_how]
+_SETTING = [name for name in row.SETTINGS if name not in _HOW]
+# Names of a cell that are told.
+_MOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The fastest of one resolution in one runtime.
+
+    close  those that are not told from it with certainty
+    """
+
+    name: str
+    speed: str
+    close: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The cells of one setting: a row for each resolution, a cell for each runtime."""
+
+    title: str
+    runtimes: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+
+def matrices(records: Sequence[Record]) -> list[Matrix]:
+    """One for each setting in which at least two subjects were measured."""
+    own = labels.own_settings(records)
+    settings: dict[tuple[str, ...], list[tuple[Record, str]]] = {}
+    for record, words in zip(records, own, strict=True):
+        if record["status"] == MEASURED and record["trust"] != "D":
+            name = f"{subject_of(record)} {words}".strip()
+            settings.setdefault(_setting(record), []).append((record, name))
+    compared = {key: rows for key, rows in settings.items() if len({name for _, name in rows}) > 1}
+    titles = _titles(list(compared))
+    return [_matrix(title, rows) for title, rows in zip(titles, compared.values(), strict=True)]
+
+
+def _setting(record: Record) -> tuple[str, ...]:
+    """What two rows share whose times compare, apart from resolution and runtime, in words."""
+    kind = "attention layers" if record["attention"] else "whole models"
+    head = next((word for word in str(record["settings"]).split() if word.startswith("head=")), "")
+    words = [kind, head.replace("=", " "), str(record["device_name"] or record["device"])]
+    for name in _SETTING:
+        text = text_of(record[name])
+        words.append(AXES[name].label(text) if text and text != "false" else "")
+    return (*words, f"torch {record['torch']}")
+
+
+def _titles(settings: Sequence[tuple[str, ...]]) -> list[str]:
+    """The words in which they differ; all of them where there is one setting."""
+    columns = list(zip(*settings, strict=True))
+    differing = [len({*column}) > 1 or len(settings) == 1 for column in columns]
+    return [
+        ", ".join(word for word, is_told in zip(own, differing, strict=True) if is_told and word)
+        for own in settings
+    ]
+
+
+def _matrix(title: str, rows: Sequence[tuple[Record, str]]) -> Matrix:
+    measured = {str(record["runtime"]) for record, _ in rows}
+    ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
+    names = tuple(name for name in ordered if name in measured)
+    sizes: dict[str, dict[str, list[tuple[Record, str]]]] = {}
+    for record, name in sorted(rows, key=lambda pair: _area(pair[0])):
+        own = sizes.setdefault(labels.resolution(record), {})
+        own.setdefault(str(record["runtime"]), []).append((record, name))
+    return Matrix(
+        title,
+        names,
+        tuple(
+            (size, tuple(_cell(own[name]) if name in own else None for name in names))
+            for size, own in sizes.items()
+        ),
+    )
+
+
+def _area(record: Record) -> int:
+    return int(str(record["image_height"])) * int(str(record["image_width"]))
+
+
+def _cell(rows: Sequence[tuple[Record, str]]) -> Cell:
+    """The fastest, and those within its interval or so near that the order may be chance."""
+    best, *others = sorted(rows, key=lambda pair: _number(pair[0], "latency_s"))
+    fastest, name = best
+    limit = max(
+        _number(fastest, "latency_high_s"),
+        _CLOSE * _number(fastest, "latency_s"),
+    )
+    close = [other for row, other in others if _number(row, "latency_low_s") <= limit]
+    close = [other for other in dict.fromkeys(close) if other != name]
+    told, rest = close[:_MOST], len(close) - _MOST
+    text = ", ".join(told) + (f" and {rest} more" if rest > 0 else "")
+    return Cell(name, f"{units.significant(_number(fastest, 'throughput_img_s'))} images/s", text)
+
+
+def _number(record: Record, name: str) -> float:
+    """Of a measured row; older files need not have its interval."""
+    value = record[name]
+    return float(str(record["latency_s"] if value is None else value))

@@ -1,0 +1,105 @@
+"""The page: report.html.j2 filled with the runs, its style, its script and Vega-Lite's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import vitbench
+from vitbench.render import text
+from vitbench.render.report import contents, data
+from vitbench.render.report.sources import Source
+
+_FOLDER = Path(__file__).parent
+
+
+def html(sources: Sequence[Source]) -> str:
+    """The page of these runs, complete in itself."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(_context(sources))
+
+
+def _visible(value: Any) -> Any:
+    """Text of runs on one line; other values, and what is markup, as they are."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return text.visible(value) if is_text else value
+
+
+def _context(sources: Sequence[Source]) -> dict[str, Any]:
+    return {
+        "told": contents.Contents.of(sources),
+        "sources": sources,
+        "version": vitbench.__version__,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machines": [_machine(source) for source in sources],
+        "libraries": libraries(),
+        # Files of ours and of Vega's, and JSON without any `<`.
+        "style": Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        "script": Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
+        "vega": Markup(_vega()),
+        "data": Markup(data.json_text(data.packed(sources))),
+    }
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which sets `vegaEmbed`."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
+        "</script", "<\\/script"
+    )
+
+
+def libraries() -> list[tuple[str, str, str]]:
+    """What stands in the page that others wrote: name, version, licence."""
+    import vl_convert
+
+    licence = "BSD-3-Clause"
+    return [
+        ("Vega", vl_convert.get_vega_version(), licence),
+        ("Vega-Lite", vl_convert.get_vegalite_versions()[-1], licence),
+        ("Vega-Embed", vl_convert.get_vega_embed_version(), licence),
+    ]
+
+
+def _machine(source: Source) -> list[tuple[str, str]]:
+    """What is known of a run's machine and method, line by line."""
+    records = source.records
+    lines = [
+        ("device", source.devices),
+        ("torch", ", ".join(sorted({str(record["torch"] or "") for record in records}))),
+    ]
+    lines += _flat("", source.environment)
+    lines += _flat("plan", source.plan)
+    lines += _flat("ceilings", source.file.get("ceilings") or {})
+    return [(name, words) for name, words in dict(lines).items() if words]
+
+
+def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+    """A table of tables, line by line; of lists their items. What is not known is left out."""
+    if isinstance(value, dict):
+        return [
+            line
+            for key, inner in value.items()
+            for line in _flat(f"{name} {key}".strip().replace("_", " "), inner)
+        ]
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    return [] if value is None else [(name, str(value))]

@@ -1,0 +1,44 @@
+"""The report in short, as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitbench.render import tables, text
+from vitbench.render.report.contents import Contents
+from vitbench.render.report.sources import Source
+
+# Rows of a table that a reader of a pull request looks through.
+_MOST_ROWS = 50
+
+
+def markdown(sources: Sequence[Source]) -> str:
+    """Sentences first, then the fastest, the results and what was not measured."""
+    told = Contents.of(sources)
+    lines = [f"### vitbench: {text.markdown(told.title)}", "", f"{text.markdown(told.counts)}."]
+    for matrix in told.matrices:
+        header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
+        rows = [
+            [size, *("" if c is None else text.markdown(f"{c.name}, {c.speed}") for c in cells)]
+            for size, cells in matrix.rows
+        ]
+        lines += ["", text.markdown(matrix.title), "", tables.markdown(header, rows)]
+    if told.sentences:
+        lines += ["", *(f"- {text.markdown(sentence)}" for sentence in told.sentences)]
+    for source in sources:
+        shown = list(source.records[:_MOST_ROWS])
+        rest = len(source.records) - len(shown)
+        more = f", the first {len(shown)} of {len(source.records)}" if rest else ""
+        lines += [
+            "",
+            f"<details><summary>{text.markdown(source.name)}: results{more}</summary>",
+            "",
+        ]
+        lines += [tables.results_markdown(shown), "", "</details>"]
+    if told.failures:
+        lines += ["", "Not measured:", ""]
+        lines += [
+            f"- {len(names)} {status}: {text.markdown(message)}"
+            for status, message, names in told.failures
+        ]
+    return "\n".join([*lines, ""])
