@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "reports/README.md",
     "reports/benchmarks/**/README.md",
     "reports/benchmarks/**/*.csv",
     "reports/benchmarks/**/*.png",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ from vitbench.results.columns import COLUMNS
 from vitbench.subjects.backbones import RIVALS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "reports" / "README.md",
+)
 RUN = ROOT / "reports" / "cpu-quick"
 BENCHMARKS = ROOT / "reports" / "benchmarks"
 
@@ -82,6 +87,27 @@ def picture() -> str:
         f"{over('throughput_img_s'):.1f} times as fast, and it takes "
         f"{over('peak_memory_bytes'):.1f} times the memory."
     )
+
+
+def runs() -> str:
+    """The committed runs, each with a chart."""
+    rows = []
+    for folder in sorted(path.parent for path in RUN.parent.glob("*/records.csv")):
+        environment = json.loads((folder / "environment.json").read_text())
+        plan, ran_on = environment["plan"], environment["environment"]
+        records = frame.records(frame.read(folder))
+        grades = trust.summary(Counter(str(record["trust"]) for record in records))
+        plots = folder / "plots"
+        chart = next(
+            path for path in (plots / "overview.png", *sorted(plots.glob("*.png"))) if path.exists()
+        )
+        name, address = folder.name, chart.relative_to(RUN.parent).as_posix()
+        picture = f'<img src="{address}" width="280" alt="A chart of {name}">'
+        what = f"[`{name}`]({name}): {plan['title']}"
+        machine = f"{ran_on['device_name']}, torch {ran_on['torch']['version']}"
+        row = (f"[{picture}]({address})", what, machine, str(len(records)), grades)
+        rows.append(row)
+    return _table(("chart", "run", "machine", "cases", "trust"), rows)
 
 
 # The code
@@ -350,7 +376,7 @@ def judged() -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
-        *(machine, results, picture, knobs, grades, columns, mechanisms, runtimes, devices),
+        *(machine, results, picture, runs, knobs, grades, columns, mechanisms, runtimes, devices),
         *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )
 }

@@ -252,3 +252,31 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert (folder / "report.html").exists()
+
+
+def test_runs_are_compared_with_the_first(tmp_path: Path) -> None:
+    """A page of two runs says which of their cases became slower, and by how much; runs of two
+    machines too, with what they differ in."""
+    noise = [1 + 0.001 * (number % 5) for number in range(20)]
+    folders = []
+    for name, factor in (("before", 1.0), ("after", 1.5)):
+        rounds = [
+            [
+                measured(*(0.01 * drift * f * sample for sample in noise))
+                for drift in (1, 1.002, 1.004)
+            ]
+            * 2
+            for f in (factor, 1.0)
+        ]
+        folders.append(
+            run_folder(
+                tmp_path / name,
+                {case(): rounds[0], case(batch_size=4): rounds[1]},
+                device_name=f"{name}, 2 threads",
+            )
+        )
+    page, summary = report.write(folders, tmp_path / "report.html")
+    assert "after against before: 1 slower, 1 same" in summary.read_text()
+    part = page.read_text().partition('id="versus"')[2].partition("</section>")[0]
+    assert "The runs differ in device name." in part
+    assert re.search(r'<td class="figure">1.500</td>.*?<td class="slower"', part, re.S)

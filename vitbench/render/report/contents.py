@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vitbench.analysis import trust
 from vitbench.cases.row import name_of
 from vitbench.render import findings
-from vitbench.render.report import fastest
+from vitbench.render.report import fastest, versus
 from vitbench.render.report.sources import Source
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record
@@ -26,6 +26,7 @@ class Contents:
     counts: str
     matrices: Sequence[fastest.Matrix]
     sentences: Sequence[str]
+    versus: Sequence[versus.Versus]
     failures: Sequence[tuple[str, str, Sequence[str]]]
 
     @classmethod
@@ -38,6 +39,7 @@ class Contents:
             counts=_counts(records),
             matrices=fastest.matrices(records),
             sentences=findings.lines(records),
+            versus=versus.against_the_first(sources),
             failures=_failures(records),
         )
 

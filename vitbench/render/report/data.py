@@ -67,6 +67,7 @@ def packed(sources: Sequence[Source]) -> dict[str, Any]:
     return {
         "rows": len(records),
         "names": COLUMN_NAMES,
+        "figures": list(_FIGURES),
         "columns": [_described(column) for column in names],
         "values": {name: _column(own) for name, own in (values | texts).items()},
         "choices": {
@@ -129,7 +130,6 @@ def _described(column: Column) -> dict[str, Any]:
         "type": column.type,
         "meaning": column.meaning.replace("`", ""),
         "group": group,
-        "figure": column.name in _FIGURES,
     }
 
 

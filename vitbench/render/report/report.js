@@ -42,6 +42,7 @@ function shown(name, given, unit = false) {
   const column = columns.get(name);
   if (column === undefined || typeof given === "string") return String(given);
   if (typeof given === "boolean") return given ? "yes" : "no";
+  if (column.unit === "%" && given > 0 && given < 1e-5) return given.toExponential(2); // an error
   const own = column.unit ? `${column.unit === "%" ? "" : " "}${column.unit}` : "";
   const scaled = given * column.scale;
   const isWhole = column.type === "int" && column.scale === 1 && Math.abs(given) < 1e5;
@@ -100,7 +101,7 @@ function nameColours() {
   const lines = Object.entries(page.styles).map(([subject, style], index) => {
     colourNames.set(subject, `var(--subject-${index})`);
     const isBlack = style.colour === "#222222";
-    const colour = isBlack ? "var(--strong)" : `color-mix(in srgb, ${style.colour}, white var(--lift))`;
+    const colour = isBlack ? "var(--black)" : `color-mix(in srgb, ${style.colour}, white var(--lift))`;
     return `--subject-${index}: ${colour};`;
   });
   document.head.append(element("style", {}, `:root { ${lines.join(" ")} }`));
@@ -176,7 +177,19 @@ const CONFIG = {
   legend: { labelColor: INK, titleColor: "var(--muted)", labelFontSize: 11, symbolSize: 60, labelLimit: 170 },
   text: { color: INK, fontSize: 12 },
 };
-const SHAPES = { o: "circle", s: "square", "^": "triangle-up", D: "diamond", v: "triangle-down", P: "cross", X: "stroke", "<": "triangle-left", ">": "triangle-right", h: "wedge" };
+// Matplotlib's markers; of two of them the outline.
+const SHAPES = {
+  o: "circle",
+  s: "square",
+  "^": "triangle-up",
+  D: "diamond",
+  v: "triangle-down",
+  P: "cross",
+  X: "M-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0L-1,-.7Z",
+  "<": "triangle-left",
+  ">": "triangle-right",
+  h: "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z",
+};
 const DASHES = { "-": [1, 0], "--": [6, 3], "-.": [6, 2, 2, 2], ":": [2, 2] };
 const MOST_BARS = 60;
 
@@ -205,6 +218,7 @@ function point(row, metric) {
     low: low === undefined || low === null ? scaled(metric.name) : low,
     high: high === undefined || high === null ? scaled(metric.name) : high,
     text: shown(metric.name, value(metric.name, row), true),
+    plain: shown(metric.name, value(metric.name, row)),
     trust: value("trust", row) || "",
   };
 }
@@ -248,7 +262,7 @@ function drawRanking(metric) {
     layer: [
       { mark: { type: "bar", height: 15 }, encoding: { x: { field: "value", type: "quantitative", title: axisTitle(metric), scale: { domain: [0, highest * 1.16] }, axis: { format: "~s", tickCount: 4 } }, color: { field: "label", type: "nominal", scale: colourScale(points), legend: null }, tooltip } },
       { mark: { type: "rule", strokeWidth: 1.5, color: INK }, encoding: { x: { field: "low", type: "quantitative" }, x2: { field: "high" } } },
-      { mark: { type: "text", align: "left", dx: 6, fontSize: 11 }, encoding: { x: { field: "high", type: "quantitative" }, text: { field: "text" } } },
+      { mark: { type: "text", align: "left", dx: 6, fontSize: 11 }, encoding: { x: { field: "high", type: "quantitative" }, text: { field: "plain" } } },
     ],
   }, `${capital(metric.title)} of each subject. The table holds the figures.`);
 }
@@ -297,7 +311,7 @@ function drawCurves(metric) {
     height: Math.max(300, isNarrow ? 300 : 17 * domain.length),
     encoding: {
       x: { field: "side", type: "quantitative", title: "image, pixels", scale: { type: "log", nice: false, padding: 12 }, axis: { values: sides, labelExpr: "format(datum.value, '.0f')", grid: false } },
-      y: { field: "value", type: "quantitative", title: axisTitle(metric), scale: { type: "log" }, axis: { format: "~s" } },
+      y: { field: "value", type: "quantitative", title: axisTitle(metric), scale: { type: "log", nice: false, padding: 12 }, axis: { format: "~s", tickCount: 6 } },
       color: { field: "label", type: "nominal", scale: { domain, range: order.map((one) => colourNames.get(one.subject)) }, legend },
       opacity: { condition: { param: "picked", value: 1 }, value: 0.12 },
       tooltip: [{ field: "label", title: "what" }, { field: "size", title: "image, pixels" }, { field: "text", title: metric.title }, { field: "trust", title: "trust" }],
@@ -318,13 +332,17 @@ function drawScatter() {
   figure.hidden = points.length < 2;
   if (points.length < 2) return Promise.resolve();
   let least = Infinity;
+  let isAbove = false; // names stand above and below in turns, so that neighbours do not collide
   for (const one of [...points].sort((a, b) => a.macs - b.macs || a.value - b.value)) {
     one.front = one.value < least ? one.label : "";
+    isAbove = one.front ? !isAbove : isAbove;
+    one.up = one.front && isAbove ? one.front : "";
+    one.down = one.front && !isAbove ? one.front : "";
     least = Math.min(least, one.value);
   }
   const target = caption("scatter", `MACs against latency: ${setting() || "all"}`, "down and to the left is better; named: those that no other beats in both");
-  const x = { field: "macs", type: "quantitative", title: "MACs of one image", scale: { type: "log", padding: 20 }, axis: { format: "~s", tickCount: 5 } };
-  const y = { field: "value", type: "quantitative", title: "latency of one call, ms", scale: { type: "log", padding: 20 }, axis: { format: "~s" } };
+  const x = { field: "macs", type: "quantitative", title: "MACs of one image", scale: { type: "log", nice: false, padding: 24 }, axis: { format: "~s", tickCount: 5 } };
+  const y = { field: "value", type: "quantitative", title: "latency of one call, ms", scale: { type: "log", nice: false, padding: 24 }, axis: { format: "~s", tickCount: 5 } };
   return draw(target, {
     data: { values: points },
     height: 320,
@@ -332,7 +350,11 @@ function drawScatter() {
     layer: [
       { transform: [{ filter: "datum.front" }], mark: { type: "line", color: "var(--muted)", strokeDash: [3, 3] } },
       { mark: { type: "point", filled: true, size: 80, opacity: 0.9 }, encoding: { color: { field: "label", type: "nominal", scale: colourScale(points), legend: null }, tooltip: [{ field: "label", title: "what" }, { field: "macsText", title: "MACs" }, { field: "text", title: "latency" }, { field: "trust", title: "trust" }] } },
-      { transform: [{ filter: "datum.front" }], mark: { type: "text", align: "left", dx: 8, dy: -6, fontSize: 11 }, encoding: { text: { field: "front" } } },
+      ...["up", "down"].filter((name) => points.some((one) => one[name])).map((name) => ({
+        transform: [{ filter: `datum.${name}` }],
+        mark: { type: "text", align: "left", dx: 4, dy: name === "up" ? -12 : 14, fontSize: 11 },
+        encoding: { text: { field: name } },
+      })),
     ],
   }, "MACs of one image against the latency of one call. The table holds the figures.");
 }
@@ -351,7 +373,6 @@ function drawHeat(metric) {
   }
   for (const one of points) {
     one.share = metric.more ? one.value / best.get(one.label) : best.get(one.label) / one.value;
-    one.plain = shown(metric.name, one.value / columns.get(metric.name).scale);
   }
   const order = [...best].sort((a, b) => (metric.more ? b[1] - a[1] : a[1] - b[1])).map(([label]) => label);
   const target = caption("heat", `${capital(metric.title)} by runtime: ${setting("runtime") || "all"}`, `${columns.get(metric.name).unit || "figures"}; the fuller the colour, the nearer to the best of its row, which is bold`);
@@ -387,7 +408,7 @@ let searched = null;
 
 function startTable() {
   const choices = Object.keys(page.choices).filter((name) => columns.has(name));
-  const figures = page.columns.filter((column) => column.figure).map((column) => column.name);
+  const figures = page.figures.filter((name) => columns.has(name));
   const isSame = (name) => page.values[name] !== undefined && "same" in page.values[name];
   table.shown = [...("run" in page.choices ? ["run"] : []), "label", "size", ...choices, ...figures];
   if (!isSame("status")) table.shown.push("status");
@@ -503,14 +524,17 @@ function tableRow(row) {
     const given = value(name, row);
     if (name === "label") {
       const link = element("a", { href: `#case-${row}` }, labelOf(row, ["impl"]));
-      line.append(element("th", { scope: "row" }, element("bdi", {}, link)));
+      const kind = link.textContent.length > 24 ? "long" : undefined;
+      line.append(element("th", { scope: "row", class: kind }, element("bdi", {}, link)));
       continue;
     }
-    const cell = element("td", { class: isFigure(name) ? "figure" : undefined, "data-column": name }, shown(name, given));
+    const text = shown(name, given);
+    const kind = isFigure(name) ? "figure" : text.length > 24 ? "long" : undefined;
+    const cell = element("td", { class: kind, "data-column": name }, text);
     if (name === "trust" && given) {
       cell.className = `grade-${given}`;
       cell.title = value("trust_reasons", row) || "";
-    } else if (typeof given === "number") cell.title = `${given} ${described(name).type === "int" ? "" : ""}`.trim();
+    } else if (typeof given === "number") cell.title = exact(given);
     if (name === "status" && !["measured", "counted"].includes(given)) {
       cell.className = "failed";
       cell.append(element("br"), element("small", {}, value("message", row) || ""));

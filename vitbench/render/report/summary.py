@@ -25,6 +25,8 @@ def markdown(sources: Sequence[Source]) -> str:
         lines += ["", text.markdown(matrix.title), "", tables.markdown(header, rows)]
     if told.sentences:
         lines += ["", *(f"- {text.markdown(sentence)}" for sentence in told.sentences)]
+    for one in told.versus:
+        lines += ["", f"{text.markdown(f'{one.name} against {one.base}')}: {one.sentence}."]
     for source in sources:
         shown = list(source.records[:_MOST_ROWS])
         rest = len(source.records) - len(shown)
