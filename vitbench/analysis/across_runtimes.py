@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vitbench import runtimes
 from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.analysis.order import Spread
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record
 
@@ -54,8 +55,8 @@ class Swap:
     """Two subjects whose order differs between two runtimes, beyond the noise of all four rows.
 
     one, other     their rows by runtime: `one` is the faster in `ahead`, the slower in `behind`
-    gap            the factor between the nearer ends of their intervals, in the runtime where that
-                   is smaller; above 1
+    gap            by what factor the slower one takes longer at least, in the runtime where that is
+                   less; above 1
     """
 
     one: Rows
@@ -90,20 +91,19 @@ def is_trusted(row: Record) -> bool:
     return row["status"] == MEASURED and bool(row["trust"]) and str(row["trust"]) in TRUSTED
 
 
-def latency_s(row: Record, column: str = "latency_s") -> float:
+def latency_s(row: Record) -> float:
     """Of a measured row."""
-    return float(str(row[column]))
+    return float(str(row["latency_s"]))
 
 
 def fastest(comparison: Comparison) -> list[Fastest]:
     """For each subject of which two runtimes or more have a trusted row."""
-    found = []
+    found, spread = [], _spread(comparison)
     for rows in map(_trusted, comparison.subjects):
         if len(rows) < 2:
             continue
         best, *others = sorted(rows.values(), key=latency_s)
-        limit = latency_s(best, "latency_high_s")
-        level = [row for row in others if latency_s(row, "latency_low_s") <= limit]
+        level = [row for row in others if spread.gap(best, row) <= 1]
         base = rows.get(runtimes.DEFAULT)
         speedup = None if base is None else latency_s(base) / latency_s(best)
         found.append(Fastest((best, *level), speedup))
@@ -113,14 +113,14 @@ def fastest(comparison: Comparison) -> list[Fastest]:
 def swaps(comparison: Comparison) -> list[Swap]:
     """The pairs whose order changes, each once with the runtimes that show it best; the clearest
     first."""
-    found = []
+    found, gap_of = [], _spread(comparison).gap
     for one, other in itertools.combinations(map(_trusted, comparison.subjects), 2):
         shared = [name for name in comparison.runtimes if name in one and name in other]
         if not shared:
             continue
-        ahead = max(shared, key=lambda name: _gap(one[name], other[name]))
-        behind = max(shared, key=lambda name: _gap(other[name], one[name]))
-        gap = min(_gap(one[ahead], other[ahead]), _gap(other[behind], one[behind]))
+        ahead = max(shared, key=lambda name: gap_of(one[name], other[name]))
+        behind = max(shared, key=lambda name: gap_of(other[name], one[name]))
+        gap = min(gap_of(one[ahead], other[ahead]), gap_of(other[behind], one[behind]))
         if gap > 1:
             found.append(Swap(one, other, ahead, behind, gap))
     return sorted(found, key=lambda swap: -swap.gap)
@@ -130,6 +130,6 @@ def _trusted(rows: Rows) -> Rows:
     return {name: row for name, row in rows.items() if is_trusted(row)}
 
 
-def _gap(quick: Record, slow: Record) -> float:
-    """By what factor all of one interval is below the other; 1 or less where they overlap."""
-    return latency_s(slow, "latency_low_s") / latency_s(quick, "latency_high_s")
+def _spread(comparison: Comparison) -> Spread:
+    """What its processes differ by, where they were trusted."""
+    return Spread.of(filter(is_trusted, comparison.rows))

@@ -106,8 +106,8 @@ class Plan:
 
 
 def shuffled(cases: Iterable[Case], seed: str) -> list[Case]:
-    """In an order that a seed decides; those of a runtime with threads of its own stand together,
-    since a worker serves no other beside them."""
+    """In an order that a seed decides; those of a runtime stand together, since a worker serves no
+    other beside it."""
     chance, cases = random.Random(seed), list(cases)
     chance.shuffle(cases)
     groups = list(dict.fromkeys(group_of(case) for case in cases))
@@ -115,8 +115,9 @@ def shuffled(cases: Iterable[Case], seed: str) -> list[Case]:
 
 
 def group_of(case: Case) -> str:
-    """What one worker may serve: a runtime that has threads of its own, or "" for all others."""
-    return case.runtime if runtimes.load(case.runtime).RULES.has_own_threads else ""
+    """What one worker may serve: one runtime. Threads of libraries wait busily and disturb each
+    other, and runtimes are compared by processes of their own."""
+    return case.runtime
 
 
 # The name of a checkpoint in cases; older releases had such names among the plugins too.
@@ -225,16 +226,18 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
         images = min(2, case.batch_size) / case.batch_size
         passes += 2 * images * call_s(dataclasses.replace(case, dtype="float64"))
     rules = runtimes.load(case.runtime).RULES
-    return passes if rules.converts else passes + rules.conversion_s
+    is_prepared = rules.converts or not first_round
+    return passes + (rules.loading_s if is_prepared else rules.conversion_s)
 
 
 def fixed_s(cases: Sequence[Case], rounds: int) -> float:
     """What a run takes apart from warm-up and sampling."""
     rules = [runtimes.load(case.runtime).RULES for case in cases]
-    converting = sum(one.conversion_s for one in rules if one.converts)
+    conversions = [one.conversion_s for one in rules if one.converts]
+    starts = rounds * len({group_of(case) for case in cases}) + bool(conversions)
     first = sum(overhead_s(case, first_round=True) for case in cases)
     later = sum(overhead_s(case, first_round=False) for case in cases)
-    return converting + rounds * START_S + first + (rounds - 1) * later
+    return sum(conversions) + starts * START_S + first + (rounds - 1) * later
 
 
 def estimate_s(plan: Plan) -> tuple[float, float]:

@@ -170,9 +170,10 @@ def table(
     *,
     filters: Filters,
 ) -> None:
-    """Print the tables of runs again, whole or the rows that options choose."""
+    """Print the tables of runs again, whole or the rows that options choose, and what those say
+    across runtimes."""
     from vitbench.cases.row import select
-    from vitbench.render import tables
+    from vitbench.render import findings, tables
 
     most = rows if rows is not None else 0 if markdown else tables.MOST_ROWS
     read = [select(judge.records(run), filters) for run in runs]
@@ -188,6 +189,8 @@ def table(
         if len(shown) < len(records):
             ways = f"options such as --runtime choose rows, --rows 0 shows all, {RECORDS} has them"
             sentences.append(f"{len(shown)} of {len(records)} rows are shown: {ways}")
+        across = [] if markdown else findings.lines(records)
+        sentences += ["", *across] if across else []
         for sentence in sentences:
             terminal.console().print(sentence, markup=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from vitbench import instruments
+from vitbench import instruments, runtimes
 from vitbench.analysis import stats
 from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
@@ -130,16 +130,19 @@ class TimeBudget:
     def update(self, case: Case, outcome: Measured) -> None:
         """Replaces the estimates of a case by what it took."""
         self._known_call_s[case.id] = stats.median(outcome.samples_s)
-        later = [s for name, s in outcome.spent_s.items() if name not in _FIRST_ROUND]
-        self._known_overhead_s[case.id] = sum(later)
+        later = {name: s for name, s in outcome.spent_s.items() if name not in _FIRST_ROUND}
+        if outcome.compile_s is not None and not outcome.is_cached:  # which later rounds read
+            later["prepare"] = runtimes.load(case.runtime).RULES.loading_s
+        self._known_overhead_s[case.id] = sum(later.values())
 
     def _call_s(self, case: Case) -> float:
         return self._known_call_s.get(case.id, plans.call_s(case))
 
     def _fixed_s(self, slots: Sequence[tuple[Case, int]]) -> float:
         """What is not timing: workers to start, and the passes before each case."""
-        known, rounds = self._known_overhead_s, {index for _, index in slots}
-        return plans.START_S * (len(rounds) - 1) + sum(
+        known = self._known_overhead_s
+        workers = {(index, plans.group_of(case)) for case, index in slots}
+        return plans.START_S * (len(workers) - 1) + sum(
             known[case.id] if case.id in known else plans.overhead_s(case, first_round=index == 0)
             for case, index in slots
         )

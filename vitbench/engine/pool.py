@@ -73,10 +73,14 @@ class Pool(Generic[Slot]):
         for slot in slots:
             self._setup_worker(slot)
 
-    def ask(self, slot: Slot, request: messages.Request, expected: type[AnyReply]) -> AnyReply:
-        """The reply of a slot's worker. Raises CaseFailed, BadInput."""
+    def ensure(self, slot: Slot) -> None:
+        """Starts a worker where the slot has none. Raises BadInput."""
         if slot not in self._children:
             self.start(slot)
+
+    def ask(self, slot: Slot, request: messages.Request, expected: type[AnyReply]) -> AnyReply:
+        """The reply of a slot's worker. Raises CaseFailed, BadInput."""
+        self.ensure(slot)
         try:
             reply = self._children[slot].ask(request, self._timeout_s)
         except ChildTimeout as error:

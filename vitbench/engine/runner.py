@@ -23,7 +23,7 @@ from vitbench.results import journal as journals
 from vitbench.results.csv import derive
 from vitbench.results.folder import ARTIFACTS, ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, discard
 from vitbench.results.journal import Journal, Run
-from vitbench.results.outcome import Failed, Measured, Outcome
+from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,26 @@ class _Runner:
                 converts = runtimes.load(case.runtime).RULES.converts
                 if not converts or case.id in self._converted:
                     continue
+                if self._is_time_spent():
+                    return
                 if not self._converted:
                     pool.check_plugins(_SLOT, self._run.plan.plugins)
                 self._converted.add(case.id)
                 self._report(case, None)
-                request = Convert(case=case)
+                pool.ensure(_SLOT)
+                request, start_s = Convert(case=case), time.monotonic()
                 try:
                     pool.retry(partial(pool.ask, _SLOT, request, Accepted))
                 except CaseFailed as error:
                     self._keep(case, error.failure)
+                self._spend(journals.CONVERSION, start_s)
+
+    def _is_time_spent(self) -> bool:
+        return self._budget is not None and self._budget.is_spent(time.monotonic())
+
+    def _spend(self, what: str, start_s: float) -> None:
+        """Writes down what work that is no case's took until now."""
+        self._journal.append(journals.spent_entry(what, time.monotonic() - start_s))
 
     def _keep(self, case: Case, outcome: Outcome) -> None:
         """Writes an outcome down."""
@@ -128,7 +139,7 @@ class _Runner:
     def _measure_round(self) -> None:
         group = None
         for case in self._open_cases():
-            if self._budget is not None and self._budget.is_spent(time.monotonic()):
+            if self._is_time_spent():
                 return
             self._report(case, None)
             if group is not None and group != plans.group_of(case):
@@ -190,6 +201,7 @@ class _Runner:
                     yield case, index
 
     def _setup(self) -> SetUp:
+        self._start_s = time.monotonic()
         plan, is_new = self._run.plan, not self._run.environment
         dtypes = tuple(dict.fromkeys(case.dtype for case in plan.cases))
         return SetUp.of(
@@ -201,13 +213,16 @@ class _Runner:
 
     def _on_ready(self, ready: Ready) -> None:
         """Writes down what a new run runs on; compares it where a run is continued."""
-        if ready.environment is None:
-            return
+        if ready.environment is not None:
+            self._note_environment(ready.environment, ready.ceilings)
+        self._spend(journals.WORKER_START, self._start_s)
+
+    def _note_environment(self, environment: Mapping[str, Any], ceilings: Ceilings | None) -> None:
         if not self._run.environment:
-            self._run.environment, self._run.ceilings = dict(ready.environment), ready.ceilings
-            self._journal.append(journals.environment_entry(ready.environment, ready.ceilings))
+            self._run.environment, self._run.ceilings = dict(environment), ceilings
+            self._journal.append(journals.environment_entry(environment, ceilings))
         elif self._previous_environment is not None:
-            _check_same_machine(self._previous_environment, ready.environment)
+            _check_same_machine(self._previous_environment, environment)
             self._previous_environment = None
 
 

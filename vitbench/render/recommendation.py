@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.analysis.order import Spread
 from vitbench.cases.axes import AXES
 from vitbench.instruments import memory
 from vitbench.render import labels, tables, units
@@ -21,24 +23,31 @@ _HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak 
 def rows(records: Sequence[Record]) -> list[list[str]]:
     """A line for every question that has two answers or more, as they were measured.
 
-    Where the intervals of the fastest overlap, all are named, the one with the least memory first;
-    the fastest where their memory does not compare.
+    Only rows that may be trusted are read, where two of a question's rows or more are. Where noise
+    does not tell the fastest apart, all are named, the one with the least memory first; the fastest
+    where their memory does not compare.
     """
     questions: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         if record["status"] == MEASURED:
             shared = [name for name in (*IDENTITY, *MACHINE) if name not in _ANSWER]
             questions.setdefault(tuple(record[name] for name in shared), []).append(record)
-    answered = [answers for answers in questions.values() if len(answers) > 1]
+    answered = [_trusted(answers) for answers in questions.values() if len(answers) > 1]
     settings = labels.own_settings([answers[0] for answers in answered])
-    return [_answer(*pair) for pair in zip(answered, settings, strict=True)]
+    spread = Spread.of(answer for answers in answered for answer in answers)
+    return [_answer(*pair, spread) for pair in zip(answered, settings, strict=True)]
 
 
-def _answer(answers: Sequence[Record], settings: str) -> list[str]:
+def _trusted(answers: Sequence[Record]) -> Sequence[Record]:
+    """Those from which an order may be read; all where they are too few."""
+    trusted = [record for record in answers if is_trusted(record)]
+    return trusted if len(trusted) > 1 else answers
+
+
+def _answer(answers: Sequence[Record], settings: str, spread: Spread) -> list[str]:
     """A line; `settings` are those that tell the case from its neighbours."""
     fastest, slowest = min(answers, key=_latency), max(answers, key=_latency)
-    limit = _number(fastest, "latency_high_s")
-    level = [record for record in answers if _number(record, "latency_low_s") <= limit]
+    level = [record for record in answers if spread.gap(fastest, record) <= 1]
     compares = _memory_compares(level)
     used, *others = sorted(level, key=_peak if compares else _latency)
     times = _latency(slowest) / _latency(used)

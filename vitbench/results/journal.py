@@ -32,6 +32,7 @@ except ImportError:  # Windows, where nothing is measured: journals are only rea
 
 FORMAT = 1
 ENVIRONMENT = {"device_name", "torch"}  # what every description of a machine has
+WORKER_START, CONVERSION = "worker start", "conversion"
 _LOCK_S = 2.0
 
 
@@ -143,6 +144,11 @@ def outcome_entry(case: Case, round_index: int, outcome: Outcome) -> dict[str, A
     """The journal's line for one outcome."""
     data = outcome_to_dict(outcome)
     return {"event": "outcome", "case": case.id, "round": round_index, "outcome": data}
+
+
+def spent_entry(what: str, seconds: float) -> dict[str, Any]:
+    """The journal's line for time that went into no outcome: WORKER_START, CONVERSION."""
+    return {"event": "spent", "what": what, "seconds": seconds}
 
 
 def environment_entry(environment: Mapping[str, Any], ceilings: Ceilings | None) -> dict[str, Any]:

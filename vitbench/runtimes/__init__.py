@@ -41,24 +41,23 @@ class Rules:
 
     summary          one line for a list
     columns          of records.csv that only this runtime fills
-    conversion_s     what preparing a case takes, for estimates before a run
+    conversion_s     what preparing a layer takes once, for estimates before a run
+    loading_s        what it takes in each process after that
     keeps_processes  it starts processes that serve the next case too
     packages         that it imports beside torch
     extra            of vitbench, which installs them
     converts         its file has `convert`
-    has_own_threads  its threads are not torch's, and wait busily: nothing else is measured beside
-                     them, so each worker serves one such runtime
     """
 
     name: str
     summary: str
     columns: tuple[Column, ...] = ()
     conversion_s: float = 0.0
+    loading_s: float = 0.0
     keeps_processes: bool = False
     packages: tuple[str, ...] = ()
     extra: str = ""
     converts: bool = False
-    has_own_threads: bool = False
 
 
 COLUMNS = (

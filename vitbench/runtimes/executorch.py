@@ -18,7 +18,6 @@ RULES = Rules(
     packages=("executorch",),
     extra="runtimes",
     converts=True,
-    has_own_threads=True,
 )
 FILE = "model.pte"
 SCRIPT = '''\

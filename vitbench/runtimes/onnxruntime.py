@@ -22,7 +22,6 @@ RULES = Rules(
     packages=("onnxruntime", "onnx", "onnxscript"),
     extra="runtimes",
     converts=True,
-    has_own_threads=True,
 )
 FILE = "model.onnx"
 SCRIPT = '''\

@@ -20,7 +20,6 @@ RULES = Rules(
     packages=("openvino",),
     extra="runtimes",
     converts=True,
-    has_own_threads=True,
 )
 FILE = "model.xml"
 SCRIPT = '''\

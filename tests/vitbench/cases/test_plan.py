@@ -157,15 +157,33 @@ CONVERTING = [name for name in runtimes.names() if runtimes.load(name).RULES.con
 
 @pytest.mark.parametrize("runtime", CONVERTING)
 def test_a_conversion_is_paid_once_a_run(runtime: str) -> None:
-    """However many rounds follow, and before the first of them."""
+    """However many rounds follow, in a process before the first of them; each loads the file."""
     eager, converted = case(), case(runtime=runtime)
-    conversion_s = runtimes.load(runtime).RULES.conversion_s
+    rules = runtimes.load(runtime).RULES
     for rounds in (1, 5):
         more_s = plans.fixed_s([converted], rounds) - plans.fixed_s([eager], rounds)
-        assert more_s == pytest.approx(conversion_s)
-    for first in (True, False):
-        overheads = {plans.overhead_s(one, first_round=first) for one in (eager, converted)}
-        assert len(overheads) == 1
+        once_s = rules.conversion_s + plans.START_S
+        assert more_s == pytest.approx(once_s + rounds * rules.loading_s)
+
+
+def test_compiling_is_paid_once_a_run() -> None:
+    """Later rounds read what the first compiled."""
+    rules = runtimes.load("compile").RULES
+    first, later = (
+        plans.overhead_s(case(runtime="compile"), first_round=is_first)
+        - plans.overhead_s(case(), first_round=is_first)
+        for is_first in (True, False)
+    )
+    assert first == pytest.approx(rules.conversion_s)
+    assert later == pytest.approx(rules.loading_s)
+    assert 2 * later < first
+
+
+def test_each_runtime_starts_a_process_in_each_round() -> None:
+    """Two of them cost another start a round."""
+    both = [case(), case(runtime="cuda-graph")]
+    more_s = plans.fixed_s(both, 3) - sum(plans.fixed_s([one], 3) for one in both)
+    assert more_s == pytest.approx(0)
 
 
 def test_a_head_costs() -> None:

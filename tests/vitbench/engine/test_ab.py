@@ -539,15 +539,15 @@ def test_modules_are_converted_once_on_each_side(workers: Workers, tmp_path: Pat
     assert workers.alive == 0
 
 
-def test_a_runtime_with_own_threads_is_measured_by_itself(workers: Workers, tmp_path: Path) -> None:
-    """A worker serves one such runtime or all others, and no worker of another is alive beside the
-    two that are compared."""
+def test_a_runtime_is_measured_by_itself(workers: Workers, tmp_path: Path) -> None:
+    """A worker serves one runtime, and no worker of another is alive beside the two that are
+    compared."""
     comparison(tmp_path / "ab", cases=CONVERTED, max_blocks=2).measure()
     served: dict[int, set[Case]] = {}
     for worker, _, kind, one in workers.served:
         if kind == "prepare_case":
             served.setdefault(worker, set()).add(one)
-    groups = [set(CONVERTED[:4]), set(CONVERTED[4:6]), set(CONVERTED[6:])]
+    groups = [set(CONVERTED[k : k + 2]) for k in range(0, len(CONVERTED), 2)]
     assert all(cases in groups for cases in served.values())
     assert len(served) == 2 * 2 * len(groups)
     assert workers.most_alive == 2
@@ -555,7 +555,7 @@ def test_a_runtime_with_own_threads_is_measured_by_itself(workers: Workers, tmp_
 
 def test_nothing_is_converted_where_no_runtime_needs_it(workers: Workers, tmp_path: Path) -> None:
     """No process is started for it."""
-    comparison(tmp_path / "ab", cases=CONVERTED[:4], max_blocks=1).measure()
+    comparison(tmp_path / "ab", cases=CONVERTED[:2], max_blocks=1).measure()
     assert workers.started == ["base", "head"]
 
 

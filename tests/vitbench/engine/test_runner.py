@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,8 +111,8 @@ def test_modules_are_converted_once_and_measured_by_themselves(
     workers: Workers, folder: Path
 ) -> None:
     """Before the first round, in a worker that measures nothing; a case whose conversion fails is
-    not measured. Runtimes with threads of their own have a worker each, beside which no other is
-    alive.
+    not measured. Each runtime has a worker of its own in each round, beside which no other is
+    alive. What all that took is in the journal.
     """
     chosen = [case(runtime=runtime) for runtime in ("eager", "compile", "onnxruntime", "openvino")]
     failing = case(runtime="openvino", batch_size=3)
@@ -124,11 +126,14 @@ def test_modules_are_converted_once_and_measured_by_themselves(
     served: dict[int, set[str]] = {}
     for worker, case_id, _ in workers.asked:
         served.setdefault(worker, set()).add(case_id)
-    torchs = {chosen[0].id, chosen[1].id}
-    groups = [torchs, {chosen[2].id}, {chosen[3].id}]
+    groups = [{one.id} for one in chosen]
     assert 1 not in served
     assert sorted(map(sorted, served.values())) == sorted(map(sorted, 2 * groups))
-    assert workers.alive == 0
+    assert (workers.alive, workers.most_alive) == (0, 1)
+    entries = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    spent = Counter(entry["what"] for entry in entries if entry["event"] == "spent")
+    assert spent == {journal.WORKER_START: 1 + len(served), journal.CONVERSION: 3}
+    assert all(entry["seconds"] >= 0 for entry in entries if entry["event"] == "spent")
 
 
 def test_every_case_in_every_round(workers: Workers, folder: Path) -> None:
@@ -256,7 +261,7 @@ def test_resume_ends_as_if_undisturbed(workers: Workers, folder: Path, done: int
     assert (len(workers.started) > started) == (done < len(whole()))
     assert journal.read(folder) == run
     assert (folder / RECORDS).exists()
-    assert (folder / JOURNAL).read_bytes().count(b"\n") == 2 + len(whole())
+    assert (folder / JOURNAL).read_bytes().count(b'"event": "outcome"') == len(whole())
 
 
 def test_resume_does_not_repeat_failures(workers: Workers, folder: Path) -> None:
@@ -338,7 +343,7 @@ def test_a_disk_that_fills_up(
 ) -> None:
     """The run ends with what there is: journal, CSV files, no worker left."""
     append = journal.Journal.append
-    lines = iter(range(4))
+    lines = iter(range(5))  # the machine, the start of a worker, three outcomes
 
     def full(self: journal.Journal, entry: Mapping[str, Any]) -> None:
         if next(lines, None) is None:
