@@ -16,6 +16,8 @@ from vitbench.results.record import Record
 TRUSTED = "AB"
 # What is compared between runtimes; the rest of a case's identity is the setting.
 _SUBJECT = ("attention", "backbone", "settings", "impl")
+# What every dtype's gain is over: the default runtime in this one.
+BASE_DTYPE = "float32"
 _SETTING = tuple(name for name in (*IDENTITY, *MACHINE) if name not in ("runtime", *_SUBJECT))
 
 Rows = Mapping[str, Record]
@@ -51,6 +53,22 @@ class Fastest:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """What a subject gains over the default runtime in BASE_DTYPE.
+
+    base  its row there
+    best  of each dtype the fastest trusted row, of whatever runtime
+    """
+
+    base: Record
+    best: Mapping[str, Record]
+
+    def speedup(self, dtype: str) -> float:
+        """Over the base, in the fastest runtime of that dtype."""
+        return latency_s(self.base) / latency_s(self.best[dtype])
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Two subjects whose order differs between two runtimes, beyond the noise of all four rows.
 
@@ -66,13 +84,34 @@ class Swap:
     gap: float
 
 
+def gains(records: Iterable[Record]) -> list[list[Gain]]:
+    """Of each setting the subjects whose base may be trusted, in the order of the rows."""
+    names = tuple(name for name in _SETTING if name != "dtype")
+    found: dict[object, dict[object, list[Record]]] = {}
+    for row in filter(is_trusted, records):
+        setting, subject = (
+            tuple(str(row[name] or "") for name in own) for own in (names, _SUBJECT)
+        )
+        found.setdefault(setting, {}).setdefault(subject, []).append(row)
+    settings = [[*filter(None, map(_gain, subjects.values()))] for subjects in found.values()]
+    return [own for own in settings if own]
+
+
+def _gain(rows: Iterable[Record]) -> Gain | None:
+    ordered = sorted(rows, key=latency_s, reverse=True)
+    base = [row for row in ordered if _is_base(row)]
+    return Gain(base[0], {str(row["dtype"]): row for row in ordered}) if base else None
+
+
+def _is_base(row: Record) -> bool:
+    return row["runtime"] == runtimes.DEFAULT and row["dtype"] == BASE_DTYPE
+
+
 def comparisons(records: Iterable[Record]) -> list[Comparison]:
     """One for each setting in which two runtimes or more measured something."""
     settings: dict[object, dict[object, dict[str, Record]]] = {}
     for record in records:
-        setting, subject = (
-            tuple(str(record[name] or "") for name in names) for names in (_SETTING, _SUBJECT)
-        )
+        setting, subject = (_values(record, names) for names in (_SETTING, _SUBJECT))
         rows = settings.setdefault(setting, {}).setdefault(subject, {})
         rows[str(record["runtime"])] = record
     found = []
@@ -84,6 +123,11 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
             names = tuple(name for name in ordered if name in measured)
             found.append(Comparison(names, tuple(subjects.values())))
     return found
+
+
+def _values(row: Record, names: Iterable[str]) -> tuple[str, ...]:
+    """Of these columns."""
+    return tuple(str(row[name] or "") for name in names)
 
 
 def is_trusted(row: Record) -> bool:

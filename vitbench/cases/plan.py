@@ -180,7 +180,7 @@ def warmup_floor(device: str) -> tuple[int, float]:
 
 # Seconds that a worker takes to start and the first-round passes of a case (build, check,
 # counting, memory) take, as seen on a 2-core machine.
-START_S = 5.0
+START_S = 2.5
 _PASSES_S = 0.6
 _MODEL_PASSES_S = 3.0
 # MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.

@@ -72,6 +72,8 @@ def _answer(answers: Sequence[Record], settings: str, spread: Spread) -> list[st
 def _remarks(used: Record) -> list[str]:
     """What else there is to know of the one that is recommended."""
     remarks = [str(used["fallback"])] if used["fallback"] else []
+    if not is_trusted(used):
+        remarks.append(f"of trust {used['trust']}: measure again on a quiet machine")
     if used["launch_bound"]:
         share = _number(used, "device_latency_s") / _number(used, "latency_s")
         remarks.append(

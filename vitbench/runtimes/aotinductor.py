@@ -12,7 +12,8 @@ from vitbench.runtimes._artifact import Loaded
 RULES = Rules(
     name="aotinductor",
     summary="torch.export and Inductor, compiled in advance",
-    conversion_s=10.0,
+    conversion_s=7.0,
+    loading_s=0.4,
     converts=True,
 )
 FILE = "model.pt2"

@@ -18,7 +18,8 @@ RULES = Rules(
     columns=(
         Column("graph_breaks", "", "of torch.compile; empty where it was not compiled", "int"),
     ),
-    conversion_s=12.0,
+    conversion_s=6.0,
+    loading_s=1.2,
     keeps_processes=True,
 )
 

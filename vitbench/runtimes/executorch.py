@@ -14,7 +14,8 @@ from vitbench.runtimes._artifact import Loaded
 RULES = Rules(
     name="executorch",
     summary="ExecuTorch with XNNPACK, as phones run it",
-    conversion_s=10.0,
+    conversion_s=5.0,
+    loading_s=0.2,
     packages=("executorch",),
     extra="runtimes",
     converts=True,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 RULES = Rules(
     name="onnxruntime",
     summary="ONNX Runtime, from torch.onnx.export",
-    conversion_s=5.0,
+    conversion_s=2.0,
+    loading_s=0.1,
     packages=("onnxruntime", "onnx", "onnxscript"),
     extra="runtimes",
     converts=True,

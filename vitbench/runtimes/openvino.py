@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 RULES = Rules(
     name="openvino",
     summary="OpenVINO, from torch.export",
-    conversion_s=5.0,
+    conversion_s=2.0,
+    loading_s=0.1,
     packages=("openvino",),
     extra="runtimes",
     converts=True,

@@ -106,3 +106,25 @@ def test_a_disturbed_row_is_not_trusted() -> None:
     disturbed = build_record(case(), rounds, None, environment())
     assert across_runtimes.is_trusted(quiet)
     assert not across_runtimes.is_trusted(disturbed)
+
+
+def test_what_is_gained_over_eager_in_float32() -> None:
+    """In the fastest trusted runtime of each dtype; what has no base there has no gain."""
+    records = [
+        row("msa", "eager", 0.03),
+        row("msa", "openvino", 0.02),
+        row("msa", "onnxruntime", 0.015),
+        busy(row("msa", "compile", 0.001)),
+        row("msa", "openvino", 0.01, dtype="int8"),
+        row("hilo", "openvino", 0.01),
+        row("msa", "eager", 0.05, batch_size=4),
+    ]
+    (one,), (other,) = across_runtimes.gains(records)
+    assert {dtype: best["runtime"] for dtype, best in one.best.items()} == {
+        "float32": "onnxruntime",
+        "int8": "openvino",
+    }
+    assert one.speedup("float32") == pytest.approx(2, rel=0.01)
+    assert one.speedup("int8") == pytest.approx(3, rel=0.01)
+    assert other.speedup("float32") == 1
+    assert across_runtimes.gains(map(busy, records)) == []

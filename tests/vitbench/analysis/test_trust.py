@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vitbench.analysis import trust
+from vitbench.analysis import doctor, trust
+from vitbench.instruments import _cores, host
 
 GOOD: dict[str, Any] = {
     "device": "cpu",
@@ -28,6 +29,37 @@ GOOD: dict[str, Any] = {
 def test_a_quiet_row_is_an_a() -> None:
     """Without a reason."""
     assert trust.grade(GOOD) == ("A", [])
+
+
+@pytest.mark.parametrize("busy_s", [0.59, 0.67, 1.0])
+@pytest.mark.parametrize("wall_s", [0.25, 5.0])
+def test_one_of_two_cores_is_taken(
+    monkeypatch: pytest.MonkeyPatch, busy_s: float, wall_s: float
+) -> None:
+    """By another process, which gets more or less of it: no row of a worker with two threads is
+    above C, and the doctor says so. The kernel's counters tick 100 times a second."""
+    monkeypatch.setattr(_cores, "current", lambda: {0, 1})
+    start = host.HostReading(0.0, 0.0, 0, 100.0, 100.0, 0.0, 200.0, 0.0)
+    own_s = wall_s * (2 - busy_s)
+    both_s = 100 + int(100 * (own_s + wall_s * busy_s) - 2) / 100
+    end = host.HostReading(wall_s, own_s, 0, both_s, both_s, 0.0, 200 + 2 * wall_s, 0.0)
+    state = host.between(start, end, threads=2)
+    assert trust.grade(GOOD | state)[0] == "C"
+    snapshot = host.HostSnapshot(
+        neighbour_cores=state["neighbour_cores"],
+        contended_cores=state["contended_cores"],
+        steal_share=0.0,
+        load=3.0,
+        available_memory_bytes=2**34,
+        swap_used_bytes=0,
+        disk_free_bytes=2**40,
+    )
+    cpu = {"cores_usable": 2, "cgroup_quota_cores": None, "cores_physical": 2, "cores_logical": 2}
+    cpu |= {"fast_cores": None, "governor": None, "hypervisor": False}
+    machine = {"cpu": cpu, "torch": {"threads": 2}, "code": None, "unused_devices": []}
+    findings = doctor.findings(machine, snapshot)
+    assert doctor.expected_grade(findings, {"trust": "A"}) == "C"
+    assert "exceed the cores by" in " ".join(finding.what for finding in findings)
 
 
 @pytest.mark.parametrize(

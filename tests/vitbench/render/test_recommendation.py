@@ -54,6 +54,16 @@ def test_memory_that_does_not_compare_decides_nothing(columns: Record) -> None:
         )
 
 
+def test_trusted_rows_are_read_where_there_are_two() -> None:
+    """However fast a row of a disturbed machine is; where there is none else, it says so."""
+    rows = [row(0.02), row(0.01, impl="eager"), row(0.001, runtime="openvino") | {"trust": "C"}]
+    (line,) = recommendation.rows(rows)
+    assert line[4] == "eager"
+    (line,) = recommendation.rows([rows[0], rows[2]])
+    assert line[4] == "fused + openvino"
+    assert line[-1].endswith("; of trust C: measure again on a quiet machine")
+
+
 def test_a_launch_bound_answer_says_what_would_gain() -> None:
     """The share of the time in which the device computes."""
     bound = build_record(

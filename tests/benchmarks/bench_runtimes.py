@@ -1,0 +1,224 @@
+"""Our latency in other runtimes beside what their own tools measure of the same file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.benchmarks import Options, Section, verdict
+from tests.benchmarks.side_by_side import Row, in_new_process, interleave
+from vitbench import runtimes
+from vitbench.analysis import stats, trust
+from vitbench.cases.case import Case
+from vitbench.cases.sweep import Sweep
+from vitbench.instruments import host, timing
+from vitbench.render import tables
+from vitbench.subjects import build as subjects
+
+GOAL = 0.03
+NAMES = ("msa", "hilo", "lka")
+READING_S = 1.5
+RULE = timing.TimingRule(min_s=READING_S, cap_s=READING_S, warmup_s=0.5)
+THREADS = host.usable_cores()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One process's median: seconds of a call, and the cores that others kept busy meanwhile."""
+
+    latency_s: float
+    neighbour_cores: float
+
+
+def converted(case: Case, folder: Path) -> Iterator[Row]:
+    """Converts a case into a folder; run in a process of its own, as a run does."""
+    from vitbench.runtimes import _artifact
+
+    _artifact.make(runtimes.converting()[case.runtime], subjects.build(case, {}), folder)
+    yield {}
+
+
+def ours(case: Case, folder: Path) -> Iterator[Row]:
+    """vitbench's median."""
+    subject = subjects.build(case, {})
+    prepared = runtimes.load(case.runtime).prepare(subject, folder)
+    timed = timing.measure(prepared.call, subject.device.clock(cold=False), RULE)
+    yield {"s": stats.median(timed.samples)}
+
+
+def torchs_timer(case: Case, folder: Path) -> Iterator[Row]:
+    """The median of torch.utils.benchmark, of AOTInductor's package as its users load it."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    x = subjects.build(case, {}).x
+    model = torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+    timer = Timer("model(x)", globals={"model": model, "x": x}, num_threads=THREADS)
+    timer.blocked_autorange(min_run_time=0.5)
+    yield {"s": float(timer.blocked_autorange(min_run_time=READING_S).median)}
+
+
+def benchmark_app(case: Case, folder: Path) -> float:
+    """The median of OpenVINO's own tool: its latency hint, one request after the other."""
+    command = [sys.executable, "-m", "openvino.tools.benchmark.main"]
+    command += ["-m", str(folder / "model.xml"), "-d", "CPU", "-hint", "latency", "-api", "sync"]
+    command += ["-nthreads", str(THREADS), "-infer_precision", "f32", "-t", f"{READING_S:.0f}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"Median:\s*([\d.]+) ms", done.stdout)
+    assert found is not None, done.stdout
+    return float(found[1]) / 1e3
+
+
+_ONNXRUNTIME = """
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession({file!r}, options, providers=['CPUExecutionProvider'])
+x = numpy.random.default_rng(0).standard_normal({shape}).astype('float32')
+binding = session.io_binding()
+value = onnxruntime.OrtValue.ortvalue_from_numpy(x)
+binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+for output in session.get_outputs():
+    empty = numpy.empty(output.shape, 'float32')
+    binding.bind_ortvalue_output(output.name, onnxruntime.OrtValue.ortvalue_from_numpy(empty))
+run = lambda: session.run_with_iobinding(binding)
+"""
+_EXECUTORCH = """
+import torch
+from executorch.extension.pybindings import portable_lib
+from executorch.runtime import Runtime
+portable_lib._unsafe_reset_threadpool({threads})
+method = Runtime.get().load_program({file!r}).load_method('forward')
+x = torch.randn({shape})
+run = lambda: method.execute([x])
+"""
+
+
+def pyperfs_loop(setup: str, file: str, case: Case, folder: Path) -> float:
+    """The median of pyperf's values in one worker process."""
+    (row,) = in_new_process(_input_shape, case)
+    code = setup.format(threads=THREADS, file=str(folder / file), shape=row["shape"])
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "values.json"
+        command = [sys.executable, "-m", "pyperf", "timeit", "--quiet", "--processes=1"]
+        command += ["--values=30", "--warmups=5", "--loops=5", "-o", str(out)]
+        subprocess.run([*command, "-s", code, "run()"], capture_output=True, check=True)
+        (benchmark,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
+    return stats.median([value for run in benchmark["runs"] for value in run.get("values", ())])
+
+
+def _input_shape(case: Case) -> Iterator[Row]:
+    yield {"shape": tuple(subjects.build(case, {}).x.shape)}
+
+
+Judge = Callable[[Case, Path], float]
+
+
+def _in_process(function: Callable[[Case, Path], Iterator[Row]], case: Case, folder: Path) -> float:
+    (row,) = in_new_process(function, case, folder)
+    return float(row["s"])
+
+
+# Of each runtime the tool that judges us, and what it is called.
+JUDGES: Mapping[str, tuple[str, Judge]] = {
+    "openvino": ("benchmark_app", benchmark_app),
+    "onnxruntime": ("pyperf", partial(pyperfs_loop, _ONNXRUNTIME, "model.onnx")),
+    "aotinductor": ("torch.utils.benchmark", partial(_in_process, torchs_timer)),
+    "executorch": ("pyperf", partial(pyperfs_loop, _EXECUTORCH, "model.pte")),
+}
+
+
+def _reading(judge: Judge, case: Case, folder: Path) -> Reading:
+    """A judge's median, and what other processes did while it measured."""
+    start, start_s = host.read(), sum(os.times()[:4])
+    latency_s = judge(case, folder)
+    end, own_s = host.read(), sum(os.times()[:4]) - start_s
+    busy_s = (end.busy_s or 0.0) - (start.busy_s or 0.0)
+    return Reading(latency_s, max(0.0, busy_s - own_s) / (end.wall_s - start.wall_s))
+
+
+def compare(case: Case, folder: Path, cycles: int) -> list[Row]:
+    """Fresh processes in turns, A B B A: a row for each cycle."""
+    tool, judge = JUDGES[case.runtime]
+    readings = interleave(
+        {
+            "ours": partial(_reading, partial(_in_process, ours), case, folder),
+            "theirs": partial(_reading, judge, case, folder),
+        },
+        cycles,
+    )
+    rows: list[Row] = []
+    for k in range(cycles):
+        a, b = (readings[side][2 * k : 2 * k + 2] for side in ("ours", "theirs"))
+        ours_s, theirs_s = (sum(one.latency_s for one in side) / 2 for side in (a, b))
+        neighbours = max(one.neighbour_cores for one in (*a, *b))
+        rows.append(
+            {"runtime": case.runtime, "attention": case.subject, "tool": tool}
+            | {"ours_s": ours_s, "theirs_s": theirs_s, "neighbour_cores": neighbours}
+        )
+    return rows
+
+
+def run(options: Options) -> Section:
+    """Each runtime's file of each mechanism at 14 x 14 x 384."""
+    names, cycles = (NAMES[:1], 1) if options.quick else (NAMES, 3)
+    sweep = Sweep(
+        attention=names,
+        runtime=tuple(JUDGES),
+        resolution=("224",),
+        stride=(16,),
+        dim=(384,),
+        num_heads=(12,),
+        batch_size=(8,),
+    )
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        for case in sweep.expand():
+            folder = Path(name) / case.id
+            in_new_process(converted, case, folder)
+            rows += compare(case, folder, cycles)
+    return section(rows)
+
+
+def section(rows: Sequence[Row]) -> Section:
+    """The medians of the quiet cycles, with the goal."""
+    limit = next(one.b for one in trust.LIMITS if one.column == "neighbour_cores")
+    lines, figures = [], {}
+    for runtime, name in dict.fromkeys((row["runtime"], row["attention"]) for row in rows):
+        own = [row for row in rows if (row["runtime"], row["attention"]) == (runtime, name)]
+        quiet = [row for row in own if row["neighbour_cores"] <= limit]
+        used = quiet or own
+        ratio = stats.median([row["ours_s"] / row["theirs_s"] for row in used])
+        figures[f"{runtime}_{name}"] = ratio
+        ours_s, theirs_s = (stats.median([row[key] for row in used]) for key in _SIDES)
+        cells = (f"{ours_s * 1e3:.3f}", f"{theirs_s * 1e3:.3f}", f"{ratio:.3f}")
+        lines.append((runtime, name, own[0]["tool"], *cells, f"{len(quiet)} of {len(own)}"))
+    header = ("runtime", "mechanism", "tool", "ours, ms", "theirs, ms", "ratio", "quiet cycles")
+    text = [
+        "The file that vitbench converted, measured by vitbench and by a tool of the runtime's own "
+        f"or of Python's, each in fresh processes, in turns A B B A, with {THREADS} threads: "
+        "medians of the cycles in which other processes kept less than "
+        f"{limit:g} cores busy, or of all where there was no such cycle.",
+        tables.markdown(header, lines),
+    ]
+    for runtime in JUDGES:
+        ratios = [ratio for name, ratio in figures.items() if name.startswith(f"{runtime}_")]
+        if ratios:
+            middle = stats.median(ratios)
+            figures[runtime] = middle
+            text.append(
+                f"Goal for {runtime}: within {GOAL:.0%}: {verdict(abs(middle - 1) <= GOAL)} "
+                f"({middle - 1:+.1%})."
+            )
+    return Section("Runtimes beside their own tools", text, rows, figures)
+
+
+_SIDES = ("ours_s", "theirs_s")

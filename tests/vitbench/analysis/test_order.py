@@ -1,0 +1,86 @@
+"""The order of two rows: beyond what processes differ by, and no further."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from vitbench.analysis.order import Spread
+from vitbench.results.record import Record
+
+
+def row(runtime: str, *medians_s: float) -> Record:
+    """A measured row with these round medians."""
+    text = " ".join(f"{value:.9g}" for value in medians_s)
+    return {"runtime": runtime, "round_medians": text, "latency_s": medians_s[0]}
+
+
+def identical(
+    rng: np.random.Generator, runtimes: int, subjects: int, rounds: int
+) -> list[list[Record]]:
+    """Rows of the same code: processes differ by 2%, what they compute by another 1%, and one
+    process in twenty is slower by up to 2.7 times."""
+    made = []
+    for number in range(runtimes):
+        odd = np.where(rng.random(rounds) < 0.05, np.log(rng.uniform(1.1, 2.7, rounds)), 0.0)
+        process = rng.normal(0, 0.02, rounds) + odd
+        medians = np.exp(process + rng.normal(0, 0.01, (subjects, rounds)))
+        made.append([row(f"runtime{number}", *own) for own in medians])
+    return made
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5])
+@pytest.mark.parametrize("runtimes", [2, 6])
+def test_identical_runtimes_are_alike(runtimes: int, rounds: int) -> None:
+    """In at least 98 of 100 comparisons, each way."""
+    rng, called, count = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        made = identical(rng, runtimes, 5, rounds)
+        spread = Spread.of(one for own in made for one in own)
+        for first, second in zip(made[0], made[1], strict=True):
+            called += max(spread.gap(first, second), spread.gap(second, first)) > 1
+            count += 1
+    assert called <= 0.02 * count
+
+
+def differing(factor: float, noise: Sequence[float]) -> tuple[Record, Record]:
+    """Two runtimes whose rounds differ by this much."""
+    return row("a", *(1 + n for n in noise)), row("b", *(factor * (1 + n) for n in noise))
+
+
+def test_a_difference_beyond_the_processes_is_told() -> None:
+    """With at least how large it is; the other way round there is none."""
+    quick, slow = differing(1.2, (0.0, 0.01, 0.005))
+    spread = Spread.of([quick, slow])
+    assert 1.1 < spread.gap(quick, slow) < 1.2
+    assert spread.gap(slow, quick) < 1
+
+
+def test_one_round_knows_no_order() -> None:
+    """Nor do no rows."""
+    quick, slow = differing(3.0, (0.0,))
+    assert Spread.of([quick, slow]).gap(quick, slow) < 1
+    assert Spread.of([]).typical == math.inf
+
+
+def test_a_row_whose_own_rounds_differ_has_no_order() -> None:
+    """However quiet the others of the run are."""
+    quick, slow = differing(1.2, (0.0, 0.001, 0.002))
+    odd = row("b", 1.2, 1.2, 2.4)
+    quiet = [one for _ in range(10) for one in differing(1.2, (0.0, 0.001, 0.002))]
+    spread = Spread.of([*quiet, quick, odd])
+    assert spread.gap(quick, slow) > 1.1
+    assert spread.gap(quick, odd) < 1
+
+
+def test_rows_of_one_process_share_its_luck() -> None:
+    """So more is known of two rows of a runtime than of two runtimes."""
+    rows = [row("a", 1 + 0.001 * k, 1.01 + 0.002 * (k % 3)) for k in range(8)]
+    spread = Spread.of(rows)
+    assert (spread.rounds, spread.processes) == (8, 1)
+    quick, slow = row("a", 1.0, 1.01), row("a", 1.1, 1.11)
+    assert spread.gap(quick, slow) > 1
+    assert spread.gap(quick, slow | {"runtime": "b"}) < 1
