@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -134,6 +135,43 @@ def test_modules_are_converted_once_and_measured_by_themselves(
     spent = Counter(entry["what"] for entry in entries if entry["event"] == "spent")
     assert spent == {journal.WORKER_START: 1 + len(served), journal.CONVERSION: 3}
     assert all(entry["seconds"] >= 0 for entry in entries if entry["event"] == "spent")
+
+
+def test_a_run_cut_off_while_it_converts_loses_nothing(workers: Workers, folder: Path) -> None:
+    """Continued, it asks for every conversion (a worker makes none twice) and measures all; a
+    worker that dies while it converts does so once more."""
+    chosen = plan(*(case(runtime="openvino", batch_size=size) for size in (1, 2, 3)), rounds=2)
+    replies = iter([Accepted(), KeyboardInterrupt()])
+
+    def convert(_: Case) -> Reply:
+        reply = next(replies)
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    workers.conversion = convert
+    with pytest.raises(KeyboardInterrupt):
+        runner.measure(chosen, folder)
+    assert (workers.alive, workers.asked) == (0, [])
+    replies = iter([ChildDied("killed"), *[Accepted()] * 3])
+    workers.converted.clear()
+    run = runner.resume(folder)
+    assert run.outcomes.keys() == whole(chosen)
+    assert len(workers.converted) == 4
+    assert {case_id for _, case_id in workers.converted} == {one.id for one in chosen.cases}
+
+
+def test_a_budget_that_conversions_use_up_ends_the_run(
+    workers: Workers, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further conversion is begun, and what was not measured says so."""
+    now_s = iter(range(0, 100000, 20))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now_s)))
+    cases = [case(runtime="openvino", batch_size=size) for size in range(1, 9)]
+    run = runner.measure(plan(*cases, rounds=2, budget_s=200.0), folder)
+    assert 0 < len(workers.converted) < len(cases)
+    assert not run.outcomes
+    assert {row["status"] for row in read_csv(folder / RECORDS)} == {"not_measured"}
 
 
 def test_every_case_in_every_round(workers: Workers, folder: Path) -> None:
