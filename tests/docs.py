@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import attentions
 import vitbench
+from tests import docs_runtimes
 from vitbench import devices as device_kinds
 from vitbench.analysis import trust
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
@@ -36,6 +37,7 @@ PAGES = (
     ROOT / "reports" / "README.md",
 )
 RUN = ROOT / "reports" / "cpu-quick"
+DEPLOYED = [ROOT / "reports" / name for name in ("cpu-runtimes", "cpu-runtimes-backbones")]
 BENCHMARKS = ROOT / "reports" / "benchmarks"
 
 
@@ -61,8 +63,7 @@ def _code(text: str) -> str:
 
 def machine() -> str:
     """The machine of the committed run."""
-    environment = json.loads((RUN / "environment.json").read_text())["environment"]
-    return f"{environment['device_name']}, torch {environment['torch']['version']}"
+    return docs_runtimes.machine_of(RUN)
 
 
 def results() -> str:
@@ -108,6 +109,16 @@ def runs() -> str:
         row = (f"[{picture}]({address})", what, machine, str(len(records)), grades)
         rows.append(row)
     return _table(("chart", "run", "machine", "cases", "trust"), rows)
+
+
+def deployed_chart() -> str:
+    """The heat map of the committed run across runtimes."""
+    return docs_runtimes.chart(DEPLOYED[0])
+
+
+def deployed() -> str:
+    """The committed runs across runtimes."""
+    return docs_runtimes.report(*DEPLOYED)
 
 
 # The code
@@ -377,6 +388,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
         *(machine, results, picture, runs, knobs, grades, columns, mechanisms, runtimes, devices),
+        *(deployed_chart, deployed),
         *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )
 }
