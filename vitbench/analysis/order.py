@@ -8,6 +8,7 @@ it is the larger.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,16 +57,22 @@ class Spread:
     def gap(self, quick: Record, slow: Record) -> float:
         """By what factor the slower one takes longer, at least: the lower end of the interval of
         CONFIDENCE. 1 or less where the order is not known."""
-        from scipy import stats
-
         freedom = self.rounds if quick["runtime"] == slow["runtime"] else self.processes
         if not freedom:
             return 0.0
         logs = [np.log(medians_of(row)) for row in (quick, slow)]
         own = math.sqrt(sum(_deviation(row) ** 2 for row in (quick, slow)) / 2)
         error = max(self.typical, own) * math.sqrt(sum(1 / len(values) for values in logs))
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+        reach = _quantile(freedom) * error
         return math.exp(float(np.mean(logs[1]) - np.mean(logs[0])) - reach)
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    """Of Student's t."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def medians_of(row: Record) -> list[float]:

@@ -14,6 +14,7 @@ from vitbench.results.record import Record
 
 # Pairs whose order changes that are told of one setting, and of one subject in it.
 _MOST_PAIRS, _MOST_OF_ONE = 10, 2
+_MOST_SUBJECTS = 200
 
 
 def lines(records: Sequence[Record]) -> list[str]:
@@ -45,7 +46,8 @@ def _of(comparison: Comparison) -> list[str]:
             f"the fastest is {mean:.2f} times as fast as {runtimes.DEFAULT}"
             + (f": the geometric mean of {len(speedups)}" if len(speedups) > 1 else "")
         )
-    swaps = across_runtimes.swaps(comparison)
+    # The pairs grow with the square of the subjects, and nobody reads so many.
+    swaps = across_runtimes.swaps(comparison) if len(comparison.subjects) <= _MOST_SUBJECTS else []
     told = _varied(swaps, names)
     found += [_sentence(swap, names) for swap in told]
     if (more := len(swaps) - len(told)) > 0:
