@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def test_a_run_cut_off_while_it_converts_loses_nothing(workers: Workers, folder:
     """Continued, it asks for every conversion (a worker makes none twice) and measures all; a
     worker that dies while it converts does so once more."""
     chosen = plan(*(case(runtime="openvino", batch_size=size) for size in (1, 2, 3)), rounds=2)
-    replies = iter([Accepted(), KeyboardInterrupt()])
+    replies: Iterator[Reply | BaseException] = iter([Accepted(), KeyboardInterrupt()])
 
     def convert(_: Case) -> Reply:
         reply = next(replies)
