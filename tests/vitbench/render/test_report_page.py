@@ -9,30 +9,22 @@ import csv
 import functools
 import io
 import itertools
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.benchmarks import bench_report
 from tests.vitbench.examples import case, measured, read_csv, run_folder
+from tests.vitbench.render.browser import start
 from vitbench.render import report
 from vitbench.results.outcome import Failed, Outcome
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 EVIL = "<img src=x onerror=alert(1)>\u202e=cmd()"
 FORMULA = "=cmd()"
 MECHANISMS = ("msa", "hilo", "sra", EVIL, FORMULA, "x" * 200)
-
-
-def start(playwright: Playwright) -> Browser:
-    """The system's browser; the test is skipped where there is none."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is installed")
-    return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 @dataclass
@@ -288,3 +280,24 @@ def test_print_leaves_out_the_controls(seen: Seen) -> None:
     for selector in ("#answer table", "#ranking svg", "#rows"):
         assert seen.page.locator(selector).first.is_visible()
     assert len(seen.page.pdf()) > 20_000
+
+
+@pytest.mark.slow
+def test_a_large_run_has_a_page(browser: Browser, tmp_path: Path) -> None:
+    """All mechanisms in six resolutions, four runtimes and two dtypes, with their samples: at most
+    5 MB, and a reader can sort it and open its last case."""
+    page, _ = report.write([bench_report.run_folder(tmp_path / "run")])
+    assert page.stat().st_size <= bench_report.GOAL_BYTES
+    context = browser.new_context(offline=True)
+    one = Seen(context.new_page())
+    one.page.on("console", lambda message: one.faults.append(message.text))
+    one.page.on("pageerror", lambda error: one.faults.append(str(error)))
+    one.page.goto(page.as_uri())
+    one.page.wait_for_selector("html[data-ready]")
+    one.sort("throughput_img_s")
+    one.page.click("#more")
+    assert len(one.names()) == 1056
+    one.page.evaluate("location.hash = '#case-1055'")
+    one.page.locator("#case-1055 svg").nth(2).wait_for()
+    context.close()
+    assert one.faults == []

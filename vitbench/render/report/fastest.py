@@ -1,8 +1,9 @@
-"""The fastest of each setting, resolution and runtime: the table at the top of the page."""
+"""The fastest of each setting, resolution and runtime: what stands on top of the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
@@ -16,20 +17,27 @@ from vitbench.results.record import Record, subject_of
 _CLOSE = 1.2
 _HOW = [name for name, axis in AXES.items() if axis.is_how]
 _SETTING = [name for name in row.SETTINGS if name not in _HOW]
-# Names of a cell that are told.
-_MOST = 3
+# Names of a cell, and of a sentence, that are told.
+_MOST = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """The fastest of one resolution in one runtime.
 
-    close  those that are not told from it with certainty
+    level  those that nothing tells from it, and that are told
+    rest   how many more there are
     """
 
     name: str
     speed: str
-    close: str
+    level: tuple[str, ...]
+    rest: int
+
+    @property
+    def close(self) -> str:
+        """The others in words; empty where the fastest is alone."""
+        return ", ".join(self.level) + (f" and {self.rest} more" if self.rest else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,31 @@ class Matrix:
     title: str
     runtimes: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+    def sentences(self) -> Iterator[str]:
+        """One for each runtime: who leads where, and where that is certain."""
+        for index, name in enumerate(self.runtimes):
+            cells = [(size, own[index]) for size, own in self.rows]
+            yield f"In {name}, {_told([(size, cell) for size, cell in cells if cell is not None])}."
+
+
+def _told(cells: Sequence[tuple[str, Cell]]) -> str:
+    """Who leads at which resolutions, and where nothing comes close."""
+    clear = [size for size, cell in cells if not cell.close]
+    verb = "is the fastest" if len(clear) == len(cells) else "leads"
+    groups = itertools.groupby(cells, key=lambda pair: pair[1].name)
+    ranges = [(name, _range([size for size, _ in group])) for name, group in groups]
+    (first, where), *others = ranges
+    told = ", ".join([f"{first} {verb} {where}", *(f"{name} {where}" for name, where in others)])
+    if len(clear) == len(cells):
+        return told
+    if not clear:
+        return f"{told}; others come too close to be sure"
+    return f"{told}; this is certain at {', '.join(clear)} px, elsewhere others come too close"
+
+
+def _range(sizes: Sequence[str]) -> str:
+    return f"at {sizes[0]} px" if len(sizes) == 1 else f"from {sizes[0]} to {sizes[-1]} px"
 
 
 def matrices(records: Sequence[Record]) -> list[Matrix]:
@@ -107,9 +140,8 @@ def _cell(rows: Sequence[tuple[Record, str]]) -> Cell:
     )
     close = [other for row, other in others if _number(row, "latency_low_s") <= limit]
     close = [other for other in dict.fromkeys(close) if other != name]
-    told, rest = close[:_MOST], len(close) - _MOST
-    text = ", ".join(told) + (f" and {rest} more" if rest > 0 else "")
-    return Cell(name, f"{units.significant(_number(fastest, 'throughput_img_s'))} images/s", text)
+    speed = f"{units.significant(_number(fastest, 'throughput_img_s'))} images/s"
+    return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))
 
 
 def _number(record: Record, name: str) -> float:

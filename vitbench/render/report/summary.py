@@ -22,7 +22,9 @@ def markdown(sources: Sequence[Source]) -> str:
             [size, *("" if c is None else text.markdown(f"{c.name}, {c.speed}") for c in cells)]
             for size, cells in matrix.rows
         ]
-        lines += ["", text.markdown(matrix.title), "", tables.markdown(header, rows)]
+        lines += ["", text.markdown(matrix.title), ""]
+        lines += [f"- {text.markdown(sentence)}" for sentence in matrix.sentences()]
+        lines += ["", tables.markdown(header, rows)]
     if told.sentences:
         lines += ["", *(f"- {text.markdown(sentence)}" for sentence in told.sentences)]
     for one in told.versus:
