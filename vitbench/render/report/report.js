@@ -380,7 +380,7 @@ function drawHeat(metric) {
     data: { values: points },
     height: 24 * order.length,
     encoding: {
-      x: { field: "runtime", type: "nominal", sort: null, axis: { title: null, orient: "top", labelAngle: 0, domain: false, ticks: false } },
+      x: { field: "runtime", type: "nominal", sort: null, axis: { title: null, orient: "top", labelAngle: figure.clientWidth < 460 ? -90 : 0, domain: false, ticks: false } },
       y: { field: "label", type: "nominal", sort: order, axis: { title: null, domain: false, ticks: false } },
       tooltip: [{ field: "label", title: "what" }, { field: "runtime" }, { field: "text", title: metric.title }, { field: "trust", title: "trust" }],
     },
