@@ -140,9 +140,14 @@ def latency_s(row: Record) -> float:
     return float(str(row["latency_s"]))
 
 
+def spread_of(comparison: Comparison) -> Spread:
+    """What its processes differ by, where they were trusted."""
+    return Spread.of(filter(is_trusted, comparison.rows))
+
+
 def fastest(comparison: Comparison) -> list[Fastest]:
     """For each subject of which two runtimes or more have a trusted row."""
-    found, spread = [], _spread(comparison)
+    found, spread = [], spread_of(comparison)
     for rows in map(_trusted, comparison.subjects):
         if len(rows) < 2:
             continue
@@ -157,7 +162,7 @@ def fastest(comparison: Comparison) -> list[Fastest]:
 def swaps(comparison: Comparison) -> list[Swap]:
     """The pairs whose order changes, each once with the runtimes that show it best; the clearest
     first."""
-    found, gap_of = [], _spread(comparison).gap
+    found, gap_of = [], spread_of(comparison).gap
     for one, other in itertools.combinations(map(_trusted, comparison.subjects), 2):
         shared = [name for name in comparison.runtimes if name in one and name in other]
         if not shared:
@@ -172,8 +177,3 @@ def swaps(comparison: Comparison) -> list[Swap]:
 
 def _trusted(rows: Rows) -> Rows:
     return {name: row for name, row in rows.items() if is_trusted(row)}
-
-
-def _spread(comparison: Comparison) -> Spread:
-    """What its processes differ by, where they were trusted."""
-    return Spread.of(filter(is_trusted, comparison.rows))

@@ -26,33 +26,27 @@ CONFIDENCE = 0.99
 class Spread:
     """What the processes of a run differ by.
 
-    typical    standard deviation of the logarithms of a row's round medians, as half of the rows
-               have it
+    pooled     standard deviation of the logarithms of a row's round medians, over all rows
     rounds     beyond the first, of all rows together
     processes  beyond the first of each runtime: the rows of a process share its luck, which cancels
                between two of them, and does not between two runtimes
     """
 
-    typical: float
+    pooled: float
     rounds: int
     processes: int
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Spread:
         """Of the measured rows of a run, or of one setting of it."""
-        from scipy import stats  # half a second, which no worker pays
-
         most: dict[object, int] = {}
-        deviations, freedom = [], 0
+        squares, freedom = 0.0, 0
         for row in records:
             more = len(medians_of(row)) - 1
             most[row["runtime"]] = max(more, most.get(row["runtime"], 0))
-            freedom += more
-            if more:
-                # The median of a variance is below its mean, far where there are few rounds.
-                deviations.append(_deviation(row) / math.sqrt(stats.chi2.median(more) / more))
-        typical = float(np.median(deviations)) if deviations else math.inf
-        return cls(typical, freedom, sum(most.values()))
+            squares, freedom = squares + more * _deviation(row) ** 2, freedom + more
+        pooled = math.sqrt(squares / freedom) if freedom else math.inf
+        return cls(pooled, freedom, sum(most.values()))
 
     def gap(self, quick: Record, slow: Record) -> float:
         """By what factor the slower one takes longer, at least: the lower end of the interval of
@@ -62,7 +56,7 @@ class Spread:
             return 0.0
         logs = [np.log(medians_of(row)) for row in (quick, slow)]
         own = math.sqrt(sum(_deviation(row) ** 2 for row in (quick, slow)) / 2)
-        error = max(self.typical, own) * math.sqrt(sum(1 / len(values) for values in logs))
+        error = max(self.pooled, own) * math.sqrt(sum(1 / len(values) for values in logs))
         reach = _quantile(freedom) * error
         return math.exp(float(np.mean(logs[1]) - np.mean(logs[0])) - reach)
 

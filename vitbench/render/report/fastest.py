@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
+from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.cases import row
 from vitbench.cases.axes import AXES, text_of
 from vitbench.render import labels, units
@@ -131,7 +132,9 @@ def _area(record: Record) -> int:
 
 
 def _cell(rows: Sequence[tuple[Record, str]]) -> Cell:
-    """The fastest, and those within its interval or so near that the order may be chance."""
+    """The fastest, and those within its interval or so near that the order may be chance; of rows
+    that may be trusted, where there are any."""
+    rows = [pair for pair in rows if is_trusted(pair[0])] or rows
     best, *others = sorted(rows, key=lambda pair: _number(pair[0], "latency_s"))
     fastest, name = best
     limit = max(
