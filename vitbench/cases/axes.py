@@ -267,10 +267,11 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             name="dtype",
-            help="Data type of weights and inputs",
-            meaning="data type of weights and inputs",
+            help="Data type of weights and inputs; int8: in float32, and quantized",
+            meaning="data type of weights and inputs; `int8`: these are in float32, and products "
+            "are quantized",
             default="float32",
-            choices=("float32", "bfloat16", "float16", "float64"),
+            choices=("float32", "bfloat16", "float16", "float64", runtimes.INT8),
             aliases={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"},
         ),
         Axis(

@@ -123,6 +123,11 @@ class Case:
         return " ".join(f"{name}={format_scalar(value)}" for name, value in pairs)
 
     @property
+    def tensor_dtype(self) -> str:
+        """In which weights and inputs are: int8 says only how products are computed."""
+        return "float32" if self.dtype == runtimes.INT8 else self.dtype
+
+    @property
     def _settings(self) -> dict[str, Scalar]:
         named = {name: str(getattr(self, name)) for name in _NAMED}
         return dict(self.params) | {name: text for name, text in named.items() if text}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitbench import devices, runtimes
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.devices import ALLOCATORS, Allocator
 from vitbench.errors import BadInput, nearest
@@ -48,6 +49,7 @@ class Plan:
     reference           what throughputs are divided by beside it; None: the table's first subject
     plugins             mechanisms and backbones of the user's own: name -> file
     weights             the checkpoint of every backbone; None: none
+    calibration         the images of backbones in int8; None: there is no such case
     """
 
     title: str
@@ -68,6 +70,7 @@ class Plan:
     reference: str | None = None
     plugins: Mapping[str, Path] = field(default_factory=dict)
     weights: Path | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -84,6 +87,7 @@ class Plan:
             "cases": [case.to_dict() for case in self.cases],
             "plugins": {name: str(path) for name, path in self.plugins.items()},
             "weights": self.weights and str(self.weights),
+            "calibration": self.calibration and self.calibration.to_dict(),
         }
 
     @classmethod
@@ -97,6 +101,8 @@ class Plan:
         weights = plugins.pop(old_weights, None) or data.get("weights")
         fields |= {"plugins": plugins, "weights": weights and Path(weights)}
         try:
+            if (images := data.get("calibration")) is not None:
+                fields["calibration"] = Calibration.from_dict(images)
             fields["cases"] = tuple(Case.from_dict(case) for case in data["cases"])
             return cls(**fields | {"rule": TimingRule(**data["rule"])})
         except TypeError as error:  # a field too many or too few
@@ -191,7 +197,7 @@ def call_s(case: Case) -> float:
     """A rough guess of one call's time: the cost of MSA, or of a small backbone and its head, at a
     rate that such machines reach.
     """
-    return _macs(case) / devices.rules(case.device).macs_per_s[case.dtype]
+    return _macs(case) / devices.rules(case.device).macs_per_s[case.tensor_dtype]
 
 
 def _macs(case: Case) -> float:

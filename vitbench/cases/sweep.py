@@ -107,8 +107,8 @@ class Sweep:
         """The cases, in a stable order, each once. Raises BadInput as `check` does, and for what
         the device cannot do."""
         self.check()
-        for name in self._runtimes():
-            if (reason := self._reason_against(name)) is not None:
+        for name in self["runtime"]:
+            if name != ALL and (reason := self._mistake(name)) is not None:
                 raise BadInput(reason)
         cases = [
             self._case(point, attention=name, params=params)
@@ -128,30 +128,48 @@ class Sweep:
         """The runtimes that `all` leaves out, each with its reason, in words."""
         if ALL not in self["runtime"]:
             return []
-        reasons = {name: self._reason_against(name) for name in runtimes.names()}
-        return [f"{name} is left out: {why}" for name, why in reasons.items() if why is not None]
+        sentences = []
+        for name in runtimes.names():
+            reasons = {how: self._reason_against(name, *how) for how in self._hows()}
+            if None not in reasons.values():
+                sentences.append(f"{name} is left out: {next(iter(reasons.values()))}")
+                continue
+            of_dtypes = {dtype: reason for (dtype, _), reason in reasons.items() if reason}
+            sentences += [f"{name} is left out in {d}: {why}" for d, why in of_dtypes.items()]
+        return sentences
 
     def _runtimes(self) -> tuple[str, ...]:
-        """Those named; for `all` each that nothing speaks against."""
-        able = [name for name in runtimes.names() if self._reason_against(name) is None]
-        named = [able if name == ALL else [name] for name in self["runtime"]]
+        """Those named; for `all` each that there is."""
+        named = [runtimes.names() if name == ALL else (name,) for name in self["runtime"]]
         return tuple(dict.fromkeys(name for group in named for name in group))
 
-    def _reason_against(self, runtime: str) -> str | None:
-        """Why nothing can be measured in a runtime here, where it cannot."""
-        refusal = self._refusal(runtime)
-        if refusal is not None or self._elsewhere:
-            return refusal
-        return runtimes.missing(runtime)
+    def _left_out(self) -> set[tuple[str, str, str]]:
+        """Runtime, dtype and mode of the cases that `all` leaves out."""
+        others = [name for name in self._runtimes() if name not in self["runtime"]]
+        runs = itertools.product(others, self["dtype"], self["mode"])
+        return {run for run in runs if self._reason_against(*run) is not None}
 
-    def _refusal(self, runtime: str) -> str | None:
-        """Why a runtime can run none of the cases, where it cannot."""
-        refuses = runtimes.load(runtime).refuses
-        reasons = [
-            refuses(self.device, dtype, mode)
-            for dtype, mode in itertools.product(self["dtype"], self["mode"])
-        ]
-        return None if None in reasons else reasons[0]
+    def _hows(self) -> Iterator[tuple[str, str]]:
+        """Each dtype in each mode."""
+        return itertools.product(self["dtype"], self["mode"])
+
+    def _reason_against(self, runtime: str, dtype: str, mode: str) -> str | None:
+        """Why a runtime cannot measure such a case here; None where it can."""
+        refusal = runtimes.refusal(runtime, self.device, dtype, mode)
+        return refusal or self._missing(runtime, dtype)
+
+    def _missing(self, runtime: str, dtype: str) -> str | None:
+        """What to install for a runtime, where this Python is the one that measures."""
+        return None if self._elsewhere else runtimes.missing(runtime, dtype)
+
+    def _mistake(self, runtime: str) -> str | None:
+        """Why a runtime should not have been named: it can measure none of the cases, or needs a
+        package for some."""
+        refusals = {how: runtimes.refusal(runtime, self.device, *how) for how in self._hows()}
+        able = [dtype for (dtype, _), refusal in refusals.items() if refusal is None]
+        if not able:
+            return next(iter(refusals.values()))
+        return next(filter(None, (self._missing(runtime, dtype) for dtype in able)), None)
 
     def _check_sizes(self) -> None:
         for dim, heads in itertools.product(self["dim"], self["num_heads"]):
@@ -200,8 +218,11 @@ class Sweep:
             Resolution(*_TASK_SIZES[models.task_of(head)]),
         )
         swept["runtime"] = self._runtimes()
+        left_out = self._left_out()
         for values in itertools.product(*swept.values()):
-            yield dict(zip(swept, values, strict=True))
+            point = dict(zip(swept, values, strict=True))
+            if (point["runtime"], point["dtype"], point["mode"]) not in left_out:
+                yield point
 
     def _backbones(self, text: str) -> Iterator[tuple[str, str, dict[str, Scalar]]]:
         """Name, head and all hyper-parameters of the models that one word means."""

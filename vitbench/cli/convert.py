@@ -42,6 +42,7 @@ def convert(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint for the backbone; only tensors are read.")
     ] = None,
+    calibration: Annotated[Path | None, typer.Option(help=options.CALIBRATION)] = None,
     device: Annotated[str, typer.Option(help=options.DEVICE)] = devices.host(),
     timeout: Annotated[
         float, typer.Option(help="Longest wait for a worker's answer, seconds.")
@@ -68,6 +69,7 @@ def convert(
         params={name: own} if own else {},
         plugins=files,
         weights=weights,
+        calibration=calibration,
         device=device,
         timeout_s=timeout,
         timed=False,
@@ -157,7 +159,7 @@ def _script(case: Case, row: Record, out: Path) -> Path:
         title=json.dumps(title),
         file=out.name,
         shape=case.input_shape,
-        dtype=case.dtype,
+        dtype=case.tensor_dtype,
         device=case.device,
     )
     script.write_text(text, encoding="utf-8")

@@ -24,6 +24,7 @@ PRECISION = "Precision"
 REPLACED = {"--compile": "--runtime compile", "--cuda-graph": "--runtime cuda-graph"}
 
 SUITE = "A suite's name or a TOML file; `vitbench list --suites` shows the names."
+CALIBRATION = "Images for backbones in int8: a folder of .png and .jpg; else scikit-image's."
 DEVICE = f"{', '.join(devices.choices())}."
 
 Records = Annotated[Path, typer.Argument(help="A run folder, or a CSV file of records.")]
@@ -92,10 +93,15 @@ class Selection:
     plugin: list[Path] | None = option(
         None, "A file with your own mechanism or backbone; may be repeated."
     )
+    calibration: Path | None = option(None, CALIBRATION)
 
     def settings(self) -> dict[str, Any]:
         """For make_plan. Raises BadInput."""
-        return {"params": parse.params(self.param or []), "plugins": tuple(self.plugin or ())}
+        return {
+            "params": parse.params(self.param or []),
+            "plugins": tuple(self.plugin or ()),
+            "calibration": self.calibration,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.cases.sweep import Question
@@ -35,6 +36,7 @@ class SetUp(_Message):
     threads         of the CPU; None: as many as may be used
     plugins         mechanisms and backbones of the user's own: name -> file
     weights         the checkpoint of every backbone
+    calibration     the images of every backbone in int8
     workers         that use the device at a time
     autotune        whether libraries may choose among their kernels by trying them
     artifacts       folder of what runtimes convert modules into
@@ -47,6 +49,7 @@ class SetUp(_Message):
     threads: int | None = None
     plugins: Mapping[str, Path] = {}
     weights: Path | None = None
+    calibration: Calibration | None = None
     memory_limit_bytes: int | None = None
     allocator: Allocator = "steady"
     workers: int = 1
@@ -58,7 +61,7 @@ class SetUp(_Message):
     @classmethod
     def of(cls, plan: Plan, **fields: Any) -> SetUp:
         """What the workers of a plan have in common, and other fields."""
-        names = "device threads plugins weights memory_limit_bytes allocator autotune"
+        names = "device threads plugins weights calibration memory_limit_bytes allocator autotune"
         return cls(**{name: getattr(plan, name) for name in names.split()} | fields)
 
 

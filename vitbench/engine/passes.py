@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from vitbench import devices, instruments, runtimes
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.errors import BadInput, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
@@ -108,6 +109,7 @@ def measure(
     *,
     with_facts: bool,
     weights: Path | None = None,
+    calibration: Calibration | None = None,
     artifacts: Path | None = None,
 ) -> Measured | Counted:
     """Checks, reads and times one case; without a rule it is not timed."""
@@ -119,6 +121,7 @@ def measure(
             with_facts=with_facts,
             energy_s=energy_s,
             weights=weights,
+            calibration=calibration,
             artifacts=artifacts,
         )
         if rule is None:
@@ -136,6 +139,7 @@ def prepare(
     with_facts: bool,
     energy_s: float,
     weights: Path | None = None,
+    calibration: Calibration | None = None,
     artifacts: Path | None = None,
 ) -> Ready:
     """Builds, runs, checks and, where asked, reads a case; under its `conditions`. What its runtime
@@ -145,7 +149,7 @@ def prepare(
     spent: dict[str, float] = {}
     runtime, before = _runtime_of(case), settings.read()
     with _stopwatch(spent, "build"), own.noted(case, plugins):
-        subject = subjects.build(case, plugins, weights)
+        subject = subjects.build(case, plugins, weights, calibration)
     changed = settings.changes(before, settings.read())
     settings.restore(before)
     stayed = settings.changes(before, settings.read())
@@ -189,14 +193,20 @@ def prepare(
 
 
 @guarded
-def convert(case: Case, plugins: subjects.Plugins, weights: Path | None, artifacts: Path) -> None:
+def convert(
+    case: Case,
+    plugins: subjects.Plugins,
+    artifacts: Path,
+    weights: Path | None = None,
+    calibration: Calibration | None = None,
+) -> None:
     """Converts the module of a case for its runtime, where it was not converted before."""
     _runtime_of(case)
     folder = artifact_of(case, artifacts)
     if folder.exists():
         return
     with conditions(case, plugins), own.noted(case, plugins):
-        subject = subjects.build(case, plugins, weights)
+        subject = subjects.build(case, plugins, weights, calibration)
         _artifact.make(runtimes.converting()[case.runtime], subject, folder)
 
 
@@ -211,7 +221,9 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
         runtime = runtimes.load(case.runtime)
     except BadInput as unknown:
         raise subjects.Unsupported(str(unknown)) from None
-    reason = runtime.refuses(case.device, case.dtype, case.mode) or runtimes.missing(case.runtime)
+    reason = runtimes.refusal(
+        case.runtime, case.device, case.dtype, case.mode
+    ) or runtimes.missing(case.runtime, case.dtype)
     if reason is not None:
         raise subjects.Unsupported(reason)
     return runtime

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import attentions
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.analysis import published, stats
 from vitbench.cases import backbone_names as models
+from vitbench.cases import calibration as images
 from vitbench.cases import plan as plans
 from vitbench.cases import suite as suites
 from vitbench.cases.axes import find
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.cases.row import case_of
@@ -49,6 +51,7 @@ def make_plan(
     params: Params | None = None,
     plugins: tuple[Path, ...] = (),
     weights: Path | None = None,
+    calibration: Path | None = None,
     registry: Mapping[str, Path] | None = None,
     elsewhere: bool = False,
     effort: str | None = None,
@@ -69,6 +72,7 @@ def make_plan(
     params    by mechanism, then hyper-parameter, each a tuple of values
     plugins   files that define ATTENTION or BACKBONE
     weights   a checkpoint for every backbone, read as tensors only
+    calibration  a folder of images for backbones in int8; scikit-image's where None
     registry  the mechanisms that exist: name -> file; ours where None
     elsewhere  whether other Pythons measure, with packages of their own
     effort    "quick", "default", "thorough"; the suite's own where None
@@ -130,6 +134,7 @@ def make_plan(
         reference=loaded.reference,
         plugins=files,
         weights=weights and weights.resolve(),
+        calibration=_calibration(cases, calibration),
         memory_limit_bytes=_memory_limit(memory_limit_bytes, device),
         allocator=allocator,
         seed=seed,
@@ -175,6 +180,7 @@ def plan_again(
         threads=threads,
         timed=timed,
         plugins=files,
+        calibration=_calibration(cases, None),
         memory_limit_bytes=_default_memory_limit(device),
     )
 
@@ -225,6 +231,18 @@ def _weights_name(path: Path) -> str:
             return f"weights_{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
     except OSError as error:
         raise BadInput(f"weights {path} cannot be read: {error.strerror}") from None
+
+
+def _calibration(cases: Iterable[Case], folder: Path | None) -> Calibration | None:
+    """The images that backbones in int8 are calibrated on. Raises BadInput."""
+    if any(case.backbone and case.dtype == runtimes.INT8 for case in cases):
+        return images.read(folder)
+    if folder is not None:
+        raise BadInput(
+            f"--calibration is for backbones in {runtimes.INT8}, and none is measured: attention "
+            "layers take their ranges from normal inputs"
+        )
+    return None
 
 
 def _on_any(device: str, planned_on: Callable[[str], Planned]) -> tuple[str, Planned]:

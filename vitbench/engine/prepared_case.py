@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.engine import passes
 from vitbench.instruments import host, timing
@@ -28,6 +29,7 @@ class PreparedCase:
         *,
         with_facts: bool,
         weights: Path | None = None,
+        calibration: Calibration | None = None,
         artifacts: Path | None = None,
     ) -> None:
         """Raises whatever the mechanism raises; `prepare` returns that as data."""
@@ -39,6 +41,7 @@ class PreparedCase:
                 with_facts=with_facts,
                 energy_s=rule.energy_s,
                 weights=weights,
+                calibration=calibration,
                 artifacts=artifacts,
             )
             device = self._ready.subject.device

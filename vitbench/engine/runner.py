@@ -57,7 +57,10 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
 
     Raises BadInput, StorageFull.
     """
-    journals.read(folder)  # a folder that holds no run is not locked, nor cut at its last newline
+    # First: a folder that holds no run is not locked, nor cut at its last newline.
+    plan = journals.read(folder).plan
+    if plan.calibration is not None:
+        plan.calibration.check()
     with Journal(folder / JOURNAL) as journal:
         return _Runner(journals.read(folder), journal, folder, on_progress).carry_out()
 
@@ -203,7 +206,7 @@ class _Runner:
     def _setup(self) -> SetUp:
         self._start_s = time.monotonic()
         plan, is_new = self._run.plan, not self._run.environment
-        dtypes = tuple(dict.fromkeys(case.dtype for case in plan.cases))
+        dtypes = tuple(dict.fromkeys(case.tensor_dtype for case in plan.cases))
         return SetUp.of(
             plan,
             artifacts=self._folder.resolve() / ARTIFACTS,

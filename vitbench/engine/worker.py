@@ -67,6 +67,7 @@ class Worker:
                     self._setup.plugins,
                     with_facts=request.with_facts,
                     weights=self._setup.weights,
+                    calibration=self._setup.calibration,
                     artifacts=self._setup.artifacts,
                 )
                 self._look_at_others()
@@ -148,7 +149,11 @@ class Worker:
         self._configure()
         assert self._setup.artifacts is not None
         failed = passes.convert(
-            case, self._setup.plugins, self._setup.weights, self._setup.artifacts
+            case,
+            self._setup.plugins,
+            self._setup.artifacts,
+            self._setup.weights,
+            self._setup.calibration,
         )
         return messages.Accepted() if failed is None else self._finished(failed)
 
@@ -160,6 +165,7 @@ class Worker:
             self._setup.plugins,
             with_facts=request.with_facts,
             weights=self._setup.weights,
+            calibration=self._setup.calibration,
             artifacts=self._setup.artifacts,
         )
         if isinstance(prepared, Failed):

@@ -33,6 +33,9 @@ _RMS_EPS = {"float64": 64.0, "float32": 32.0, "bfloat16": 8.0, "float16": 8.0}
 # The worst element of a million lies some 5 standard deviations out, and the errors' own scale
 # varies along the channels.
 _WORST_TO_RMS = 16.0
+# Of quantized modules: TODO
+_INT8_RMS = 0.10
+_INT8_RMS_OF_A_MODEL = 0.30
 
 
 class WrongOutput(Exception):
@@ -48,7 +51,8 @@ class Errors:
 
 
 def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Errors:
-    """The error budget of a dtype; TF32 products round their inputs to 10 bits, as fp16 does.
+    """The error budget of a dtype that computes; TF32 products round their inputs to 10 bits, as
+    fp16 does.
 
     Independent rounding errors of `layers` layers in a row add up like the root of their number.
     """
@@ -57,6 +61,12 @@ def budget(dtype: torch.dtype, *, tf32: bool = False, layers: int = 1) -> Errors
     if tf32 and dtype == torch.float32:
         dtype = torch.float16
     rms = _RMS_EPS[str(dtype).removeprefix("torch.")] * torch.finfo(dtype).eps * layers**0.5
+    return Errors(rms, rms * _WORST_TO_RMS)
+
+
+def int8_budget(layers: int) -> Errors:
+    """The error budget of a module whose products are quantized."""
+    rms = _INT8_RMS if layers == 1 else _INT8_RMS_OF_A_MODEL
     return Errors(rms, rms * _WORST_TO_RMS)
 
 

@@ -186,10 +186,23 @@ def place(threads: int) -> None:
     _cores.pin(threads if threads < usable_cores() else len(_cores.affinity()))
 
 
+# Those that add products of 8-bit numbers into 32 bits at once, as Linux names them. Without them a
+# CPU with AVX2 does so in two steps, of which the first overflows at 16 bits.
+_INT8 = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+def sums_products_exactly() -> bool | None:
+    """Whether the CPU adds products of 8-bit numbers without an overflow on the way; None where the
+    system does not say which instructions it has."""
+    instructions = cpu_facts()["int8_instructions"]
+    return None if instructions is None else bool(instructions)
+
+
 def cpu_facts() -> dict[str, Any]:
     """The CPU's model, cores and which of them are used, instruction sets, governor and quota."""
     flags = _cpuinfo("flags") or _cpuinfo("Features") or ""
     wide = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+    int8 = [name for name in _INT8 if name in flags.split()]
     return {
         "model": _model(),
         "architecture": platform.machine(),
@@ -198,6 +211,7 @@ def cpu_facts() -> dict[str, Any]:
         "cores_usable": usable_cores(),
         "cgroup_quota_cores": cpu_quota(),
         "instruction_sets": [name for name in wide if name in flags.split()],
+        "int8_instructions": int8 if flags else None,
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "turbo_disabled": _text("/sys/devices/system/cpu/intel_pstate/no_turbo"),
         "hypervisor": "hypervisor" in flags.split(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEFAULT = "eager"
+# A value of the axis `dtype` that says how products are computed: in 8 bits, by a runtime that
+# quantizes. Weights and inputs of the module are in float32.
+INT8 = "int8"
 # What the columns `compiled` and `cuda_graph` of older files mean. Ids of cases still hold them.
 OLD_FLAGS = {
     "eager": (False, False),
@@ -46,6 +49,8 @@ class Rules:
     keeps_processes  it starts processes that serve the next case too
     packages         that it imports beside torch
     extra            of vitbench, which installs them
+    int8_packages    that it quantizes with, beside those, which the extra `int8` installs; None: it
+                     does not quantize
     converts         its file has `convert`
     """
 
@@ -57,6 +62,7 @@ class Rules:
     keeps_processes: bool = False
     packages: tuple[str, ...] = ()
     extra: str = ""
+    int8_packages: tuple[str, ...] | None = None
     converts: bool = False
 
 
@@ -73,7 +79,28 @@ COLUMNS = (
     ),
     Column("artifact_bytes", "bytes", "size of what the module was converted into", "int"),
     Column("artifact", "", "its file in the run's folder", "text"),
+    Column(
+        "int8_share",
+        "share",
+        "products (of matrices, convolutions, attention) that are computed in int8, read back from "
+        "what runs; empty where nothing was quantized",
+    ),
+    Column(
+        "calibration", "", "inputs from which the ranges of a quantized module were taken", "text"
+    ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Inputs of a module, from which a runtime that quantizes takes its ranges.
+
+    inputs  each of the shape of the module's input; read anew each time that they are iterated
+    source  what they are, in words
+    """
+
+    inputs: Iterable[Tensor]
+    source: str
 
 
 class Subject(Protocol):
@@ -87,6 +114,13 @@ class Subject(Protocol):
     def device(self) -> Device: ...
     @property
     def x(self) -> Tensor: ...
+    @property
+    def dtype(self) -> str:
+        """In which it is to be computed: that of the tensors, or INT8."""
+
+    def samples(self) -> Samples:
+        """Inputs that are not `x`."""
+
     def calling(self, runnable: Callable[[Tensor], Any]) -> Call:
         """One forward pass, or one training step, of what runs the module."""
 
@@ -201,10 +235,28 @@ def columns() -> tuple[Column, ...]:
     return COLUMNS + own
 
 
-def missing(name: str) -> str | None:
-    """What to install for a runtime, as a sentence; None where it is all there. Raises BadInput."""
+def missing(name: str, dtype: str) -> str | None:
+    """What to install for a runtime to compute in a dtype, as a sentence; None where it is all
+    there. Raises BadInput."""
     rules = load(name).RULES
-    absent = [package for package in rules.packages if importlib.util.find_spec(package) is None]
-    if not absent:
+    needed = {rules.extra: rules.packages}
+    if dtype == INT8:
+        needed[INT8] = rules.int8_packages or ()
+    absent = {
+        extra: [package for package in packages if importlib.util.find_spec(package) is None]
+        for extra, packages in needed.items()
+    }
+    packages = [package for names in absent.values() for package in names]
+    if not packages:
         return None
-    return f"--runtime {name} needs {', '.join(absent)}: pip install 'vitbench[{rules.extra}]'"
+    extras = ",".join(extra for extra, names in absent.items() if names)
+    asked = f" in {INT8}" if absent.get(INT8) else ""
+    return f"--runtime {name}{asked} needs {', '.join(packages)}: pip install 'vitbench[{extras}]'"
+
+
+def refusal(name: str, device: str, dtype: str, mode: str) -> str | None:
+    """Why a runtime runs no such case, in words; None where it does. Raises BadInput."""
+    if dtype == INT8 and load(name).RULES.int8_packages is None:
+        able = [other for other in names() if load(other).RULES.int8_packages is not None]
+        return f"{name} does not quantize: {INT8} is for {', '.join(able)}"
+    return load(name).refuses(device, dtype, mode)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vitbench import devices
 from vitbench.devices import Call
 from vitbench.instruments import memory
-from vitbench.runtimes import Converting, Prepared, Subject
+from vitbench.runtimes import INT8, Converting, Prepared, Subject, Unsuitable
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -78,15 +78,27 @@ def exported(subject: Subject) -> ExportedProgram:
         return torch.export.export(subject.runnable, (subject.x,))
 
 
+def int8_columns(int8: int, products: int) -> Mapping[str, Any]:
+    """Of a module of which so many products are computed in int8, the others in float32. Raises
+    Unsuitable where none is."""
+    if not int8:
+        reason = "all its products are in float32" if products else "it multiplies nothing"
+        raise Unsuitable(f"nothing of it is computed in {INT8}: {reason}")
+    computed = INT8 if int8 == products else f"{INT8}, float32"
+    return {"int8_share": int8 / products, "computed_dtype": computed}
+
+
 class Loaded(Prepared):
     """A converted module, which a runtime loaded from its file.
 
     call     one call, on the memory of the subject's input
     version  of the package that runs it
     resident_before_bytes  None where torch's allocator sees what the call takes
+    more     columns that are read back from what was loaded
     """
 
     is_dispatched = False
+    more: Mapping[str, Any] = {}
 
     def __init__(
         self, call: Call, file: Path, version: str, resident_before_bytes: int | None = None
@@ -100,4 +112,9 @@ class Loaded(Prepared):
         """Those of the conversion, and the file's place in the run's folder."""
         text = (self._file.parent / _COLUMNS).read_text(encoding="utf-8")
         place = Path(*self._file.parts[-3:]).as_posix()
-        return {**json.loads(text), "artifact": place, "runtime_version": self._version}
+        return {
+            **json.loads(text),
+            "artifact": place,
+            "runtime_version": self._version,
+            **self.more,
+        }

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitbench.instruments import host
-from vitbench.runtimes import Prepared, Rules, Subject, _artifact
+from vitbench.runtimes import INT8, Prepared, Rules, Samples, Subject, _artifact
 from vitbench.runtimes._artifact import Loaded
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
 
 RULES = Rules(
     name="executorch",
@@ -18,6 +22,7 @@ RULES = Rules(
     loading_s=0.2,
     packages=("executorch",),
     extra="runtimes",
+    int8_packages=("torchao",),
     converts=True,
 )
 FILE = "model.pte"
@@ -45,8 +50,8 @@ if __name__ == "__main__":
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
-    """It computes inference on the CPU in float32."""
-    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=("float32",))
+    """It computes inference on the CPU in float32 and, quantized, in int8."""
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=("float32", INT8))
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
@@ -64,11 +69,72 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with sdpa_kernel(SDPBackend.MATH), uncached:
         program = _artifact.exported(subject)
+        columns: dict[str, Any] = {}
+        if subject.dtype == INT8:
+            samples = subject.samples()
+            program, columns["calibration"] = _quantized(program, subject, samples), samples.source
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    info = get_delegation_info(lowered.exported_program().graph_module)
+    graph = lowered.exported_program().graph_module
+    if subject.dtype == INT8:
+        columns |= _artifact.int8_columns(*_count_products(graph))
+    info = get_delegation_info(graph)
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
     taken, left = info.num_delegated_nodes, info.num_non_delegated_nodes
-    return {"fallback_share": left / (taken + left)}
+    return columns | {"fallback_share": left / (taken + left)}
+
+
+def _quantized(program: ExportedProgram, subject: Subject, samples: Samples) -> ExportedProgram:
+    """The module with its products in 8 bits, as XNNPACK has them: weights by channel."""
+    import torch
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = xnnpack_quantizer.XNNPACKQuantizer().set_global(config)
+    with torch.no_grad():
+        observed = prepare_pt2e(program.module(), quantizer)
+        for x in samples.inputs:
+            observed(x)
+        return torch.export.export(convert_pt2e(observed), (subject.x,))
+
+
+def _count_products(graph: GraphModule) -> tuple[int, int]:
+    """How many products of a lowered program XNNPACK computes in 8 bits, from operands that are
+    there in 8 bits, and of how many."""
+    int8 = products = 0
+    parts = [graph]
+    for part in graph.children():  # what XNNPACK takes
+        if (program := getattr(part, "original_module", None)) is not None:
+            parts.append(program.graph_module)
+    for part in parts:
+        for node in part.graph.nodes:
+            if (name := _operator(node)) in _FACTORS:
+                factors = node.args[_FACTORS[name]]
+                products += 1
+                int8 += part is not graph and all(_operator(x) in _WIDENED for x in factors)
+    return int8, products
+
+
+def _operator(node: Node) -> str:
+    """`aten::mm`; "" where it is none."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name)
+
+
+# Where operators that multiply have their factors, and those that make floats of 8 bits, which
+# XNNPACK does not compute where a product of 8 bits follows.
+_FACTORS = {
+    "aten::addmm": slice(1, 3),
+    "aten::baddbmm": slice(1, 3),
+    "aten::bmm": slice(2),
+    "aten::convolution": slice(2),
+    "aten::linear": slice(2),
+    "aten::mm": slice(2),
+}
+_WIDENED = {
+    "quantized_decomposed::dequantize_per_channel",
+    "quantized_decomposed::dequantize_per_tensor",
+}
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vitbench import devices
 from vitbench.devices import Call
 from vitbench.instruments import host, memory
-from vitbench.runtimes import Prepared, Rules, Subject, Unsuitable, _artifact
+from vitbench.runtimes import INT8, Prepared, Rules, Samples, Subject, Unsuitable, _artifact
 from vitbench.runtimes._artifact import Loaded
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ RULES = Rules(
     loading_s=0.1,
     packages=("onnxruntime", "onnx", "onnxscript"),
     extra="runtimes",
+    int8_packages=(),
     converts=True,
 )
 FILE = "model.onnx"
@@ -64,7 +66,7 @@ _ELEMENTS = {
 
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
-    """It computes inference, on the CPU in float32."""
+    """It computes inference, on the CPU in float32 and, quantized, in int8."""
     rules = devices.rules(device)
     if rules.is_host and mode == "forward" and dtype in _HALVES:
         return (
@@ -72,7 +74,8 @@ def refuses(device: str, dtype: str, mode: str) -> str | None:
             "float32, or not at all"
         )
     on_cuda = ("float32", *_HALVES)
-    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=("float32",), on_cuda=on_cuda)
+    on_host = ("float32", INT8)
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=on_host, on_cuda=on_cuda)
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
@@ -81,7 +84,60 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
 
     _check_provider(subject)
     _onnx.save(subject, folder / FILE)
-    return {}
+    if subject.dtype != INT8:
+        return {}
+    samples = subject.samples()
+    _quantize(folder / FILE, samples)
+    return {"calibration": samples.source}
+
+
+def _quantize(file: Path, samples: Samples) -> None:
+    """Has the products with weights computed in 8 bits, by channel of the weights.
+
+    Those of two activations, in attention, stay in float32: ONNX Runtime has no fast kernel for two
+    operands without a sign. So do outputs, which would be rounded and at once made floats again. A
+    linear layer is first made one operator with its bias, which has a kernel of that kind.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static, shape_inference
+
+    shape_inference.quant_pre_process(file, file, skip_symbolic_shape=True)
+    graph = onnx.load(file).graph
+    constants = {entry.name for entry in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    kinds = ("Conv", "Gemm", "MatMul")
+    with_weights = [
+        node.name
+        for node in graph.node
+        if node.op_type in kinds and not constants.isdisjoint(node.input[:2])
+    ]
+    if not with_weights:  # an empty list would mean all
+        return
+    quantize_static(
+        file,
+        file,
+        _Reader(graph.input[0].name, samples),
+        quant_format=QuantFormat.QDQ,
+        nodes_to_quantize=with_weights,
+        op_types_to_quantize=list(kinds),
+        per_channel=True,
+        reduce_range=not host.sums_products_exactly(),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+    )
+
+
+class _Reader:
+    """Samples as ONNX Runtime reads them."""
+
+    def __init__(self, name: str, samples: Samples) -> None:
+        self._name, self._inputs = name, iter(samples.inputs)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next one; None where there is no more."""
+        x = next(self._inputs, None)
+        return None if x is None else {self._name: x.numpy()}
 
 
 def _check_provider(subject: Subject) -> None:
@@ -128,9 +184,49 @@ def _on_host(subject: Subject, file: Path) -> Prepared:
     import onnxruntime
 
     before_bytes = host.resident_bytes()
-    session = _session(file, (_CPU, {}))
+    more: Mapping[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder, FILE) if subject.dtype == INT8 else None
+        session = _session(file, (_CPU, {}), optimized=optimized)
+        if optimized is not None:
+            more = _artifact.int8_columns(*_count_products(optimized))
     call = _bound(session, subject.x, onnxruntime.RunOptions())
-    return OnnxRuntime(call, file, _left_share(session, _CPU), before_bytes)
+    prepared = OnnxRuntime(call, file, _left_share(session, _CPU), before_bytes)
+    prepared.more = more
+    return prepared
+
+
+def _count_products(file: Path) -> tuple[int, int]:
+    """How many products of a model, as a session saved what it runs, are in 8 bits, and of how
+    many."""
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(file).graph.node]
+    int8 = sum(kind in _INT8_PRODUCTS for kind in kinds)
+    return int8, int8 + sum(kind in _PRODUCTS for kind in kinds)
+
+
+# ONNX Runtime's operators that multiply, in floating point and in 8 bits.
+_PRODUCTS = {
+    "Conv",
+    "ConvTranspose",
+    "Einsum",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gemm",
+    "MatMul",
+    "NhwcFusedConv",
+}
+_INT8_PRODUCTS = {
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+}
 
 
 def _on_gpu(subject: Subject, file: Path) -> Prepared:
@@ -159,8 +255,13 @@ def _on_gpu(subject: Subject, file: Path) -> Prepared:
     return prepared
 
 
-def _session(file: Path, *providers: tuple[str, Mapping[str, str]]) -> Any:
-    """Of the providers, the first has to take the operators; it tells which it took."""
+def _session(
+    file: Path, *providers: tuple[str, Mapping[str, str]], optimized: Path | None = None
+) -> Any:
+    """Of the providers, the first has to take the operators; it tells which it took.
+
+    optimized  where it saves the graph that it runs; None: nowhere
+    """
     import onnxruntime
     import torch
 
@@ -168,6 +269,9 @@ def _session(file: Path, *providers: tuple[str, Mapping[str, str]]) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 3  # it warns that the file is for this CPU only
     return onnxruntime.InferenceSession(file, options, providers=list(providers))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitbench.instruments import host
-from vitbench.runtimes import Prepared, Rules, Subject, Unsuitable, _artifact
+from vitbench.runtimes import INT8, Prepared, Rules, Samples, Subject, Unsuitable, _artifact
 from vitbench.runtimes._artifact import Loaded
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ RULES = Rules(
     loading_s=0.1,
     packages=("openvino",),
     extra="runtimes",
+    int8_packages=("nncf",),
     converts=True,
 )
 FILE = "model.xml"
@@ -61,7 +63,7 @@ _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 
 def refuses(device: str, dtype: str, mode: str) -> str | None:
     """It computes inference on the CPU; in which dtypes, the CPU says when it is asked."""
-    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=tuple(_PRECISIONS))
+    return _artifact.refuses(RULES.name, device, dtype, mode, on_host=(*_PRECISIONS, INT8))
 
 
 def _check_capability(dtype: str) -> None:
@@ -80,8 +82,31 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     _check_capability(_dtype_of(subject.x))
     model = openvino.convert_model(_artifact.exported(subject))
     model.reshape(list(subject.x.shape))  # it takes the shapes of some modules for dynamic
+    columns = {}
+    if subject.dtype == INT8:
+        samples = subject.samples()
+        model, columns["calibration"] = _quantized(model, samples), samples.source
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
-    return {}
+    return columns
+
+
+def _quantized(model: Any, samples: Samples) -> Any:
+    """The model with its products in 8 bits, by NNCF's settings for transformers: weights by
+    channel, outliers of activations moved into them (SmoothQuant), softmax in float32."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    inputs = [x.numpy() for x in samples.inputs]
+    fix = nncf.OverflowFix.DISABLE if host.sums_products_exactly() else nncf.OverflowFix.ENABLE
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        # OpenVINO computes convolutions by channel in float32, with or without what this adds.
+        ignored_scope=nncf.IgnoredScope(types=["GroupConvolution"], validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+    )
 
 
 def prepare(subject: Subject, artifact: Path | None) -> Prepared:
@@ -113,9 +138,43 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
 
     prepared = Loaded(call, artifact / FILE, openvino.__version__, before_bytes)
     prepared.computed_dtype = _computed_dtype(compiled)
-    if prepared.computed_dtype and dtype not in prepared.computed_dtype:
+    if subject.dtype != INT8 and prepared.computed_dtype and dtype not in prepared.computed_dtype:
         raise Unsuitable(f"OpenVINO computes in {prepared.computed_dtype} here, and not in {dtype}")
+    if subject.dtype == INT8:
+        model = openvino.Core().read_model(artifact / FILE)
+        prepared.more = _artifact.int8_columns(*_count_products(model, compiled))
     return prepared
+
+
+def _count_products(model: Any, compiled: Any) -> tuple[int, int]:
+    """How many products of a model are computed in 8 bits, and of how many.
+
+    A layer of the compiled model names the operators that it computes. It takes so many products in
+    8 bits as it has pairs of inputs in 8 bits.
+    """
+    products = {
+        op.get_friendly_name(): _PRODUCTS_OF[op.get_type_name()]
+        for op in model.get_ops()
+        if op.get_type_name() in _PRODUCTS_OF
+    }
+    int8 = 0
+    for layer in compiled.get_runtime_model().get_ops():
+        info = layer.get_rt_info()
+        names = str(info["originalLayersNames"].astype(str)).split(",")
+        computed = {name.partition("/Dequantization")[0] for name in names}
+        narrow = [entry.get_element_type().size == 1 for entry in layer.inputs()]
+        count = sum(products[name] for name in computed & products.keys())
+        int8 += min(count, sum(narrow) // 2)
+    return int8, sum(products.values())
+
+
+# Products that an operator takes. Attention multiplies by the keys and by the values.
+_PRODUCTS_OF = {
+    "Convolution": 1,
+    "GroupConvolution": 1,
+    "MatMul": 1,
+    "ScaledDotProductAttention": 2,
+}
 
 
 def _dtype_of(x: Tensor) -> str:

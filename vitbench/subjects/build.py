@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vitbench import devices
+from vitbench import devices, runtimes
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.devices import Call
 from vitbench.instruments import Counts
 from vitbench.instruments.correctness import tensors_in
-from vitbench.subjects import backbones, wrappers
+from vitbench.subjects import backbones, samples, wrappers
 from vitbench.subjects.backbones import BackboneSpec, attention_of
 from vitbench.subjects.backbones.weights import load_into
 
@@ -39,12 +40,16 @@ class Subject:
     runnable  what is run: the module, or the wrapper that computes it here
     device    that it is on
     x         attention: map (batch, height, width, dim); backbone: images (batch, 3, height, width)
+    dtype     in which it is to be computed: that of the tensors, or int8
+    samples   inputs of a module to be quantized, which are not `x`
     """
 
     module: nn.Module
     runnable: nn.Module
     device: devices.Device
     x: Tensor
+    dtype: str
+    samples: Callable[[], runtimes.Samples]
 
     @property
     def call(self) -> Call:
@@ -56,6 +61,12 @@ class Subject:
         if self.module.training:
             return training_step(self.module, runnable, self.x)
         return lambda: runnable(self.x)
+
+    def another_input(self) -> Tensor:
+        """Of the same kind as `x`."""
+        if self.dtype == runtimes.INT8:
+            return next(iter(self.samples().inputs))
+        return torch.randn_like(self.x)
 
 
 _SPECS: dict[tuple[str, tuple[tuple[str, Path], ...]], BackboneSpec] = {}
@@ -125,11 +136,12 @@ def reference_impl(case: Case, plugins: Plugins) -> str:
     return "eager" if "eager" in spec.impls else spec.impls[0]
 
 
-def build_input(case: Case) -> Tensor:
-    """Random normal input in fp32 on the CPU: zeros time faster than data."""
-    generator = torch.Generator().manual_seed(seed_of(case) + 1)
-    # A module may have changed what a new tensor is by default.
-    return torch.randn(case.input_shape, generator=generator, dtype=torch.float32, device="cpu")
+def build_input(case: Case, calibration: Calibration | None = None) -> Tensor:
+    """In fp32 on the CPU: random normal, but of a quantized backbone images, whose ranges are those
+    that it was quantized for: those of the calibration, mirrored."""
+    if calibration is None:
+        return samples.normal(case, seed_of(case) + 1)
+    return next(samples.batches(case, calibration)).flip(-1)
 
 
 def closed_form_macs(case: Case, plugins: Plugins) -> int | None:
@@ -207,7 +219,7 @@ def is_cast(case: Case, plugins: Plugins) -> bool:
     """
     on_host = devices.rules(case.device).is_host
     fast = on_host and case.impl == "fused" and case.mode == "forward"
-    if not (fast and wrappers.is_emulated(getattr(torch, case.dtype))):
+    if not (fast and wrappers.is_emulated(getattr(torch, case.tensor_dtype))):
         return False
     try:
         return closed_form_macs(case, plugins) != 0
@@ -217,7 +229,7 @@ def is_cast(case: Case, plugins: Plugins) -> bool:
 
 def computed_dtype(case: Case, plugins: Plugins) -> str:
     """The dtype in which a call computes, whatever dtype its input and output have."""
-    return "float32" if is_cast(case, plugins) else case.dtype
+    return "float32" if is_cast(case, plugins) else case.tensor_dtype
 
 
 def dtypes_computed(device: devices.Device, dtypes: Iterable[str]) -> tuple[str, ...]:
@@ -238,7 +250,10 @@ def fallback(case: Case, plugins: Plugins) -> str:
     of_mechanism = attention_of(case.attention, plugins).fallback
     if of_mechanism is None:
         return ""
-    return of_mechanism(case.dim, case.num_heads, case.grid, case.dtype, **dict(case.params)) or ""
+    return (
+        of_mechanism(case.dim, case.num_heads, case.grid, case.tensor_dtype, **dict(case.params))
+        or ""
+    )
 
 
 # What modules call their number of heads, beside num_heads.
@@ -271,17 +286,28 @@ def wasted_token_fraction(case: Case, plugins: Plugins) -> float:
     return (tokens - case.grid.tokens) / tokens
 
 
-def build(case: Case, plugins: Plugins, checkpoint: Path | None = None) -> Subject:
-    """The subject of a case. Raises Unsupported, BadWeights, and whatever the mechanism raises."""
-    dtype = getattr(torch, case.dtype)
+def build(
+    case: Case,
+    plugins: Plugins,
+    checkpoint: Path | None = None,
+    calibration: Calibration | None = None,
+) -> Subject:
+    """The subject of a case. Raises Unsupported, BadWeights, and whatever the mechanism raises.
+
+    calibration  the images of backbones in int8
+    """
+    dtype = getattr(torch, case.tensor_dtype)
     trained = case.mode == "forward_backward"
     device = devices.connect(case.device)
-    if reason := device.refuses(case.dtype):
+    if reason := device.refuses(case.tensor_dtype):
         raise Unsupported(reason)
     module = build_module(case, plugins, case.impl, checkpoint)
     module = wrappers.converted(module.to(device.target), dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
-    return Subject(module, runnable, device, build_input(case).to(device.target, dtype))
+    images = calibration if case.backbone and case.dtype == runtimes.INT8 else None
+    x = build_input(case, images).to(device.target, dtype)
+    inputs = functools.partial(samples.of, case, seed_of(case) + 2, images)
+    return Subject(module, runnable, device, x, case.dtype, inputs)
 
 
 def training_step(module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor) -> Call:

@@ -72,7 +72,7 @@ def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[
     reasons = {}
     for case in cases:
         try:
-            reason = devices.connect(case.device).refuses(case.dtype)
+            reason = devices.connect(case.device).refuses(case.tensor_dtype)
             if reason is None and case.attention:
                 with own.importable(case, plugins):
                     reason = attention_of(case.attention, plugins).reason_against(

@@ -41,7 +41,7 @@ AXES: Mapping[str, Any] = {"resolution": ("128x192",), "dim": (48,), "num_heads"
 def run(one: Case, folder: Path) -> Counted | Failed:
     """A case that is converted, where its runtime converts, and read, as two workers do it."""
     converts = runtimes.load(one.runtime).RULES.converts
-    failed = passes.convert(one, {}, None, folder) if converts else None
+    failed = passes.convert(one, {}, folder) if converts else None
     if failed is not None:
         return failed
     outcome = passes.measure(one, None, {}, with_facts=True, artifacts=folder)
@@ -292,13 +292,11 @@ def test_a_conversion_is_there_as_a_whole_or_not_at_all(
         return {"fallback_share": 0.5}
 
     monkeypatch.setattr(converting, "convert", convert)
-    assert passes.convert(one, {}, None, tmp_path) == Failed(
-        "error", "RuntimeError: no such operator"
-    )
+    assert passes.convert(one, {}, tmp_path) == Failed("error", "RuntimeError: no such operator")
     folder = passes.artifact_of(one, tmp_path)
     assert not folder.exists()
     for _ in range(2):
-        assert passes.convert(one, {}, None, tmp_path) is None
+        assert passes.convert(one, {}, tmp_path) is None
     assert calls == [[], []]
     assert sorted(path.name for path in folder.iterdir()) == ["columns.json", "half"]
 

@@ -17,7 +17,7 @@ from vitbench.devices import cpu
 from vitbench.engine import passes
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Failed
-from vitbench.runtimes import cuda_graph
+from vitbench.runtimes import Samples, cuda_graph
 from vitbench.subjects.build import Subject
 
 
@@ -56,7 +56,8 @@ class Layer(nn.Module):
 def subject(device: Recorder, *, trained: bool) -> Subject:
     """A layer on that device."""
     module = Layer().train(trained)
-    return Subject(module, module, device, torch.randn(4, 8))
+    x = torch.randn(4, 8)
+    return Subject(module, module, device, x, "float32", lambda: Samples((x,), "one input"))
 
 
 @pytest.mark.parametrize("trained", [False, True])
