@@ -267,7 +267,8 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             name="dtype",
-            help="Data type of weights and inputs; int8 quantizes products, and leaves these in float32",
+            help="Data type of weights and inputs; int8 quantizes products, and leaves these in "
+            "float32",
             meaning="data type of weights and inputs; `int8`: these are in float32, and products "
             "are quantized",
             default="float32",

@@ -88,8 +88,8 @@ def test_what_multiplies_nothing_is_unsupported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted({*attentions.names()} - {"pooling"}))
 def test_every_mechanism(tmp_path: Path, name: str, runtime: str) -> None:
     """Is quantized in part at least, and computes the same function."""
-    axes = AXES | {"dtype": (runtimes.INT8,), "runtime": (runtime,), "batch_size": (2,)}
-    (one,) = Sweep(attention=(name,), **axes).expand()
+    how: Mapping[str, Any] = {"dtype": (runtimes.INT8,), "runtime": (runtime,)}
+    (one,) = Sweep(attention=(name,), batch_size=(2,), **AXES, **how).expand()
     found = columns_of(one, tmp_path)
     assert 0 < found["int8_share"] <= 1
 
