@@ -36,7 +36,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def counted(folder: Path, runtime: str, dtype: str = "float32") -> Counted | Failed:
     """A case that is converted and read."""
     one = case(runtime=runtime, dtype=dtype, **ODD)
-    failed = passes.convert(one, {}, None, folder)
+    failed = passes.convert(one, {}, folder)
     if failed is not None:
         return failed
     outcome = passes.measure(one, None, {}, with_facts=True, artifacts=folder)
@@ -85,7 +85,7 @@ def test_products_of_fp32_are_as_the_device_says(
         monkeypatch.setattr(type(device), "uses_tf32", lambda self, tf32=tf32: tf32)
         folder = tmp_path / str(tf32)
         one = case(runtime="tensorrt", **ODD)
-        assert passes.convert(one, {}, None, folder) is None
+        assert passes.convert(one, {}, folder) is None
         head = (passes.artifact_of(one, folder) / "model.engine").read_bytes().split(b"\n")[1]
         assert json.loads(head) == {"tf32": tf32, "detailed": True}
 
@@ -255,4 +255,4 @@ def test_a_package_without_the_provider(tmp_path: Path) -> None:
 def test_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own extra installs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert str(runtimes.missing("tensorrt")).endswith("pip install 'vitbench[tensorrt]'")
+    assert str(runtimes.missing("tensorrt", "float32")).endswith("pip install 'vitbench[tensorrt]'")

@@ -221,9 +221,8 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
         runtime = runtimes.load(case.runtime)
     except BadInput as unknown:
         raise subjects.Unsupported(str(unknown)) from None
-    reason = runtimes.refusal(
-        case.runtime, case.device, case.dtype, case.mode
-    ) or runtimes.missing(case.runtime, case.dtype)
+    reason = runtimes.refusal(case.runtime, case.device, case.dtype, case.mode)
+    reason = reason or runtimes.missing(case.runtime, case.dtype)
     if reason is not None:
         raise subjects.Unsupported(reason)
     return runtime

@@ -33,7 +33,9 @@ _RMS_EPS = {"float64": 64.0, "float32": 32.0, "bfloat16": 8.0, "float16": 8.0}
 # The worst element of a million lies some 5 standard deviations out, and the errors' own scale
 # varies along the channels.
 _WORST_TO_RMS = 16.0
-# Of quantized modules: TODO
+# Of a quantized layer, whose activations and weights are rounded to 8 bits: measured over the
+# catalogue at 14 x 14 tokens in three runtimes, from 0.0005 to 0.044. A constant is off by a third
+# at 32 x 32 tokens, where softmax attention averages most of its input away.
 _INT8_RMS = 0.10
 _INT8_RMS_OF_A_MODEL = 0.30
 

@@ -87,6 +87,9 @@ def _quantized(program: ExportedProgram, subject: Subject, samples: Samples) -> 
     """The module with its products in 8 bits, as XNNPACK has them: weights by channel."""
     import torch
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+
+    # Registers what computes the changes to and from 8 bits that XNNPACK does not take.
+    from executorch.kernels import quantized  # noqa: F401 - it works by being imported
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)

@@ -304,7 +304,7 @@ def test_a_conversion_is_there_as_a_whole_or_not_at_all(
 def test_no_sample_holds_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A case is timed from the file that is there; where it is not, nothing makes it meanwhile."""
     one, rule = case(runtime="onnxruntime"), timing.TimingRule(warmup_s=0.0, min_s=0.0, cap_s=0.0)
-    assert passes.convert(one, {}, None, tmp_path) is None
+    assert passes.convert(one, {}, tmp_path) is None
 
     def convert(subject: runtimes.Subject, folder: Path) -> Mapping[str, Any]:
         raise AssertionError("converted while a case is measured")
