@@ -90,12 +90,15 @@ def _quantized(program: ExportedProgram, subject: Subject, samples: Samples) -> 
 
     # Registers what computes the changes to and from 8 bits that XNNPACK does not take.
     from executorch.kernels import quantized  # noqa: F401 - it works by being imported
+    from torchao.quantization.pt2e.constant_fold import constant_fold
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)
     quantizer = xnnpack_quantizer.XNNPACKQuantizer().set_global(config)
     with torch.no_grad():
-        observed = prepare_pt2e(program.module(), quantizer)
+        graph = program.module()
+        constant_fold(graph)  # weights that are put together anew in each call are none to it
+        observed = prepare_pt2e(graph, quantizer)
         for x in samples.inputs:
             observed(x)
         return torch.export.export(convert_pt2e(observed), (subject.x,))
