@@ -3,9 +3,9 @@
     python -m tests.device_report reports/cuda-h100
 
 Runs `doctor`, the suite `quick` with energy, the CUDA tests, the catalogue at three sizes in bf16,
-and `ab` of the tree against itself. A part that fails, or takes too long, is named in the folder's
-README.md, and the next part runs all the same. `--simulated` tries the command where there is no
-GPU.
+one mechanism in every runtime that is installed, and `ab` of the tree against itself. A part that
+fails, or takes too long, is named in the folder's README.md, and the next part runs all the same.
+`--simulated` tries the command where there is no GPU.
 """
 
 from __future__ import annotations
@@ -92,13 +92,17 @@ def parts(folder: Path, *, simulated: bool) -> list[Part]:
 
     quick = ["run", "quick", *quick_sizes, "--energy-time", "2", *out("quick")]
     catalogue = ["run", "quick", "--attention", names, *three_sizes, "--dtype", "bfloat16"]
+    every = "eager,tensorrt" if simulated else "all"  # those that are not installed are left out
+    converted = ["run", "quick", "--attention", "msa", "--runtime", every, "--dtype", "float16"]
+    converted += ab_sizes
     compared = ["ab", os.path.relpath(folder / "base", ROOT), ".", "--attention", "msa,hilo"]
     return [
-        Part("doctor", [*command, "doctor", *on_device], 50),
-        Part("quick", [*command, *quick], 160),
-        Part("tests", [*tests, "-m", "cuda", "tests"], 140),
-        Part("catalogue", [*command, *catalogue, "--budget", "140s", *out("catalogue")], 150),
-        Part("ab", [*command, *compared, *ab_sizes, "--budget", "65s", *out("ab")], 95),
+        Part("doctor", [*command, "doctor", *on_device], 45),
+        Part("quick", [*command, *quick], 140),
+        Part("tests", [*tests, "-m", "cuda and not slow", "tests"], 140),
+        Part("catalogue", [*command, *catalogue, "--budget", "105s", *out("catalogue")], 115),
+        Part("runtimes", [*command, *converted, "--budget", "75s", *out("runtimes")], 85),
+        Part("ab", [*command, *compared, *ab_sizes, "--budget", "50s", *out("ab")], 75),
     ]
 
 

@@ -53,9 +53,9 @@ def test_a_part_whose_time_is_up_may_write_what_it_has(tmp_path: Path) -> None:
 def test_the_parts_are_of_the_device(tmp_path: Path) -> None:
     """The customer's command is among them, and all fit into ten minutes."""
     made = {part.name: part for part in parts(tmp_path, simulated=False)}
-    assert set(made) == {"doctor", "quick", "tests", "catalogue", "ab"}
+    assert set(made) == {"doctor", "quick", "tests", "catalogue", "runtimes", "ab"}
     assert " ".join(made["quick"].command[1:5]) == "-m vitbench run quick"
-    for name in ("doctor", "quick", "catalogue", "ab"):
+    for name in ("doctor", "quick", "catalogue", "runtimes", "ab"):
         assert "--device cuda" in " ".join(made[name].command)
     assert sum(part.limit_s for part in made.values()) <= 600
     words = [word for part in made.values() for word in part.command[1:]]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import attentions
+from vitbench import runtimes
 from vitbench.engine.child import Target
 from vitbench.errors import BadInput
 
@@ -98,7 +101,7 @@ def checkout(base: str, head: str | None) -> Iterator[tuple[Revision, Revision]]
         tempfile.TemporaryDirectory(prefix="vitbench-ab-") as folder,
         contextlib.ExitStack() as worktrees,
     ):
-        yield (
+        yield _with_versions(
             _revision(base, Path(folder), worktrees),
             _working_tree() if head is None else _revision(head, Path(folder), worktrees),
         )
@@ -109,7 +112,7 @@ def _revision(name: str, folder: Path, worktrees: contextlib.ExitStack) -> Revis
     path = Path(name)
     python = _python_in(path)
     if python is not None:
-        return Revision(f"{name} ({_version(python)})", Target(str(python)))
+        return Revision(name, Target(str(python)))
     top = _top()
     commit = None if top is None or name.startswith(("./", "../", "/")) else _commit(top, name)
     if top is not None and commit is not None:
@@ -157,21 +160,64 @@ def _python_in(path: Path) -> Path | None:
     return None
 
 
-_VERSIONS = "import sys, importlib.metadata as m; print(sys.version.split()[0], m.version('torch'))"
+_ALWAYS_NAMED = ("Python", "torch")
+_VERSIONS = """
+import importlib.metadata as metadata, json, sys
+packages = metadata.packages_distributions()
+versions = {name: metadata.version(packages[name][0]) for name in sys.argv[1:] if name in packages}
+versions |= {"Python": sys.version.split()[0], "torch": metadata.version("torch")}
+print(json.dumps(versions))
+"""
 
 
-def _version(python: Path) -> str:
-    """`Python 3.11.7, torch 2.14.1`. Raises BadInput where it has no torch."""
+def _with_versions(base: Revision, head: Revision) -> tuple[Revision, Revision]:
+    """The sides; the label of a Python environment says what it has: `old (Python 3.11.7, torch
+    2.14.1, openvino 2025.3.0)`, of the runtimes' packages those in which the sides differ.
+
+    Raises BadInput where it has no torch.
+    """
+    sides = (base, head)
+    if base.target.python == head.target.python:
+        pythons = {base.target.python or ""} - {""}
+    else:
+        pythons = {side.target.python or sys.executable for side in sides}
+    versions = {python: _versions(python) for python in sorted(pythons)}
+    packages = [name for name in _packages() if len({v.get(name) for v in versions.values()}) > 1]
+
+    def labelled(side: Revision) -> Revision:
+        if side.target.python is None:
+            return side
+        own = versions[side.target.python]
+        words = [f"{name} {own[name]}" for name in _ALWAYS_NAMED]
+        words += [f"{name} {own[name]}" if name in own else f"no {name}" for name in packages]
+        return replace(side, label=f"{side.label} ({', '.join(words)})")
+
+    return labelled(base), labelled(head)
+
+
+def _packages() -> list[str]:
+    """Those that runtimes import, as they are imported."""
+    rules = [runtimes.load(name).RULES for name in runtimes.names()]
+    return sorted({package for one in rules for package in one.packages})
+
+
+def _versions(python: str) -> Mapping[str, str]:
+    """Of Python, torch and the runtimes' packages that are there. Raises BadInput where it has no
+    torch."""
     try:
         done = subprocess.run(
-            [python, "-c", _VERSIONS], capture_output=True, text=True, timeout=60, check=True
+            [python, "-c", _VERSIONS, *_packages()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
     except subprocess.CalledProcessError as error:
         raise BadInput(f"{python} cannot be measured: {_last_line(error)}") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise BadInput(f"{python} cannot be measured: {error}") from None
-    version, torch = done.stdout.split()
-    return f"Python {version}, torch {torch}"
+    versions: Mapping[str, str] = json.loads(done.stdout)
+    return versions
 
 
 def _top() -> Path | None:

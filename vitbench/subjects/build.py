@@ -127,7 +127,19 @@ def _backbone(
         body = spec.make(*size, impl=impl, **params)
     if checkpoint is not None:
         on_loaded(load_into(body, checkpoint))
+    else:
+        _draw_zeros(body)
     return dense.build(body, case.head, *size) if case.head else body
+
+
+def _draw_zeros(module: nn.Module) -> None:
+    """Draws the parameters that training starts at zero, in place, as the others are drawn: what
+    they alone reach, such as where a deformable convolution samples, or a whole residual branch,
+    would not be in the output, and no check would see it."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                parameter.normal_(std=0.02)
 
 
 def reference_impl(case: Case, plugins: Plugins) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_a_python(tmp_path: Path, repository: Path) -> None:
     said = pytest.raises(BadInput, match=r"cannot be measured: No package metadata")
     with said, revision.checkout(str(tmp_path / "env"), None):
         pass
+
+
+def test_what_two_pythons_differ_in(tmp_path: Path) -> None:
+    """Of the runtimes' packages, those in which they differ are named: an upgrade of one is what is
+    judged."""
+    common = {"Python": "3.11.7", "torch": "2.14.1", "onnx": "1.18"}
+    for name, own in {
+        "old": {"openvino": "2025.3", "tensorrt": "10.8"},
+        "new": {"openvino": "2026.4"},
+    }.items():
+        python = tmp_path / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\necho '{json.dumps(common | own)}'\n")
+        python.chmod(0o755)
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    with revision.checkout(old, new) as (base, head):
+        assert base.label == f"{old} (Python 3.11.7, torch 2.14.1, openvino 2025.3, tensorrt 10.8)"
+        assert head.label == f"{new} (Python 3.11.7, torch 2.14.1, openvino 2026.4, no tensorrt)"
+    with revision.checkout(old, old) as (base, head):
+        assert base.label == head.label == f"{old} (Python 3.11.7, torch 2.14.1)"
 
 
 def test_plugins_are_each_sides_own(repository: Path, tmp_path: Path) -> None:
