@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from tests.vitbench.examples import plugin, vitbench
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.sweep import Sweep
 from vitbench.engine import passes as measurement
+from vitbench.instruments.correctness import WrongOutput
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.outcome import Counted, Failed, Measured
 from vitbench.subjects import build as subjects
+from vitbench.subjects import check
 from vitbench.subjects.backbones.litv2 import CONFIGS, LITv2
 
 QUICK = TimingRule(
@@ -139,3 +142,33 @@ def test_measured_through_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "out" / "records.csv").read_text()
     assert "attention=pooling" in rows
+
+
+def test_no_weight_of_a_backbone_is_left_at_zero() -> None:
+    """What training starts at zero is drawn where no checkpoint is given: offsets of deformable
+    convolutions, and what ends a residual branch; equal cases have equal weights."""
+    (one,) = cases("litv2_s")
+    module, again = (subjects.build_module(one, {}, impl) for impl in ("fused", "eager"))
+    parameters, others = dict(module.named_parameters()), dict(again.named_parameters())
+    assert any("conv_offset" in name for name in parameters)
+    for name, parameter in parameters.items():
+        assert parameter.any(), name
+        assert torch.equal(parameter, others[name]), name
+
+
+@pytest.mark.slow
+def test_an_output_without_the_offsets_is_wrong() -> None:
+    """A runtime that ignored where LITv2's convolutions sample would fail the check of its output,
+    against eager in float64 and on another input."""
+    (one,) = cases("litv2_s")
+    subject, other = subjects.build(one, {}), subjects.build(one, {})
+    with torch.inference_mode():
+        for name, parameter in other.module.named_parameters():
+            if "conv_offset" in name:
+                parameter.zero_()
+        ignoring = dataclasses.replace(other, x=subject.x)
+        check.check_values(one, subject, subject.call(), {})
+        with pytest.raises(WrongOutput, match="differs from the eager"):
+            check.check_values(one, subject, ignoring.call(), {})
+        with pytest.raises(WrongOutput, match="called on another input"):
+            check.check_follows_input(one, subject, ignoring.call)
