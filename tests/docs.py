@@ -21,7 +21,9 @@ import attentions
 import vitbench
 from tests import docs_runtimes
 from vitbench import devices as device_kinds
+from vitbench import runtimes as known_runtimes
 from vitbench.analysis import trust
+from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
 from vitbench.cli import app, show
 from vitbench.instruments.timing import TimingRule
@@ -206,6 +208,22 @@ def runtimes() -> str:
     return _listed("runtimes")
 
 
+def where() -> str:
+    """What each runtime computes in on each device, as it says itself."""
+    dtypes = AXES["dtype"].choices
+    rows = []
+    for name in known_runtimes.names():
+        refuses = known_runtimes.load(name).refuses
+        able = {
+            device: [dtype for dtype in dtypes if refuses(device, dtype, "forward") is None]
+            for device in device_kinds.names()
+        }
+        trains = any(refuses(d, "float32", "forward_backward") is None for d in able)
+        cells = ["all" if len(a) == len(dtypes) else ", ".join(a) for a in able.values()]
+        rows.append((_code(name), *cells, "yes" if trains else ""))
+    return _table(("runtime", *device_kinds.names(), "trains"), rows)
+
+
 def formats() -> str:
     """The formats of exports."""
     return _listed("formats")
@@ -388,7 +406,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
         *(machine, results, picture, runs, knobs, grades, columns, mechanisms, runtimes, devices),
-        *(deployed_chart, deployed),
+        *(where, deployed_chart, deployed),
         *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )
 }
