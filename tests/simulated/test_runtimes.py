@@ -21,6 +21,7 @@ from vitbench import devices, runtimes
 from vitbench.__main__ import run
 from vitbench.engine import passes
 from vitbench.results.outcome import Counted, Failed
+from vitbench.runtimes import onnxruntime as converting
 
 ODD = {"grid_height": 5, "grid_width": 7, "device": "accelerator"}
 
@@ -240,6 +241,12 @@ def test_a_provider_that_takes_nothing_is_none(tmp_path: Path, session: Any) -> 
     assert isinstance(outcome, Failed)
     assert outcome.kind == "unsupported"
     assert "CUDAExecutionProvider takes none of its operators" in outcome.message
+
+
+def test_a_model_without_operators_leaves_none() -> None:
+    """There is nothing that a provider could have taken, or left."""
+    empty = SimpleNamespace(get_provider_graph_assignment_info=list)
+    assert converting._left_share(empty, "CUDAExecutionProvider") == 0
 
 
 def test_a_package_without_the_provider(tmp_path: Path) -> None:

@@ -276,12 +276,13 @@ def _session(
 
 
 def _left_share(session: Any, provider: str) -> float:
-    """Of the operators, what the provider did not take."""
+    """Of the operators, what the provider did not take; 0 where there is none."""
     groups = session.get_provider_graph_assignment_info()
     counts = {group.ep_name: 0 for group in groups}
     for group in groups:
         counts[group.ep_name] += len(group.get_nodes())
-    return 1 - counts.get(provider, 0) / sum(counts.values())
+    total = sum(counts.values())
+    return 1 - counts.get(provider, 0) / total if total else 0.0
 
 
 def _bound(session: Any, x: Tensor, options: Any) -> Call:
