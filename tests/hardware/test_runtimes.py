@@ -57,7 +57,7 @@ def test_a_side_stream_is_in_order_with_torch(device: Device) -> None:
 def test_a_converted_module(device: Device, tmp_path: Path, runtime: str, dtype: str) -> None:
     """It computes the same function on two inputs, in the case's dtype; what nothing tells of its
     memory is empty."""
-    if (missing := runtimes.missing(runtime)) is not None:
+    if (missing := runtimes.missing(runtime, dtype)) is not None:
         pytest.skip(missing)
     outcome = run(case(runtime=runtime, dtype=dtype, device=device.name), tmp_path)
     if isinstance(outcome, Failed) and outcome.message.startswith(_PROVIDER):
@@ -76,7 +76,7 @@ def test_a_converted_module(device: Device, tmp_path: Path, runtime: str, dtype:
 @pytest.mark.parametrize("device", [CUDA], indirect=True)
 def test_the_script_runs_an_engine(device: Device, tmp_path: Path) -> None:
     """From the files alone."""
-    if (missing := runtimes.missing("tensorrt")) is not None:
+    if (missing := runtimes.missing("tensorrt", "float16")) is not None:
         pytest.skip(missing)
     words = ["convert", "msa", "--runtime", "tensorrt", "--resolution", "64", "--device", "cuda"]
     done = vitbench(tmp_path, *words, "--dtype", "float16", "--out", "model.engine")
