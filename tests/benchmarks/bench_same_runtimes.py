@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ AGAIN = "-again"
 
 def tree(folder: Path) -> Path:
     """A copy of the code in which each of RUNTIMES has a second name: a second file."""
-    for name in ("vitbench", "attentions"):
+    for name in ("vitbench", "attentions", "reports/published"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in RUNTIMES:
         file = folder / "vitbench" / "runtimes" / f"{name}.py"
@@ -46,12 +47,13 @@ def tree(folder: Path) -> Path:
 
 def recorded(folder: Path, options: Options) -> tuple[Run, str]:
     """A run of the tree, and its command."""
-    rounds, names = (4, NAMES[:1]) if options.quick else (9, NAMES)
+    rounds, names = (4, NAMES[:1]) if options.quick else (8, NAMES)
     both = [f"{name}{end}" for name in RUNTIMES for end in ("", AGAIN)]
     words = ["run", "--attention", ",".join(names), "--runtime", ",".join(both), *OPTIONS]
     words += ["--device", "cpu", "--quiet", "--rounds", str(rounds)]
     command = [sys.executable, "-m", "vitbench", *words, "--out", str(folder / "run")]
-    done = subprocess.run(command, cwd=tree(folder), capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(tree(folder))}  # the workers' too
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return journals.read(folder / "run"), f"`vitbench {' '.join(words)}`"
