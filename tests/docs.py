@@ -7,6 +7,7 @@ They stand between `<!-- name -->` and `<!-- end -->`; test_docs.py checks that 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -213,13 +214,13 @@ def where() -> str:
     dtypes = AXES["dtype"].choices
     rows = []
     for name in known_runtimes.names():
-        refuses = known_runtimes.load(name).refuses
+        refuses = functools.partial(known_runtimes.refusal, name)
         able = {
             device: [dtype for dtype in dtypes if refuses(device, dtype, "forward") is None]
             for device in device_kinds.names()
         }
         trains = any(refuses(d, "float32", "forward_backward") is None for d in able)
-        cells = ["all" if len(a) == len(dtypes) else ", ".join(a) for a in able.values()]
+        cells = [", ".join(dtypes_here) for dtypes_here in able.values()]
         rows.append((_code(name), *cells, "yes" if trains else ""))
     return _table(("runtime", *device_kinds.names(), "trains"), rows)
 
