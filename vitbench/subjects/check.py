@@ -65,9 +65,9 @@ def check_follows_input(case: Case, subject: subjects.Subject, call: Call) -> No
 
 def _allowed(case: Case, subject: subjects.Subject) -> correctness.Errors:
     """The error budget of a case."""
-    layers = BACKBONE_LAYERS if case.backbone else 1
     if case.dtype == runtimes.INT8:
-        return correctness.int8_budget(layers)
+        return correctness.int8_budget()
+    layers = BACKBONE_LAYERS if case.backbone else 1
     return correctness.budget(subject.x.dtype, tf32=subject.device.uses_tf32(), layers=layers)
 
 
