@@ -143,15 +143,18 @@ def plot(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to, for one run; by default RUN/plots, and NAME-plots for NAME.csv."
+            help="Where to; several runs stand in the same charts there. By default RUN/plots, and "
+            "NAME-plots for NAME.csv."
         ),
     ] = None,
 ) -> None:
     """Draw the charts of runs again."""
-    if out is not None and len(runs) > 1:
-        raise BadInput(f"--out is for the charts of one run, got {len(runs)} runs")
     from vitbench.render import charts
 
+    if out is not None and len(runs) > 1:
+        for path in charts.draw_together(runs, out):
+            print(path)
+        return
     for run in runs:
         for path in charts.draw(run, out):
             print(path)

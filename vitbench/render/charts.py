@@ -1,4 +1,4 @@
-"""Charts of a run: PNG and PDF, one style, the same colour for a mechanism everywhere."""
+"""Charts of a run: PNG, PDF and SVG, one style, the same colour for a mechanism everywhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.errors import BadInput, StorageFull, writing
 from vitbench.instruments import memory
-from vitbench.render import labels, runtime_charts, style, units
+from vitbench.render import labels, runtime_charts, style, units, views
 from vitbench.results import frame
-from vitbench.results.folder import plots_folder
+from vitbench.results.folder import plots_folder, read_environment_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +45,65 @@ SETTING = ("device", *(name for name in SETTINGS if not AXES[name].is_how))
 
 
 def draw(run: Path, into: Path | None = None) -> list[Path]:
-    """The charts of a run folder or a CSV file of records, as PNG and PDF; returns the PNG paths.
+    """The charts of a run folder or a CSV file of records, as PNG, PDF and SVG; returns the PNG
+    paths.
 
     They go into `plots_folder` unless told where. Raises BadInput, StorageFull.
     """
     rows = frame.read(run)
     name = ", ".join(sorted({*rows["device_name"]} - {""})) or "unknown device"
-    target = into or plots_folder(run)
+    drawn = figures(rows, name, read_environment_file(run))
+    return save_all(drawn, into or plots_folder(run), StorageFull if into is None else BadInput)
+
+
+def draw_together(runs: Sequence[Path], into: Path) -> list[Path]:
+    """The charts in which several runs can stand: views of all their rows, and device against
+    device. Returns the PNG paths. Raises BadInput, StorageFull.
+    """
+    rows = pd.concat([frame.read(run) for run in runs], ignore_index=True)
+    return save_all(views_of(rows, "unknown device", {}), into, BadInput)
+
+
+def save_all(
+    drawn: Iterator[tuple[str, Figure]],
+    folder: Path,
+    fault: type[BadInput | StorageFull] = StorageFull,
+) -> list[Path]:
+    """Draws and saves charts as PNG, PDF and SVG. Returns the PNG paths. Raises BadInput,
+    StorageFull.
+    """
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fault = StorageFull if into is None else BadInput
-        raise fault(f"{target} cannot be made: {error.strerror}") from None
-    with writing(target):
-        return save_all(rows, name, target)
+        raise fault(f"{folder} cannot be made: {error.strerror}") from None
+    with writing(folder), style.styled():
+        return [style.save(figure, folder, name) for name, figure in drawn]
 
 
-def save_all(rows: pd.DataFrame, device_name: str, folder: Path) -> list[Path]:
-    """Every chart of a run, as PNG and PDF. Returns the PNG paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with style.styled():
-        return [style.save(figure, folder, name) for name, figure in figures(rows, device_name)]
-
-
-def figures(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
+def figures(
+    rows: pd.DataFrame, device_name: str, environment: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of every chart; one set for each setting (dtype, batch size, ...), and
     for each runtime where all in one would be too many to tell apart."""
+    yield from of_resolutions(rows, device_name)
+    yield from views_of(rows, device_name, environment or {})
+
+
+def views_of(
+    rows: pd.DataFrame, device_name: str, environment: Mapping[str, Any]
+) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of the charts of `vitbench.render.views`."""
+    area = rows["image_height"] * rows["image_width"]
+    named = rows.assign(variant=labels.variants(rows), area=area)
+
+    def caption_of(row: pd.Series, varied: Sequence[str] = ()) -> str:
+        return _caption(row, row["device_name"] or device_name, varied)
+
+    yield from views.figures(views.Shown(named, caption_of, environment))
+
+
+def of_resolutions(rows: pd.DataFrame, device_name: str) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of bars, curves over the resolution, and runtimes side by side."""
     yield from runtime_charts.figures(
         frame.records(rows), lambda record: _caption(record, device_name)
     )
@@ -118,10 +151,15 @@ def _marked(rows: pd.DataFrame) -> pd.Series[str]:
     return rows["variant"].where(~bound, marked)
 
 
-def _caption(row: Mapping[str, Any] | pd.Series, device_name: str) -> str:
-    words = [device_name, str(row["dtype"]), f"batch {row['batch_size']}"]
+def _caption(
+    row: Mapping[str, Any] | pd.Series, device_name: str, varied: Sequence[str] = ()
+) -> str:
+    """The machine and the setting, without what a chart varies."""
+    words = [device_name, str(row["dtype"])]
+    words += [] if "batch_size" in varied else [f"batch {row['batch_size']}"]
     if row["attention"]:
-        words += [f"dim {row['dim']}", f"{row['num_heads']} heads", f"stride {row['stride']}"]
+        words += [] if "dim" in varied else [f"dim {row['dim']}"]
+        words += [f"{row['num_heads']} heads", f"stride {row['stride']}"]
     if row["mode"] != "forward":
         words.append("forward + backward")
     if row["cold"]:

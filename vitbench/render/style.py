@@ -23,6 +23,7 @@ _ORDER = (
     "xcit_small_12_p16 coatnet_0 cait_xs24 tnt_s maxvit_tiny efficientvit_b1 poolformer_s24 "
     "vit_small litv2_m litv2_b",
 )
+KNOWN = frozenset(name for names in _ORDER for name in names.split())
 _INDEX = {name: index for names in _ORDER for index, name in enumerate(names.split())}
 # Characters of a line of a label.
 _LABEL_WIDTH = 36
@@ -64,7 +65,43 @@ RC_PARAMS: Any = {
     "lines.markersize": 5.5,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names are text, dollars too
+    "svg.hashsalt": "vitbench",  # the same chart, the same file
 }
+
+
+# A chart as wide as a column of a paper; its letters are those of the paper's captions.
+COLUMN_WIDTH = 3.4
+_COLUMN_DPI = 300
+COLUMN: Any = {
+    "figure.dpi": _COLUMN_DPI,
+    "text.hinting": "no_hinting",  # letters are as wide at every resolution
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.titlepad": 4,
+    "axes.labelpad": 2,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "grid.linewidth": 0.4,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4.0,
+}
+
+
+_DARK = (
+    b"<style>@media (prefers-color-scheme: dark) "
+    b"{ svg { filter: invert(0.93) hue-rotate(180deg); } }</style>\n "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +133,29 @@ def styled() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def for_a_column() -> Iterator[None]:
+    """Charts that are drawn meanwhile are for a column of a paper."""
+    with mpl.rc_context(COLUMN):
+        yield
+
+
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """A figure as PDF and PNG. Returns the path of the PNG. Raises OSError."""
-    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+    """A figure as PDF, SVG and PNG. Returns the path of the PNG. Raises OSError.
+
+    On a dark page the SVG turns dark by itself: its lightness is turned over, its hues stay.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # once for all three
+    formats = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
+    for suffix, metadata in formats.items():
         content = io.BytesIO()  # drawn first: libraries that meet a full disk raise anything
-        figure.savefig(content, format=suffix, metadata=metadata)
-        (folder / f"{name}.{suffix}").write_bytes(content.getvalue())
+        dpi = _COLUMN_DPI if figure.get_figwidth() <= COLUMN_WIDTH else None
+        figure.savefig(content, format=suffix, metadata=metadata, dpi=dpi)
+        data = content.getvalue()
+        if suffix == "svg":
+            data = data.replace(b"<defs>", _DARK + b"<defs>", 1)
+        (folder / f"{name}.{suffix}").write_bytes(data)
     return folder / f"{name}.png"
 
 
@@ -111,5 +165,10 @@ def wrapped(label: str) -> str:
 
 
 def caption_below(figure: Figure, caption: str) -> None:
-    """In small letters, from the left edge on."""
-    figure.supxlabel(caption, fontsize=8.5, color="#555555", x=0.01, ha="left")
+    """In small letters, from the left edge on; in a narrow figure on as many lines as it takes."""
+    size = 8.5
+    if figure.get_figwidth() <= COLUMN_WIDTH:
+        size = 5.5
+        width = round(figure.get_figwidth() * 72 / (0.55 * size))  # characters of a line
+        caption = "\n".join(textwrap.fill(line, width) for line in caption.splitlines())
+    figure.supxlabel(caption, fontsize=size, color="#555555", x=0.01, ha="left")

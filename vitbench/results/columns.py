@@ -94,6 +94,13 @@ COLUMNS: tuple[Column, ...] = (
     *instruments.columns(),
     *runtimes.columns(),
     *_CASE,
+    Column(
+        "compulsory_bytes",
+        "bytes",
+        "weights, input and output, once each: what any implementation of a call must move",
+        "int",
+        exact=True,
+    ),
     Column("flops_rate", "FLOP/s", "flops x batch_size / latency_s"),
     Column("roofline_fraction", "share", "time that the measured ceilings allow / latency_s"),
     Column("cpu_share", "share", "CPU time over wall time and threads, while sampling"),

@@ -70,7 +70,8 @@ def _fact_columns(case: Case, facts: Facts) -> Record:
     for name in of_one_pass:
         if (macs := columns[name]) is not None:
             columns[name] = macs * (3 if case.mode == "forward_backward" else 1)
-    return columns | {"flops": None if columns["macs"] is None else 2 * columns["macs"]}
+    columns["flops"] = None if columns["macs"] is None else 2 * columns["macs"]
+    return columns | {"compulsory_bytes": facts.compulsory_bytes}
 
 
 def _time_columns(case: Case, rounds: Sequence[Measured]) -> Record:

@@ -248,7 +248,6 @@ def test_a_malformed_suite(
         ("list --sweets", "--sweets"),
         ("plot", "runs"),
         ("plot no", "no holds no records.csv"),
-        ("plot a b --out c", "--out is for the charts of one run, got 2 runs"),
         ("run --dim", "--dim"),
         ("run quick extra", "extra"),
         ("plot " + "x" * 300, "xxx"),

@@ -47,7 +47,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def drawn(rows: pd.DataFrame) -> dict[str, Figure]:
     """Every chart by name."""
     with style.styled():
-        return dict(plots.figures(rows, DEVICE))
+        return dict(plots.of_resolutions(rows, DEVICE))
 
 
 @pytest.fixture(scope="module")
@@ -176,20 +176,20 @@ def test_the_legend_follows_the_curves(charts: dict[str, Figure]) -> None:
 
 
 def test_files(rows: pd.DataFrame, tmp_path: Path) -> None:
-    """PNG and PDF of each chart; the folder is made; drawing again replaces them."""
+    """PNG, PDF and SVG of each chart; the folder is made; drawing again replaces them."""
     folder = tmp_path / "new" / "plots"
     one = rows[rows["image_height"] == 64]
-    paths = plots.save_all(one, DEVICE, folder)
+    paths = plots.save_all(plots.of_resolutions(one, DEVICE), folder)
     assert paths == [folder / "throughput-bars.png"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert (folder / "throughput-bars.pdf").read_bytes().startswith(b"%PDF")
-    assert plots.save_all(one, DEVICE, folder) == paths
-    assert len(list(folder.iterdir())) == 2
+    assert plots.save_all(plots.of_resolutions(one, DEVICE), folder) == paths
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_nothing_measured_is_no_chart(rows: pd.DataFrame, tmp_path: Path) -> None:
     """And no fault."""
-    assert plots.save_all(rows[rows["status"] != "measured"], DEVICE, tmp_path) == []
+    assert plots.save_all(plots.figures(rows[rows["status"] != "measured"], DEVICE), tmp_path) == []
 
 
 def from_cases(folder: Path, *cases: Case) -> dict[str, Figure]:

@@ -38,7 +38,7 @@ def drawn(
                 outcomes[case(attention=name, params=(), runtime=runtime)] = rounds
     rows = frame.read(run_folder(folder, outcomes))
     with style.styled():
-        return dict(charts.figures(rows, "A CPU")), findings.lines(frame.records(rows))
+        return dict(charts.of_resolutions(rows, "A CPU")), findings.lines(frame.records(rows))
 
 
 def cells(figure: Figure) -> dict[tuple[str, str], tuple[str, Rectangle, Any]]:
@@ -177,7 +177,7 @@ def test_a_resident_peak_is_said_beside_its_curve(tmp_path: Path, source: str) -
     }
     rows = frame.read(run_folder(tmp_path, outcomes))
     with style.styled():
-        figures = dict(charts.figures(rows, "A CPU"))
+        figures = dict(charts.of_resolutions(rows, "A CPU"))
     said = {
         name
         for name, figure in figures.items()

@@ -1,0 +1,56 @@
+"""Rows that share a setting: what may stand in one chart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from vitbench.cases.axes import AXES
+from vitbench.cases.row import SETTINGS
+from vitbench.render import labels
+from vitbench.results import frame
+
+# Apart from the subject, its implementation and the resolution.
+_SETTING = ("device", "device_name", "runtime", *(n for n in SETTINGS if not AXES[n].is_how))
+_LEAST = 3  # subjects that a chart compares
+_HEAD = r"(?:^| )head=(\S+)"
+
+
+def settings(rows: pd.DataFrame, apart: Sequence[str] = ()) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A suffix for file names, and the measured rows of each setting, those with most rows first.
+
+    apart  columns that do not tell settings from each other
+    """
+    names = ["head", *(name for name in _SETTING if name not in apart)]
+    measured = frame.measured(rows)
+    measured = measured.assign(head=measured["settings"].str.extract(_HEAD, expand=False))
+    differing = labels.varying(measured, names)
+    if not differing:
+        yield "", measured
+        return
+    groups = list(measured.groupby(differing, sort=False, dropna=False))
+    # A device has one name, mostly.
+    told = [name for name in differing if name != "device_name" or "device" not in differing]
+    for values, group in sorted(groups, key=lambda pair: -len(pair[1])):
+        texts = dict(zip(differing, map(str, values), strict=True))
+        parts = [f"{name}-{texts[name]}" for name in told if texts[name] not in ("<NA>", "nan")]
+        yield re.sub(r"[^\w.]+|_", "-", "".join(f"-{part}" for part in parts)), group
+
+
+def at_one_resolution(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the resolution that most subjects were measured at; of equals the largest."""
+    counts = rows.groupby("area")["subject"].nunique()
+    most = counts[counts == counts.max()].index.max()
+    return rows[rows["area"] == most]
+
+
+def at_resolutions(
+    rows: pd.DataFrame, apart: Sequence[str] = ()
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Of each setting the rows at one resolution, where that compares enough subjects."""
+    for suffix, group in settings(rows, apart):
+        chosen = at_one_resolution(group)
+        if chosen["subject"].nunique() >= _LEAST:
+            yield suffix, chosen

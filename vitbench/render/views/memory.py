@@ -1,0 +1,34 @@
+"""Throughput against peak memory, and its front."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from vitbench.instruments import memory
+from vitbench.render.views import MOST, Shown
+from vitbench.render.views._scatter import THROUGHPUT, Axis, front_of, scatter, words_of
+from vitbench.render.views._settings import at_resolutions
+
+_PEAK = Axis("peak memory of a call, MiB", "peak_memory_bytes", 1 / 2**20)
+
+
+def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
+    """For each setting whose peaks compare with each other."""
+    rows = shown.rows[shown.rows["peak_memory_bytes"] > 0]
+    for suffix, group in itertools.islice(at_resolutions(rows), MOST):
+        first = group.iloc[0]
+        caption = (
+            f"{words_of(first)}, {shown.caption_of(first)}. Line and bold: the Pareto front; "
+            "nothing is smaller and faster."
+        )
+        if (group["memory_source"] == memory.RESIDENT).any():
+            caption += " Peaks are of the resident set, the runtime's own buffers included."
+        front = front_of(group, _PEAK, THROUGHPUT)
+        title = "Throughput against peak memory"
+        yield (
+            f"memory-frontier{suffix}",
+            scatter(group, _PEAK, THROUGHPUT, title, caption, front=front),
+        )
