@@ -18,26 +18,32 @@ _MOST_SUBJECTS = 200
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """Sentences, for each setting that several runtimes measured; none where there is no such."""
+    """The sentences of `groups` below their titles."""
+    return [line for title, own in groups(records) for line in (f"{title}:", *own)]
+
+
+def groups(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """A title and sentences for each setting that several runtimes measured; none where there is
+    no such."""
     compared = across_runtimes.comparisons(records)
-    found = []
-    for comparison, words in zip(compared, labels.settings_of(compared), strict=True):
-        found += [f"across runtimes, {words}:", *_of(comparison)]
-    return found
+    return [
+        (f"across runtimes, {words}", _of(comparison))
+        for comparison, words in zip(compared, labels.settings_of(compared), strict=True)
+    ]
 
 
 def _of(comparison: Comparison) -> list[str]:
     names = dict(zip(map(id, comparison.rows), _names_of_rows(comparison), strict=True))
     best = across_runtimes.fastest(comparison)
-    groups: dict[str, list[str]] = {}
+    levels: dict[str, list[str]] = {}
     for one in best:
         used = [str(row["runtime"]) for row in one.rows]
         level = " or ".join(name for name in comparison.runtimes if name in used)
         level += ", alike within noise" if len(used) > 1 else ""
-        groups.setdefault(level, []).append(names[id(one.rows[0])])
+        levels.setdefault(level, []).append(names[id(one.rows[0])])
     found = [
         f"fastest in {used}: {', '.join(own)}"
-        for used, own in sorted(groups.items(), key=lambda group: -len(group[1]))
+        for used, own in sorted(levels.items(), key=lambda group: -len(group[1]))
     ]
     speedups = [one.speedup for one in best if one.speedup is not None]
     if speedups:

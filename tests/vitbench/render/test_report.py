@@ -160,6 +160,26 @@ def test_the_fastest_may_be_trusted(tmp_path: Path) -> None:
     assert "200 images/s |" in summary.read_text()
 
 
+def test_what_is_not_trusted_makes_nothing_certain(tmp_path: Path) -> None:
+    """A row of trust D does not lead, and where it may be as fast, the lead is not certain."""
+    wild = [measured(*([0.001] * 10)), measured(*([0.1] * 10))]
+    folder = run_folder(
+        tmp_path / "run",
+        {
+            case(): [measured(0.01)] * 2,
+            case(attention="sra", params=()): wild,
+            case(runtime="openvino"): wild,
+            case(runtime="openvino", attention="sra", params=()): wild,
+        },
+    )
+    page, summary = report.write([folder])
+    assert (
+        "- In eager, msa leads at 64 px; others come too close to be sure." in summary.read_text()
+    )
+    assert "- In openvino, no row can be trusted." in summary.read_text()
+    assert "only rows of trust D" in page.read_text()
+
+
 def test_a_file_of_others_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

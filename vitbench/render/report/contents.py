@@ -19,13 +19,14 @@ from vitbench.results.record import Record
 class Contents:
     """The answers of a report, and what is missing from it.
 
+    findings  titles, and sentences below each
     failures  status, reason, and the cases that it kept from being measured
     """
 
     title: str
     counts: str
     matrices: Sequence[fastest.Matrix]
-    sentences: Sequence[str]
+    findings: Sequence[tuple[str, Sequence[str]]]
     versus: Sequence[versus.Versus]
     failures: Sequence[tuple[str, str, Sequence[str]]]
 
@@ -38,7 +39,7 @@ class Contents:
             title="; ".join(titles),
             counts=_counts(records),
             matrices=fastest.matrices(records),
-            sentences=findings.lines(records),
+            findings=findings.groups(records),
             versus=versus.against_the_first(sources),
             failures=_failures(records),
         )

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
-from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.cases import row
 from vitbench.cases.axes import AXES, text_of
 from vitbench.render import labels, units
@@ -16,6 +15,7 @@ from vitbench.results.record import Record, subject_of
 
 # Nearer than this, measurements of different processes do not tell which is faster.
 _CLOSE = 1.2
+_UNTRUSTED = "D"
 _HOW = [name for name, axis in AXES.items() if axis.is_how]
 _SETTING = [name for name in row.SETTINGS if name not in _HOW]
 # Names of a cell, and of a sentence, that are told.
@@ -26,6 +26,7 @@ _MOST = 4
 class Cell:
     """The fastest of one resolution in one runtime.
 
+    name   empty where no row can be trusted
     level  those that nothing tells from it, and that are told
     rest   how many more there are
     """
@@ -53,11 +54,14 @@ class Matrix:
         """One for each runtime: who leads where, and where that is certain."""
         for index, name in enumerate(self.runtimes):
             cells = [(size, own[index]) for size, own in self.rows]
-            yield f"In {name}, {_told([(size, cell) for size, cell in cells if cell is not None])}."
+            known = [(size, cell) for size, cell in cells if cell is not None and cell.name]
+            yield f"In {name}, {_told(known)}."
 
 
 def _told(cells: Sequence[tuple[str, Cell]]) -> str:
     """Who leads at which resolutions, and where nothing comes close."""
+    if not cells:
+        return "no row can be trusted"
     clear = [size for size, cell in cells if not cell.close]
     verb = "is the fastest" if len(clear) == len(cells) else "leads"
     groups = itertools.groupby(cells, key=lambda pair: pair[1].name)
@@ -80,7 +84,7 @@ def matrices(records: Sequence[Record]) -> list[Matrix]:
     own = labels.own_settings(records)
     settings: dict[tuple[str, ...], list[tuple[Record, str]]] = {}
     for record, words in zip(records, own, strict=True):
-        if record["status"] == MEASURED and record["trust"] != "D":
+        if record["status"] == MEASURED:
             name = f"{subject_of(record)} {words}".strip()
             settings.setdefault(_setting(record), []).append((record, name))
     compared = {key: rows for key, rows in settings.items() if len({name for _, name in rows}) > 1}
@@ -132,16 +136,20 @@ def _area(record: Record) -> int:
 
 
 def _cell(rows: Sequence[tuple[Record, str]]) -> Cell:
-    """The fastest, and those within its interval or so near that the order may be chance; of rows
-    that may be trusted, where there are any."""
-    rows = [pair for pair in rows if is_trusted(pair[0])] or rows
-    best, *others = sorted(rows, key=lambda pair: _number(pair[0], "latency_s"))
-    fastest, name = best
+    """The fastest, and those within its interval or so near that the order may be chance.
+
+    What is of trust D does not lead, and may still be as fast.
+    """
+    ranked = sorted(rows, key=lambda pair: _number(pair[0], "latency_s"))
+    trusted = [pair for pair in ranked if pair[0]["trust"] != _UNTRUSTED]
+    if not trusted:
+        return Cell("", "", (), 0)
+    fastest, name = trusted[0]
     limit = max(
         _number(fastest, "latency_high_s"),
         _CLOSE * _number(fastest, "latency_s"),
     )
-    close = [other for row, other in others if _number(row, "latency_low_s") <= limit]
+    close = [other for row, other in ranked if _number(row, "latency_low_s") <= limit]
     close = [other for other in dict.fromkeys(close) if other != name]
     speed = f"{units.significant(_number(fastest, 'throughput_img_s'))} images/s"
     return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))

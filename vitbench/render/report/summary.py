@@ -19,14 +19,15 @@ def markdown(sources: Sequence[Source]) -> str:
     for matrix in told.matrices:
         header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
         rows = [
-            [size, *("" if c is None else text.markdown(f"{c.name}, {c.speed}") for c in cells)]
+            [size, *(text.markdown(f"{c.name}, {c.speed}") if c and c.name else "" for c in cells)]
             for size, cells in matrix.rows
         ]
         lines += ["", text.markdown(matrix.title), ""]
         lines += [f"- {text.markdown(sentence)}" for sentence in matrix.sentences()]
         lines += ["", tables.markdown(header, rows)]
-    if told.sentences:
-        lines += ["", *(f"- {text.markdown(sentence)}" for sentence in told.sentences)]
+    for title, sentences in told.findings:
+        lines += ["", f"{text.markdown(title)}:", ""]
+        lines += [f"- {text.markdown(sentence)}" for sentence in sentences]
     for one in told.versus:
         lines += ["", f"{text.markdown(f'{one.name} against {one.base}')}: {one.sentence}."]
     for source in sources:
