@@ -228,7 +228,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
 
     from vitbench.analysis import published, trust
     from vitbench.render import findings, recommendation, tables, units
-    from vitbench.results.folder import RECORDS, REPORT, SAMPLES
+    from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
     records = done.records()
@@ -278,7 +278,11 @@ def _report(done: Run, folder: Path, console: Console) -> int:
         console.print(str(path), style="cyan", soft_wrap=True)
     from vitbench.render import charts, report  # last: where there are none, there are figures
 
-    for path in (*charts.draw(folder), *report.write([folder], folder / REPORT)):
+    paths = charts.draw(folder)
+    try:
+        paths += report.write([folder])
+    except BadInput as error:  # a file of the user's is in the way: nothing is lost by that
+        typer.echo(f"vitbench: no report: {error}", err=True)
+    for path in paths:
         console.print(str(path), style="cyan", soft_wrap=True)
-    console.print("`vitbench view` opens the report in a browser")
     return 1 if failed else 0

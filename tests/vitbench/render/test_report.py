@@ -188,12 +188,12 @@ def test_a_file_of_others_is_not_replaced(
     assert run(["report", str(folder)]) == 0
     assert run(["report", str(folder)]) == 0
     for name in ("mine.html", "summary.md"):
-        (tmp_path / name).write_text("my own words")
+        (tmp_path / name).write_text("my own words on vitbench")
         capsys.readouterr()
         out = tmp_path / ("report.html" if name == "summary.md" else name)
         assert run(["report", str(folder), "-o", str(out)]) == 2
         assert "did not write it: choose another --out" in capsys.readouterr().err
-        assert (tmp_path / name).read_text() == "my own words"
+        assert (tmp_path / name).read_text() == "my own words on vitbench"
         (tmp_path / name).unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitbench.errors import BadInput, StorageFull, writing
+from vitbench.render.report import page, sources, summary
+from vitbench.render.report.contents import Contents
 from vitbench.results.csv import replacing
 from vitbench.results.folder import REPORT, SUMMARY
 
-# What a file says that vitbench may replace, near its start.
-_MARK = "vitbench"
+# What files say that vitbench wrote, and so may replace, near their start.
+_MARKS = ('<meta name="generator" content="vitbench', summary.MARK)
 _START = 2000
 
 
@@ -27,8 +29,6 @@ def write(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
 
     Raises BadInput, also where a file that vitbench did not write is in the way; StorageFull.
     """
-    from vitbench.render.report import page, sources, summary
-
     target = _default(runs) if out is None else out
     paths = [target, target.with_name(SUMMARY)]
     if target.suffix.lower() not in (".html", ".htm"):
@@ -36,7 +36,8 @@ def write(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     for path in paths:
         _check_ours(path)
     read = sources.read(runs)
-    texts = [page.html(read), summary.markdown(read)]
+    told = Contents.of(read)
+    texts = [page.html(read, told), summary.markdown(read, told)]
     with writing(target, StorageFull if out is None else BadInput):
         for path, text in zip(paths, texts, strict=True):
             with replacing(path) as file:
@@ -64,5 +65,5 @@ def _check_ours(path: Path) -> None:
         return
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}") from None
-    if start.strip() and _MARK not in start:
+    if start.strip() and not any(mark in start for mark in _MARKS):
         raise BadInput(f"{path} exists, and vitbench did not write it: choose another --out")

@@ -13,13 +13,14 @@ from markupsafe import Markup
 
 import vitbench
 from vitbench.render import text
-from vitbench.render.report import contents, data
+from vitbench.render.report import data
+from vitbench.render.report.contents import Contents
 from vitbench.render.report.sources import Source
 
 _FOLDER = Path(__file__).parent
 
 
-def html(sources: Sequence[Source]) -> str:
+def html(sources: Sequence[Source], told: Contents) -> str:
     """The page of these runs, complete in itself."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -30,7 +31,7 @@ def html(sources: Sequence[Source]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.j2")
-    return template.render(_context(sources))
+    return template.render(_context(sources, told))
 
 
 def _visible(value: Any) -> Any:
@@ -39,9 +40,9 @@ def _visible(value: Any) -> Any:
     return text.visible(value) if is_text else value
 
 
-def _context(sources: Sequence[Source]) -> dict[str, Any]:
+def _context(sources: Sequence[Source], told: Contents) -> dict[str, Any]:
     return {
-        "told": contents.Contents.of(sources),
+        "told": told,
         "sources": sources,
         "version": vitbench.__version__,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -411,7 +411,7 @@ function startTable() {
   const figures = page.figures.filter((name) => columns.has(name));
   const isSame = (name) => page.values[name] !== undefined && "same" in page.values[name];
   table.shown = [...("run" in page.choices ? ["run"] : []), "label", "size", ...choices, ...figures];
-  if (!isSame("status")) table.shown.push("status");
+  if (columns.has("status") && !isSame("status")) table.shown.push("status");
   drawColumnChooser();
   drawFilters();
   byId("filter").addEventListener("input", () => {

@@ -8,14 +8,19 @@ from vitbench.render import tables, text
 from vitbench.render.report.contents import Contents
 from vitbench.render.report.sources import Source
 
+MARK = "<!-- Written by vitbench report. -->"
 # Rows of a table that a reader of a pull request looks through.
 _MOST_ROWS = 50
 
 
-def markdown(sources: Sequence[Source]) -> str:
+def markdown(sources: Sequence[Source], told: Contents) -> str:
     """Sentences first, then the fastest, the results and what was not measured."""
-    told = Contents.of(sources)
-    lines = [f"### vitbench: {text.markdown(told.title)}", "", f"{text.markdown(told.counts)}."]
+    lines = [
+        MARK,
+        f"### vitbench: {text.markdown(told.title)}",
+        "",
+        f"{text.markdown(told.counts)}.",
+    ]
     for matrix in told.matrices:
         header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
         rows = [
