@@ -33,5 +33,5 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Leads links from docs/ to the added files and back."""
     if "/" in page.file.src_uri:
-        return markdown
+        return markdown.replace("](../docs/", "](../")
     return markdown.replace("](../", "](").replace("](docs/", "](")

@@ -107,7 +107,7 @@ def runs() -> str:
         )
         name, address = folder.name, chart.relative_to(RUN.parent).as_posix()
         picture = f'<img src="{address}" width="280" alt="A chart of {name}">'
-        what = f"[`{name}`]({name}): {plan['title']}"
+        what = f"`{name}`: {plan['title']}"
         machine = f"{ran_on['device_name']}, torch {ran_on['torch']['version']}"
         row = (f"[{picture}]({address})", what, machine, str(len(records)), grades)
         rows.append(row)
