@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitbench.analysis import trust
+from vitbench.analysis import across_runtimes, trust
 from vitbench.cases.row import name_of
 from vitbench.render import findings
 from vitbench.render.report import fastest, versus
@@ -19,12 +19,14 @@ from vitbench.results.record import Record
 class Contents:
     """The answers of a report, and what is missing from it.
 
+    warning   where most figures cannot be trusted; else empty
     findings  titles, and sentences below each
     failures  status, reason, and the cases that it kept from being measured
     """
 
     title: str
     counts: str
+    warning: str
     matrices: Sequence[fastest.Matrix]
     findings: Sequence[tuple[str, Sequence[str]]]
     versus: Sequence[versus.Versus]
@@ -38,6 +40,7 @@ class Contents:
         return cls(
             title="; ".join(titles),
             counts=_counts(records),
+            warning=_warning(records),
             matrices=fastest.matrices(records),
             findings=findings.groups(records),
             versus=versus.against_the_first(sources),
@@ -52,6 +55,17 @@ def _counts(records: Sequence[Record]) -> str:
     others = [f"{n} {kind.replace('_', ' ')}" for kind, n in statuses.items() if kind != MEASURED]
     grades = trust.summary(Counter(str(r["trust"]) for r in records if r["trust"]))
     return ", ".join([text, *others]) + (f"; trust {grades}" if grades else "")
+
+
+def _warning(records: Sequence[Record]) -> str:
+    measured = [record for record in records if record["status"] == MEASURED]
+    poor = sum(str(record["trust"]) not in across_runtimes.TRUSTED for record in measured)
+    if 2 * poor <= len(measured):
+        return ""
+    return (
+        f"{poor} of the {len(measured)} measured cases are of trust C or D: something disturbed "
+        "the machine, and the order may be chance. `vitbench doctor` says what disturbs it."
+    )
 
 
 def _failures(records: Sequence[Record]) -> list[tuple[str, str, Sequence[str]]]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
+from vitbench.analysis.across_runtimes import is_trusted, latency_s
+from vitbench.analysis.order import Spread
 from vitbench.cases import row
 from vitbench.cases.axes import AXES, text_of
 from vitbench.render import labels, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
-# Nearer than this, measurements of different processes do not tell which is faster.
-_CLOSE = 1.2
 _UNTRUSTED = "D"
 _HOW = [name for name, axis in AXES.items() if axis.is_how]
 _SETTING = [name for name in row.SETTINGS if name not in _HOW]
@@ -114,6 +114,7 @@ def _titles(settings: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _matrix(title: str, rows: Sequence[tuple[Record, str]]) -> Matrix:
+    spread = Spread.of(record for record, _ in rows)
     measured = {str(record["runtime"]) for record, _ in rows}
     ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
     names = tuple(name for name in ordered if name in measured)
@@ -125,7 +126,7 @@ def _matrix(title: str, rows: Sequence[tuple[Record, str]]) -> Matrix:
         title,
         names,
         tuple(
-            (size, tuple(_cell(own[name]) if name in own else None for name in names))
+            (size, tuple(_cell(own[name], spread) if name in own else None for name in names))
             for size, own in sizes.items()
         ),
     )
@@ -135,27 +136,14 @@ def _area(record: Record) -> int:
     return int(str(record["image_height"])) * int(str(record["image_width"]))
 
 
-def _cell(rows: Sequence[tuple[Record, str]]) -> Cell:
-    """The fastest, and those within its interval or so near that the order may be chance.
-
-    What is of trust D does not lead, and may still be as fast.
-    """
-    ranked = sorted(rows, key=lambda pair: _number(pair[0], "latency_s"))
-    trusted = [pair for pair in ranked if pair[0]["trust"] != _UNTRUSTED]
-    if not trusted:
+def _cell(rows: Sequence[tuple[Record, str]], spread: Spread) -> Cell:
+    """The fastest that can be trusted, and all that are not known to be slower."""
+    good = [pair for pair in rows if is_trusted(pair[0])]
+    leading = good or [pair for pair in rows if pair[0]["trust"] != _UNTRUSTED]
+    if not leading:
         return Cell("", "", (), 0)
-    fastest, name = trusted[0]
-    limit = max(
-        _number(fastest, "latency_high_s"),
-        _CLOSE * _number(fastest, "latency_s"),
-    )
-    close = [other for row, other in ranked if _number(row, "latency_low_s") <= limit]
-    close = [other for other in dict.fromkeys(close) if other != name]
-    speed = f"{units.significant(_number(fastest, 'throughput_img_s'))} images/s"
+    best, name = min(leading, key=lambda pair: latency_s(pair[0]))
+    others = sorted((pair for pair in rows if pair[1] != name), key=lambda pair: latency_s(pair[0]))
+    close = list(dict.fromkeys(other for row, other in others if spread.gap(best, row) <= 1))
+    speed = f"{units.significant(float(str(best['throughput_img_s'])))} images/s"
     return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))
-
-
-def _number(record: Record, name: str) -> float:
-    """Of a measured row; older files need not have its interval."""
-    value = record[name]
-    return float(str(record["latency_s"] if value is None else value))
