@@ -97,7 +97,8 @@ def record(case: Case, medians_s: Sequence[float], **columns: Any) -> Record:
 def failed(case: Case, status: str = "unsupported", message: str = "it cannot") -> Record:
     """A row without a measurement."""
     empty: Record = dict.fromkeys(COLUMN_NAMES)
-    return empty | row_of(case) | {"status": status, "message": message}
+    machine = {"device_name": DEVICE_NAME, "torch": TORCH}
+    return empty | row_of(case) | machine | {"status": status, "message": message}
 
 
 def records(
@@ -127,7 +128,8 @@ def power_law(
 
 
 def many(count: int, seed: int = 0) -> list[Record]:
-    """So many rows: all mechanisms over sizes, runtimes, dtypes and batches."""
+    """So many rows: all mechanisms over sizes, runtimes, dtypes and batches; each has a speed, a
+    growth and MACs of its own."""
     per_size = len(attentions.names()) * 4 * 2 * 10
     sizes = tuple(64 + 16 * k for k in range(math.ceil(count / per_size)))
     planned = cases(
@@ -140,7 +142,19 @@ def many(count: int, seed: int = 0) -> list[Record]:
         num_heads=3,
     )
     rng = np.random.default_rng(seed)
-    return records(planned[:count], power_law({}, {"msa": 1.6}), rng)
+    names = attentions.names()
+    speeds = {name: 0.005 * 1.1**k for k, name in enumerate(names)}
+    growths = {name: 1 + (7 * k % 22) / 40 for k, name in enumerate(names)}
+    macs = {name: 1 + (5 * k % 22) / 10 for k, name in enumerate(names)}
+    latency_s = power_law(speeds, growths)
+    return [
+        record(
+            case,
+            rounds(rng, latency_s(case)),
+            macs=round(macs[case.attention] * 1000 * case.grid_height * case.grid_width),
+        )
+        for case in planned[:count]
+    ]
 
 
 def environment() -> dict[str, Any]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from vitbench.results.record import Record
 
 # Of an order that is stated. Of the comparisons of identical runtimes, recorded and simulated, at
 # most 2 of 100 then state one (tests/benchmarks/bench_same_runtimes.py).
 CONFIDENCE = 0.99
+# Candidates closer than this are measured in turns before one is called faster, except where their
+# rounds tell them apart.
+NEAR = 1.2
+# Of processes that are far slower than their neighbours.
+_ODD_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +45,89 @@ class Spread:
         most: dict[object, int] = {}
         squares, freedom = 0.0, 0
         for row in records:
-            more = len(medians_of(row)) - 1
+            rounds = Rounds.of(row)
+            more = rounds.count - 1
             most[row["runtime"]] = max(more, most.get(row["runtime"], 0))
-            squares, freedom = squares + more * _deviation(row) ** 2, freedom + more
+            squares, freedom = squares + more * rounds.deviation**2, freedom + more
         pooled = math.sqrt(squares / freedom) if freedom else math.inf
         return cls(pooled, freedom, sum(most.values()))
 
-    def gap(self, quick: Record, slow: Record) -> float:
+    def gap(self, quick: Record, slow: Record, pairs: int = 1) -> float:
         """By what factor the slower one takes longer, at least: the lower end of the interval of
-        CONFIDENCE. 1 or less where the order is not known."""
+        CONFIDENCE, or what is beyond 20% between all rounds of the two. 1 or less where the order
+        is not known.
+
+        pairs  that are looked at together, of which none may be called where all are equal
+        """
         freedom = self.rounds if quick["runtime"] == slow["runtime"] else self.processes
         if not freedom:
             return 0.0
-        logs = [np.log(medians_of(row)) for row in (quick, slow)]
-        own = math.sqrt(sum(_deviation(row) ** 2 for row in (quick, slow)) / 2)
-        error = max(self.pooled, own) * math.sqrt(sum(1 / len(values) for values in logs))
-        reach = _quantile(freedom) * error
-        return math.exp(float(np.mean(logs[1]) - np.mean(logs[0])) - reach)
+        fast, late = Rounds.of(quick), Rounds.of(slow)
+        own = math.sqrt((fast.deviation**2 + late.deviation**2) / 2)
+        error = max(self.pooled, own) * math.sqrt(1 / fast.count + 1 / late.count)
+        at_least = late.mean - fast.mean - _quantile(freedom, pairs) * error
+        return math.exp(max(at_least, _apart(fast, late, pairs)))
+
+    def sign(self, one: Record, other: Record, pairs: int = 1) -> int:
+        """-1 where `one` is faster, 1 where `other` is, 0 where the order is not known."""
+        is_first = Rounds.of(one).mean <= Rounds.of(other).mean
+        quick, slow = (one, other) if is_first else (other, one)
+        if self.gap(quick, slow, pairs) <= 1:
+            return 0
+        return -1 if is_first else 1
+
+    def level(self, rows: Sequence[Record]) -> list[Record]:
+        """The fastest of the rows, and those that are not known to be slower; the fastest first."""
+        best, *others = sorted(rows, key=lambda row: Rounds.of(row).mean)
+        return [best, *(row for row in others if self.gap(best, row, len(others)) <= 1)]
 
 
 @functools.cache
-def _quantile(freedom: int) -> float:
-    """Of Student's t."""
+def _quantile(freedom: int, pairs: int) -> float:
+    """Of Student's t, by Bonferroni."""
     from scipy import stats
 
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(stats.t.isf((1 - CONFIDENCE) / (2 * pairs), freedom))
 
 
-def medians_of(row: Record) -> list[float]:
-    """The median of each round of a measured row, in seconds."""
-    return [float(text) for text in str(row["round_medians"] or row["latency_s"]).split()]
+def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
+    """By how much more than NEAR all rounds of the two lie apart, as a logarithm; below 0 where they
+    do not, or where the rounds are so few that all of the slower row's may be odd.
+
+    One process in twenty is far slower than its neighbours, which widens the pooled spread of a
+    whole run. But an odd process is never faster: of the faster row the slowest third of the rounds
+    does not count.
+    """
+    if 2 * _ODD_SHARE**late.count * pairs > 1 - CONFIDENCE:
+        return -math.inf
+    return late.least - fast.most - math.log(NEAR)
 
 
-def _deviation(row: Record) -> float:
-    """Of the logarithms of a row's round medians; 0 for one round."""
-    values = np.log(medians_of(row))
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The rounds of a measured row, by the logarithms of their medians.
+
+    deviation  their standard deviation; 0 for one round
+    least      the fastest round
+    most       the slowest round, without the slowest third
+    """
+
+    count: int
+    mean: float
+    deviation: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, row: Record) -> Rounds:
+        return _rounds(str(row["round_medians"] or row["latency_s"]))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _rounds(text: str) -> Rounds:
+    """Each row is compared with many others."""
+    logs = sorted(math.log(float(word)) for word in text.split())
+    count, mean = len(logs), math.fsum(logs) / len(logs)
+    square = math.fsum((value - mean) ** 2 for value in logs)
+    deviation = math.sqrt(square / (count - 1)) if count > 1 else 0.0
+    return Rounds(count, mean, deviation, logs[0], logs[-1 - count // 3])

@@ -13,6 +13,7 @@ import pytest
 from tests import synthetic_records as synthetic
 from tests.vitbench.examples import ROOT
 from vitbench.analysis import compare
+from vitbench.analysis.insight import insights
 from vitbench.render import tables, verdicts
 from vitbench.results import rows
 from vitbench.results.record import Record
@@ -36,7 +37,11 @@ def _compare(records: Sequence[Record]) -> None:
     verdicts.cells(compare.compare(records, records))
 
 
-STEPS: dict[str, Callable[[Sequence[Record]], object]] = {"table": _table, "compare": _compare}
+STEPS: dict[str, Callable[[Sequence[Record]], object]] = {
+    "table": _table,
+    "compare": _compare,
+    "insight": insights,
+}
 
 
 def _cpu_s(work: Callable[[], object]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests import synthetic_records as synthetic
 from vitbench.analysis.order import Spread
 from vitbench.results.record import Record
 
@@ -84,3 +85,57 @@ def test_rows_of_one_process_share_its_luck() -> None:
     quick, slow = row("a", 1.0, 1.01), row("a", 1.1, 1.11)
     assert spread.gap(quick, slow) > 1
     assert spread.gap(quick, slow | {"runtime": "b"}) < 1
+
+
+PAIR = synthetic.cases(attention=("msa", "hilo"))
+
+
+def drawn(rng: np.random.Generator, count: int, factor: float = 1.0) -> list[Record]:
+    """Two rows of so many rounds, the second slower by a factor; of the processes of each one in
+    twenty is 2.7 times slower."""
+    return [
+        synthetic.record(
+            one, synthetic.rounds(rng, 0.01 * (factor if one is PAIR[1] else 1), count)
+        )
+        for one in PAIR
+    ]
+
+
+@pytest.mark.parametrize("others", [0, 20])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_of_100_pairs_of_equals_2_are_called_at_most(count: int, others: int) -> None:
+    """Alone, and beside rows from which more is known of how far processes differ."""
+    rng, called = np.random.default_rng(0), 0
+    for _ in range(300):
+        pair = drawn(rng, count)
+        more = [row for _ in range(others // 2) for row in drawn(rng, count)]
+        called += bool(Spread.of([*pair, *more]).sign(pair[0], pair[1]))
+    assert called <= 6
+
+
+@pytest.mark.parametrize(("count", "factor", "least"), [(2, 1.5, 65), (3, 1.3, 60), (5, 1.2, 50)])
+def test_what_differs_is_called(count: int, factor: float, least: int) -> None:
+    """50% from two rounds, 20% from five; the wrong way round no more often than equals are."""
+    rng, signs = np.random.default_rng(0), []
+    for _ in range(100):
+        pair = drawn(rng, count, factor)
+        spread = Spread.of([*pair, *drawn(rng, count), *drawn(rng, count)])
+        signs.append(spread.sign(pair[0], pair[1]))
+    assert signs.count(-1) >= least
+    assert signs.count(1) <= 1
+
+
+def test_the_more_pairs_the_clearer_an_order_must_be() -> None:
+    """By Bonferroni; the sign is that of the faster one, whichever is named first."""
+    pair = differing(1.1, (0.0, 0.02, 0.01))
+    spread = Spread.of(pair)
+    assert spread.gap(*pair) > spread.gap(*pair, pairs=10)
+    assert [spread.sign(*pair), spread.sign(pair[1], pair[0])] == [-1, 1]
+    assert spread.sign(*pair, pairs=10_000) == 0
+
+
+def test_level_are_the_fastest_and_its_ties() -> None:
+    """The fastest first; what is slower beyond noise is left out."""
+    rows = [row("a", 1.02, 1.03), row("a", 2.0, 2.02), row("a", 1.0, 1.01)]
+    assert Spread.of(rows).level(rows) == [rows[2], rows[0]]
+    assert Spread.of(rows[:1]).level(rows[:1]) == rows[:1]
