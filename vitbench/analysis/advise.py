@@ -14,7 +14,7 @@ from typing import Literal
 from vitbench.analysis import stats
 from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.groups import latency_s, trusted
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import NEAR, Spread
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.errors import BadInput
@@ -26,8 +26,6 @@ Kind = Literal["latency", "memory", "top1"]
 Why = Literal["slower", "level", "limit", "unknown", "untrusted", "failed"]
 # What a case must share with its rivals; the rest is the answer: what is computed, and how.
 _QUESTION = tuple(name for name in SETTINGS if not AXES[name].is_how)
-# Candidates closer than this are measured in turns before one is called faster.
-NEAR = 1.2
 
 
 @dataclass(frozen=True, slots=True)

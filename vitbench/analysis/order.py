@@ -91,8 +91,8 @@ def _quantile(freedom: int, pairs: int) -> float:
 
 
 def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
-    """By how much more than NEAR all rounds of the two lie apart, as a logarithm; below 0 where they
-    do not, or where the rounds are so few that all of the slower row's may be odd.
+    """By how much more than NEAR all rounds of the two lie apart, as a logarithm; below 0 where
+    they do not, or where the rounds are so few that all of the slower row's may be odd.
 
     One process in twenty is far slower than its neighbours, which widens the pooled spread of a
     whole run. But an odd process is never faster: of the faster row the slowest third of the rounds
@@ -121,6 +121,11 @@ class Rounds:
     @classmethod
     def of(cls, row: Record) -> Rounds:
         return _rounds(str(row["round_medians"] or row["latency_s"]))
+
+
+def medians_of(row: Record) -> list[float]:
+    """The median of each round of a measured row, in seconds."""
+    return [float(text) for text in str(row["round_medians"] or row["latency_s"]).split()]
 
 
 @functools.lru_cache(maxsize=100_000)
