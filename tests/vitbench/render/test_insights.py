@@ -16,7 +16,7 @@ NAMES = ("msa", "hilo", "window", "sra", "xca")
 def told(rows: list[Record], memory_bytes: int | None = None) -> dict[str, tuple[str, ...]]:
     """The sentences of each paragraph."""
     found = insights(rows, synthetic.environment(), memory_bytes)
-    return {one.title: one.sentences for one in words.paragraphs(found)}
+    return {one.title: one.sentences for one in words.paragraphs(found, 20)}
 
 
 def planted() -> list[Record]:
