@@ -215,3 +215,44 @@ def _memory_compares(rows: Sequence[Record]) -> bool:
     sources = {row["memory_source"] for row in rows}
     is_read = all(row["peak_memory_bytes"] is not None for row in rows)
     return is_read and len(sources) == 1 and not sources & {*memory.INEXACT}
+
+
+def settled(advice: Advice, turns: Mapping[str, tuple[str, float | None]]) -> Advice:
+    """The advice after the rows near the pick were measured against it in turns.
+
+    turns  of each such row, by its case: `faster` or `slower` than the pick, or another word, and
+           the latency over that of the pick
+
+    Only the fastest of all takes the pick's place; rows that turns do not tell from the pick are
+    level with it.
+    """
+    assert advice.pick is not None
+    faster = {case: times for case, (word, times) in turns.items() if word == "faster" and times}
+    if faster:
+        best = min(faster, key=lambda case: faster[case])
+        pick = next(row for row in advice.near if row["case"] == best)
+        scale = faster[best]
+    else:
+        pick, scale = advice.pick, 1.0
+    lost = [Lost(advice.pick, "slower", 1 / scale)] if faster else []
+    for one in advice.lost:
+        word, times = turns.get(str(one.record["case"]), ("", None))
+        if one.record is pick:
+            continue
+        if times is None:
+            own = None if one.times is None else one.times / scale
+            lost.append(Lost(one.record, one.why, own, one.misses))
+        elif word == "slower" or (faster and times / scale > 1):
+            lost.append(Lost(one.record, "slower", times / scale))
+        else:
+            lost.append(Lost(one.record, "level", times / scale))
+    ahead = [one for one in lost if one.why in ("level", "slower")]
+    ahead.sort(key=lambda one: (one.why != "level", one.times or 0))
+    behind = [one for one in lost if one.why not in ("level", "slower")]
+    return Advice(
+        advice.limits,
+        pick,
+        level=tuple(one.record for one in ahead if one.why == "level"),
+        runner_up=ahead[0].record if ahead else None,
+        lost=(*ahead, *behind),
+    )

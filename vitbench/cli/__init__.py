@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 
 import vitbench
-from vitbench.cli import ab, convert, doctor, export, info, insight, judge, report, run, show, trend
+from vitbench.cli import (
+    ab,
+    advise,
+    convert,
+    doctor,
+    export,
+    info,
+    insight,
+    judge,
+    report,
+    run,
+    show,
+    trend,
+)
 
 # What the command line may raise. The base of all errors of usage is ClickException, whose module
 # differs between releases of typer; it has no other name there.
@@ -46,6 +59,7 @@ app.command("plot")(show.plot)
 app.command("report")(report.report)
 app.command("view")(report.view)
 app.command("table")(show.table)
+app.command("advise")(advise.advise)
 app.command("insight")(insight.insight)
 app.command("columns")(show.columns)
 app.command("export")(export.export)

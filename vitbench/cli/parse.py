@@ -64,6 +64,19 @@ def amount_of_memory(text: str) -> int | None:
         raise BadInput(f"an amount of memory is like 8GiB, 500MB or none, got {text!r}") from None
 
 
+def latency(text: str) -> tuple[float, float | None]:
+    """`20ms`, `0.5s`, `20ms p95` -> seconds, and the percentile; None for the median."""
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?)\s*(us|ms|s)(?:\s+(?:p(\d{1,2}(?:\.\d+)?)|median))?", text.strip()
+    )
+    if not match or not float(match[1]):
+        raise BadInput(f"a latency is like 20ms, 0.5s or '20ms p95', got {text!r}")
+    percentile = None if match[3] is None else float(match[3])
+    if percentile is not None and percentile < 50:
+        raise BadInput(f"a percentile is from 50 to 100, got p{match[3]} in {text!r}")
+    return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]], percentile
+
+
 def duration(text: str) -> float:
     """`10m`, `90s`, `1h30m` or seconds."""
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())

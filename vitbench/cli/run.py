@@ -150,7 +150,7 @@ def run(
     from vitbench.engine import runner
     from vitbench.results.folder import new_folder
 
-    terminal.console().print(f"{plan.title}: {_outlook(plan)}")
+    terminal.console().print(f"{plan.title}: {outlook(plan)}")
     folder = machine.out or new_folder(REPORTS, plan.suite, plan.device)
     return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
 
@@ -177,12 +177,12 @@ def _print_plan(plan: Plan) -> None:
     console = terminal.console()
     rows = [[name_of(case), reasons.get(case, "")] for case in plan.cases]
     console.print(tables.listing(("case", "cannot be measured, because" if reasons else ""), rows))
-    console.print(f"\n{_outlook(plan)}")
+    console.print(f"\n{outlook(plan)}")
     if reasons:
         console.print(f"{len(reasons)} of {len(rows)} cases cannot be measured")
 
 
-def _outlook(plan: Plan) -> str:
+def outlook(plan: Plan) -> str:
     """How much there is to do, and the time or the precision to expect."""
     from vitbench.cases import plan as plans
     from vitbench.engine import budget

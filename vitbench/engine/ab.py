@@ -32,7 +32,7 @@ from vitbench.analysis.gate import Policy, Result
 from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
-from vitbench.cases.row import name_of
+from vitbench.cases.row import name_of, row_of
 from vitbench.engine import messages
 from vitbench.engine.device_lock import DeviceLock
 from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
@@ -102,6 +102,10 @@ def _cases(pair: CasePair) -> dict[Which, Case]:
     """The case of each side, where the base has one."""
     assert pair.base is not None
     return {"base": pair.base, "head": pair.head}
+
+
+def _is_converted(case: Case) -> bool:
+    return runtimes.load(case.runtime).RULES.converts
 
 
 def _check_text(which: Which, plugins: Mapping[str, Path]) -> None:
@@ -183,8 +187,10 @@ class AbComparison:
         folder: Path,
         *,
         command: str = "vitbench ab",
+        rivals: Mapping[Case, Case] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
+        """rivals: another case that is the base of a case of the plan, in place of its own."""
         self.plan, self.policy, self.rules = plan, policy, rules
         self.sides: dict[Which, Revision] = {"base": sides[0], "head": sides[1]}
         self._plugins: dict[Which, dict[str, Path]] = {
@@ -194,7 +200,11 @@ class AbComparison:
         for which, files in self._plugins.items():
             _check_text(which, files)
         base, head = (side.registry() | self._plugins[which] for which, side in self.sides.items())
-        self.pairs = [pair_case(case, base, head) for case in plan.cases]
+        rivals = rivals or {}
+        self.pairs = [
+            CasePair(case, rivals[case]) if case in rivals else pair_case(case, base, head)
+            for case in plan.cases
+        ]
         self.environments: dict[Which, dict[str, Any]] = {}
         self.blocks = 0
         self.seconds = 0.0
@@ -323,7 +333,8 @@ class AbComparison:
         pairs = [
             pair
             for pair in self.pairs
-            if pair.base is not None and runtimes.load(pair.head.runtime).RULES.converts
+            if pair.base is not None
+            if any(map(_is_converted, _cases(pair).values()))
         ]
         if not pairs:
             return
@@ -332,7 +343,9 @@ class AbComparison:
             self._check_plugins(pool)
             for pair in pairs:
                 self.on_progress(Progress(0, pair.head, False, 0, len(self.pairs)))
-                for which, case in _cases(pair).items():
+                for which, case in filter(
+                    lambda side: _is_converted(side[1]), _cases(pair).items()
+                ):
                     request = messages.Convert(case=case)
                     try:
                         pool.retry(partial(pool.ask, which, request, messages.Accepted))
@@ -446,6 +459,8 @@ class AbComparison:
     def _verdicts(self, *phases: int) -> dict[str, Verdict]:
         """A verdict for each pair that was to be measured in these phases, by the head's case."""
         base, head = self.records("base", brief=True), self.records("head", brief=True)
+        # A rival is compared as what it is measured against.
+        base = [row | row_of(pair.head) for row, pair in zip(base, self.pairs, strict=True)]
         limits = gate.limits([*base, *head], self.policy)
         judged = [
             rows
@@ -501,7 +516,8 @@ class AbComparison:
             row = build_record(case, outcomes, None, self.environments.get(which))
             if row["artifact"]:  # in this folder, not in the side's
                 row["artifact"] = f"{ARTIFACTS}/{row['artifact']}"
-            rows.append(row | {"settings": pair.head.settings})
+            is_rival = case.subject != pair.head.subject
+            rows.append(row if is_rival else row | {"settings": pair.head.settings})
         return rows
 
 
