@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vitbench.analysis import stats
@@ -23,7 +23,7 @@ from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record
 
 Kind = Literal["latency", "memory", "top1"]
-Why = Literal["slower", "level", "limit", "unknown", "untrusted", "failed"]
+Cause = Literal["slower", "level", "limit", "unknown", "untrusted", "failed"]
 # What a case must share with its rivals; the rest is the answer: what is computed, and how.
 _QUESTION = tuple(name for name in SETTINGS if not AXES[name].is_how)
 
@@ -70,7 +70,7 @@ class Lost:
     """
 
     record: Record
-    why: Why
+    cause: Cause
     times: float | None = None
     misses: tuple[Miss, ...] = ()
 
@@ -80,6 +80,7 @@ class Advice:
     """The answer for one setting.
 
     pick       None: no row keeps to the limits
+    is_least   it was taken of several that are level, for it takes the least memory
     level      rows that nothing tells from the pick, itself left out
     near       those of `level`, and slower ones, whose latency is within 20% of the pick's
     runner_up  the best row that lost to the pick; None: there is none
@@ -89,6 +90,7 @@ class Advice:
 
     limits: Limits
     pick: Record | None
+    is_least: bool = False
     level: tuple[Record, ...] = ()
     near: tuple[Record, ...] = ()
     runner_up: Record | None = None
@@ -146,21 +148,26 @@ def advise(rows: Sequence[Record], limits: Limits, samples: Samples | None = Non
         return Advice(limits, None, lost=tuple(lost), nearest=known[0] if known else None)
     spread = Spread.of(good)
     level = spread.level(able)
-    pick = min(level, key=_peak) if _memory_compares(level) else level[0]
+    is_least = len(level) > 1 and _memory_compares(level)
+    pick = min(level, key=_peak) if is_least else level[0]
     others = sorted((row for row in able if row is not pick), key=latency_s)
     is_level = {id(row) for row in level}
     ahead = [
         Lost(row, "level" if id(row) in is_level else "slower", _times(row, pick)) for row in others
     ]
-    ahead.sort(key=lambda one: one.why != "level")
-    behind = [Lost(one.record, one.why, _times(one.record, pick), one.misses) for one in unable]
+    ahead.sort(key=lambda one: one.cause != "level")
+    behind = [
+        replace(one, times=_times(one.record, pick)) if one.record["latency_s"] else one
+        for one in (*unable, *lost)
+    ]
     return Advice(
         limits,
         pick,
-        level=tuple(one.record for one in ahead if one.why == "level"),
+        is_least=is_least,
+        level=tuple(one.record for one in ahead if one.cause == "level"),
         near=tuple(row for row in others if latency_s(row) <= NEAR * latency_s(pick)),
         runner_up=ahead[0].record if ahead else None,
-        lost=(*ahead, *behind, *lost),
+        lost=(*ahead, *behind),
     )
 
 
@@ -241,18 +248,18 @@ def settled(advice: Advice, turns: Mapping[str, tuple[str, float | None]]) -> Ad
             continue
         if times is None:
             own = None if one.times is None else one.times / scale
-            lost.append(Lost(one.record, one.why, own, one.misses))
+            lost.append(Lost(one.record, one.cause, own, one.misses))
         elif word == "slower" or (faster and times / scale > 1):
             lost.append(Lost(one.record, "slower", times / scale))
         else:
             lost.append(Lost(one.record, "level", times / scale))
-    ahead = [one for one in lost if one.why in ("level", "slower")]
-    ahead.sort(key=lambda one: (one.why != "level", one.times or 0))
-    behind = [one for one in lost if one.why not in ("level", "slower")]
+    ahead = [one for one in lost if one.cause in ("level", "slower")]
+    ahead.sort(key=lambda one: (one.cause != "level", one.times or 0))
+    behind = [one for one in lost if one.cause not in ("level", "slower")]
     return Advice(
         advice.limits,
         pick,
-        level=tuple(one.record for one in ahead if one.why == "level"),
+        level=tuple(one.record for one in ahead if one.cause == "level"),
         runner_up=ahead[0].record if ahead else None,
         lost=(*ahead, *behind),
     )

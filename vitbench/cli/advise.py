@@ -237,7 +237,8 @@ def _summary(advice: Advice) -> dict[str, Any]:
         "runner_up": case(advice.runner_up),
         "level": [case(row) for row in advice.level],
         "lost": [
-            {"case": case(one.record), "why": one.why, "times": one.times} for one in advice.lost
+            {"case": case(one.record), "cause": one.cause, "times": one.times}
+            for one in advice.lost
         ],
         "sentences": words.answer(advice),
     }

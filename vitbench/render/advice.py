@@ -27,13 +27,11 @@ def answer(advice: Advice) -> list[str]:
     if advice.pick is None:
         return [_nothing(advice)]
     pick = advice.pick
-    lines = [f"use {named(pick)} at {setting(pick)}: {_figures(pick)}"]
+    lines = [f"use {named(pick)} at {setting(pick, ['runtime'])}: {_figures(pick)}"]
     if advice.level:
         others = _listed([named(row) for row in advice.level])
-        lines.append(
-            f"a tie: nothing tells it from {others}; of them it has the least memory, or the "
-            "shortest time where memory does not compare"
-        )
+        why = "it takes the least memory" if advice.is_least else "its time was the shortest"
+        lines.append(f"a tie: nothing tells it from {others}; of these {why}")
     if advice.runner_up is not None:
         times = next(one.times for one in advice.lost if one.record is advice.runner_up)
         lines.append(f"runner-up: {named(advice.runner_up)}, {times:.2f} times as long")
@@ -93,13 +91,13 @@ def rivals(advice: Advice, most: int = _MOST) -> list[str]:
 
 def _reason(one: Lost, advice: Advice) -> str:
     row = one.record
-    if one.why == "level":
+    if one.cause == "level":
         return f"as fast within noise ({one.times:.2f} times as long)"
-    if one.why == "slower":
+    if one.cause == "slower":
         return f"takes {one.times:.2f} times as long"
-    if one.why in ("limit", "unknown"):
+    if one.cause in ("limit", "unknown"):
         return "; ".join(_miss(miss, advice.limits) for miss in one.misses)
-    if one.why == "untrusted":
+    if one.cause == "untrusted":
         return f"trust {row['trust'] or 'unknown'}: {row['trust_reasons'] or 'it was not timed'}"
     return f"{str(row['status']).replace('_', ' ')}: {row['message']}"
 
@@ -179,11 +177,15 @@ def changes(advice: Advice, elsewhere: Sequence[tuple[str, Advice]]) -> list[str
     if advice.near:
         near = _listed([named(row) for row in advice.near])
         lines.append(f"within 20% of it: {near}; only turns tell them apart for certain: --turns")
-    faster = [one for one in advice.lost if one.why == "limit" and (one.times or 1) < 1]
+    faster = [one for one in advice.lost if one.cause == "limit" and (one.times or 1) < 1]
     if faster:
         best = min(faster, key=lambda one: one.times or 1)
         reasons = "; ".join(_miss(miss, advice.limits) for miss in best.misses)
         lines.append(f"without the limits {named(best.record)}: {reasons}")
+    doubted = [one for one in advice.lost if one.cause == "untrusted" and (one.times or 1) < 1]
+    if doubted:
+        names = _listed([named(one.record) for one in doubted])
+        lines.append(f"on a quiet machine maybe {names}: faster here, but not to be trusted")
     for words, other in elsewhere:
         if other.pick is not None and (pick is None or named(other.pick) != named(pick)):
             tie = f" (a tie with {len(other.level)} more)" if other.level else ""
