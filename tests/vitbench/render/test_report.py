@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -316,3 +317,18 @@ def test_runs_are_compared_with_the_first(tmp_path: Path) -> None:
     part = page.read_text().partition('id="versus"')[2].partition("</section>")[0]
     assert "The runs differ in device name." in part
     assert re.search(r'<td class="figure">1.500</td>.*?<td class="slower"', part, re.S)
+
+
+def test_published_accuracy_is_marked(tmp_path: Path) -> None:
+    """A model has the top-1 that others published, with its source; a layer has none."""
+    model = backbone_case(image_height=224, image_width=224)
+    model = dataclasses.replace(model, backbone="resnet50")
+    folder = run_folder(tmp_path / "run", {model: [measured()], case(): [measured()]})
+    content = data.packed(sources.read([folder]))
+    top1, none = values(content["values"]["published_top1"], 2)
+    assert 70 < top1 < 90
+    assert none is None
+    (column,) = (one for one in content["columns"] if one["name"] == "published_top1")
+    assert column["title"] == "published top-1"
+    assert "not measured here" in column["meaning"]
+    assert values(content["values"]["published_checkpoint"], 2)[0]

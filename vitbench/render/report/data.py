@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from vitbench.analysis.accuracy import published_top1
 from vitbench.cases import row
 from vitbench.cases.axes import AXES
 from vitbench.instruments import Column
@@ -27,6 +28,7 @@ _FIGURES = {
     "macs": "MACs",
     "params": "parameters",
     "peak_memory_bytes": "peak memory",
+    "published_top1": "published top-1",
     "trust": "trust",
 }
 # What charts show: the column, its title, and whether more of it is better.
@@ -40,6 +42,7 @@ _METRICS = (
     ("roofline_fraction", "share of the roofline", True),
     ("flops_rate", "arithmetic rate", True),
     ("device_latency_s", "the device's own time of one call", False),
+    ("published_top1", "published top-1", True),
 )
 _INTERVALS = {
     "throughput_img_s": ("throughput_low_img_s", "throughput_high_img_s"),
@@ -50,6 +53,11 @@ _CHOICES = ("run", "kind", "device_name", "runtime", "size", "dtype", "batch_siz
 _OF_CASE = {column.name for column in row.COLUMNS}
 _OF_MACHINE_FROM = "cpu_share"  # the first of the columns that tell the machine's state
 _RATES = ("flops_rate", "roofline_fraction")
+# What others published of a model. It is measured nowhere here.
+_PUBLISHED = (
+    Column("published_top1", "%", "published accuracy on ImageNet-1k; not measured here"),
+    Column("published_checkpoint", "", "whose accuracy it is, and who published it", "text"),
+)
 # How a unit is shown: its name, and the factor to it.
 _SHOWN = {"s": ("ms", 1e3), "bytes": ("MiB", 2.0**-20), "share": ("%", 100.0)}
 
@@ -57,10 +65,10 @@ _SHOWN = {"s": ("ms", 1e3), "bytes": ("MiB", 2.0**-20), "share": ("%", 100.0)}
 def packed(sources: Sequence[Source]) -> dict[str, Any]:
     """The page's data, as JSON can hold it."""
     records = [record for source in sources for record in source.records]
-    names = [column for column in COLUMNS if any(r[column.name] not in (None, "") for r in records)]
     values: dict[str, Sequence[Value]] = {
-        column.name: [record[column.name] for record in records] for column in names
-    }
+        column.name: [record[column.name] for record in records] for column in COLUMNS
+    } | _published(records)
+    values = {name: own for name, own in values.items() if {*own} - {None, ""}}
     texts = _texts(sources, records)
     settings = [name for name in row.SETTINGS if name in values]
     choices = [*_CHOICES, *(name for name in settings if name not in _CHOICES), "task"]
@@ -68,7 +76,7 @@ def packed(sources: Sequence[Source]) -> dict[str, Any]:
         "rows": len(records),
         "names": COLUMN_NAMES,
         "figures": list(_FIGURES),
-        "columns": [_described(column) for column in names],
+        "columns": [_described(c) for c in (*COLUMNS, *_PUBLISHED) if c.name in values],
         "values": {name: _column(own) for name, own in (values | texts).items()},
         "choices": {
             name: _title(name) for name in choices if len({*(values | texts).get(name, ())}) > 1
@@ -105,6 +113,17 @@ def _texts(sources: Sequence[Source], records: Sequence[Record]) -> dict[str, Se
     }
 
 
+def _published(records: Sequence[Record]) -> dict[str, Sequence[Value]]:
+    """The columns of _PUBLISHED."""
+    known = [published_top1(record) for record in records]
+    sources = [
+        "; ".join(filter(None, (one.checkpoint, one.source, one.remark))) if one else ""
+        for one in known
+    ]
+    percents = [one.percent if one else None for one in known]
+    return {"published_top1": percents, "published_checkpoint": sources}
+
+
 def _title(name: str) -> str:
     plain = {"kind": "what", "device_name": "device", "size": "image, pixels"}
     return plain.get(name) or (AXES[name].title if name in AXES else name)
@@ -113,7 +132,9 @@ def _title(name: str) -> str:
 def _described(column: Column) -> dict[str, Any]:
     unit, scale = _SHOWN.get(column.unit, (column.unit, 1.0))
     names = [other.name for other in COLUMNS]
-    if column.name in _OF_CASE:
+    if column in _PUBLISHED:
+        group = "published"
+    elif column.name in _OF_CASE:
         group = "case"
     elif column.name in FACT_COLUMNS:
         group = "counts, memory and checks"

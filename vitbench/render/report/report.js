@@ -225,7 +225,7 @@ function point(row, metric) {
 
 const axisTitle = (metric) => {
   const unit = columns.get(metric.name).unit;
-  return unit ? `${metric.title}, ${unit}` : metric.title;
+  return unit && !metric.title.includes(unit) ? `${metric.title}, ${unit}` : metric.title;
 };
 const byValue = (metric) => (a, b) => (metric.more ? b.value - a.value : a.value - b.value);
 const setting = (...without) => Object.keys(page.choices).filter((name) => !without.includes(name) && chosen[name] !== undefined).map((name) => (name === "size" ? `${chosen[name]} px` : name === "runtime" ? `in ${chosen[name]}` : name === "batch_size" ? `batch ${chosen[name]}` : chosen[name] === "false" || chosen[name] === "none" ? "" : chosen[name])).filter(Boolean).join(", ");
@@ -242,7 +242,7 @@ function caption(id, title, note) {
 
 function drawCharts() {
   const metric = metricNow();
-  return Promise.all([drawRanking(metric), drawCurves(metric), drawScatter(), drawHeat(metric)]);
+  return Promise.all([drawRanking(metric), drawCurves(metric), drawScatter("scatter", "macs", "latency_s", "down and to the left is better"), drawScatter("accuracy", "throughput_img_s", "published_top1", "up and to the right is better; accuracy as published, not measured here"), drawHeat(metric)]);
 }
 
 /** The subjects of one setting in order, with intervals; and the sentence above the charts. */
@@ -282,7 +282,8 @@ function tell(metric, points) {
   told.replaceChildren(`${metric.more ? "Highest" : "Lowest"} ${metric.title}${where}: `, name, `, ${best.text}`);
   if (second) {
     const times = metric.more ? best.value / second.value : second.value / best.value;
-    told.append("; then ", element("bdi", {}, second.label), `, ${second.text}`, times < 1.2 && metric.ends ? ": too close to tell which is faster. " : `: ${significant(times)} times. `);
+    const isOpen = metric.ends && (metric.more ? best.low <= second.high : best.high >= second.low);
+    told.append("; then ", element("bdi", {}, second.label), `, ${second.text}: `, isOpen ? "their intervals overlap." : `a factor of ${significant(times)}.`);
   }
 }
 
@@ -323,40 +324,55 @@ function drawCurves(metric) {
   }, `${capital(metric.title)} against resolution, a line for each subject. The table holds the figures.`);
 }
 
-/** MACs against latency, with the front: what nothing beats in both. */
-function drawScatter() {
-  const figure = byId("scatter");
-  const latency = page.metrics.find((metric) => metric.name === "latency_s");
-  const rows = latency && page.metrics.some((metric) => metric.name === "macs") ? chosenRows() : [];
-  const points = rows.filter((row) => value("macs", row) > 0).map((row) => ({ ...point(row, latency), macs: value("macs", row), macsText: shown("macs", value("macs", row)) }));
+/** Two columns against each other, with the front: what nothing beats in both. */
+function drawScatter(id, across, up, note) {
+  const figure = byId(id);
+  const metrics = [across, up].map((name) => page.metrics.find((metric) => metric.name === name));
+  const [x, y] = metrics;
+  const rows = x && y ? chosenRows() : [];
+  const points = rows.map((row) => ({ ...point(row, y), x: point(row, x).value, xText: point(row, x).text })).filter((one) => one.x > 0 && one.value > 0);
   figure.hidden = points.length < 2;
   if (points.length < 2) return Promise.resolve();
-  let least = Infinity;
-  let isAbove = false; // names stand above and below in turns, so that neighbours do not collide
-  for (const one of [...points].sort((a, b) => a.macs - b.macs || a.value - b.value)) {
-    one.front = one.value < least ? one.label : "";
-    isAbove = one.front ? !isAbove : isAbove;
-    one.up = one.front && isAbove ? one.front : "";
-    one.down = one.front && !isAbove ? one.front : "";
-    least = Math.min(least, one.value);
-  }
-  const target = caption("scatter", `MACs against latency: ${setting() || "all"}`, "down and to the left is better; named: those that no other beats in both");
-  const x = { field: "macs", type: "quantitative", title: "MACs of one image", scale: { type: "log", nice: false, padding: 24 }, axis: { format: "~s", tickCount: 5 } };
-  const y = { field: "value", type: "quantitative", title: "latency of one call, ms", scale: { type: "log", nice: false, padding: 24 }, axis: { format: "~s", tickCount: 5 } };
+  markFront(points, x.more, y.more);
+  const title = `${capital(y.title)} against ${x.title}`;
+  const target = caption(id, `${title}: ${setting() || "all"}`, `${note}; named: those that no other beats in both`);
+  const scale = (metric) => (metric.name === "published_top1" ? { zero: false, padding: 24 } : { type: "log", nice: false, padding: 24 });
+  const axis = { format: "~s", tickCount: 5 };
   return draw(target, {
     data: { values: points },
     height: 320,
-    encoding: { x, y },
+    encoding: {
+      x: { field: "x", type: "quantitative", title: axisTitle(x), scale: scale(x), axis },
+      y: { field: "value", type: "quantitative", title: axisTitle(y), scale: scale(y), axis },
+    },
     layer: [
       { transform: [{ filter: "datum.front" }], mark: { type: "line", color: "var(--muted)", strokeDash: [3, 3] } },
-      { mark: { type: "point", filled: true, size: 80, opacity: 0.9 }, encoding: { color: { field: "label", type: "nominal", scale: colourScale(points), legend: null }, tooltip: [{ field: "label", title: "what" }, { field: "macsText", title: "MACs" }, { field: "text", title: "latency" }, { field: "trust", title: "trust" }] } },
+      { mark: { type: "point", filled: true, size: 80, opacity: 0.9 }, encoding: { color: { field: "label", type: "nominal", scale: colourScale(points), legend: null }, tooltip: [{ field: "label", title: "what" }, { field: "xText", title: x.title }, { field: "text", title: y.title }, { field: "trust", title: "trust" }] } },
       ...["up", "down"].filter((name) => points.some((one) => one[name])).map((name) => ({
         transform: [{ filter: `datum.${name}` }],
-        mark: { type: "text", align: "left", dx: 4, dy: name === "up" ? -12 : 14, fontSize: 11 },
+        mark: { type: "text", align: { expr: "datum.isRight ? 'right' : 'left'" }, dx: { expr: "datum.isRight ? -4 : 4" }, dy: name === "up" ? -12 : 14, fontSize: 11 },
         encoding: { text: { field: name } },
       })),
     ],
-  }, "MACs of one image against the latency of one call. The table holds the figures.");
+  }, `${title}. The table holds the figures.`);
+}
+
+/** Names the points of the front, above and below in turns, so that neighbours do not collide. */
+function markFront(points, isMoreAcross, isMoreUp) {
+  const good = (value_, isMore) => (isMore ? -value_ : value_);
+  const sides = points.map((one) => Math.log(one.x));
+  const middle = (Math.min(...sides) + Math.max(...sides)) / 2;
+  let best = Infinity;
+  let isAbove = false;
+  const ordered = [...points].sort((a, b) => good(a.x, isMoreAcross) - good(b.x, isMoreAcross) || good(a.value, isMoreUp) - good(b.value, isMoreUp));
+  for (const one of ordered) {
+    one.front = good(one.value, isMoreUp) < best ? one.label : "";
+    best = Math.min(best, good(one.value, isMoreUp));
+    isAbove = one.front ? !isAbove : isAbove;
+    one.up = one.front && isAbove ? one.front : "";
+    one.down = one.front && !isAbove ? one.front : "";
+    one.isRight = Math.log(one.x) > middle;
+  }
 }
 
 /** A metric of each subject in each runtime. */
