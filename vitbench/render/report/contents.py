@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitbench.analysis import across_runtimes, trust
+from vitbench.analysis import across_runtimes, insight, trust
 from vitbench.cases.row import name_of
-from vitbench.render import findings
+from vitbench.render import findings, insights
 from vitbench.render.report import fastest, versus
 from vitbench.render.report.sources import Source
 from vitbench.results.outcome import COUNTED, MEASURED
@@ -42,10 +42,21 @@ class Contents:
             counts=_counts(records),
             warning=_warning(records),
             matrices=fastest.matrices(records),
-            findings=findings.groups(records),
+            findings=[*_insights(sources), *findings.groups(records)],
             versus=versus.against_the_first(sources),
             failures=_failures(records),
         )
+
+
+def _insights(sources: Sequence[Source]) -> list[tuple[str, Sequence[str]]]:
+    """Of the rows of all runs; with the ceilings and the memory of the machine, if it is one."""
+    records = [record for source in sources for record in source.records]
+    file = sources[0].file if len({source.devices for source in sources}) == 1 else None
+    found: list[tuple[str, Sequence[str]]] = []
+    for paragraph in insights.paragraphs(insight.insights(records, file)):
+        rest = [f"{paragraph.more} more of this kind: `vitbench insight`"] if paragraph.more else []
+        found.append((paragraph.title, [*paragraph.sentences, *rest]))
+    return found
 
 
 def _counts(records: Sequence[Record]) -> str:

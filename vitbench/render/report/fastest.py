@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
-from vitbench.analysis.across_runtimes import is_trusted, latency_s
+from vitbench.analysis.groups import head_of, latency_s, trusted
 from vitbench.analysis.order import Spread
 from vitbench.cases import row
 from vitbench.cases.axes import AXES, text_of
@@ -15,7 +15,6 @@ from vitbench.render import labels, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
-_UNTRUSTED = "D"
 _HOW = [name for name, axis in AXES.items() if axis.is_how]
 _SETTING = [name for name in row.SETTINGS if name not in _HOW]
 # Names of a cell, and of a sentence, that are told.
@@ -95,8 +94,8 @@ def matrices(records: Sequence[Record]) -> list[Matrix]:
 def _setting(record: Record) -> tuple[str, ...]:
     """What two rows share whose times compare, apart from resolution and runtime, in words."""
     kind = "attention layers" if record["attention"] else "whole models"
-    head = next((word for word in str(record["settings"]).split() if word.startswith("head=")), "")
-    words = [kind, head.replace("=", " "), str(record["device_name"] or record["device"])]
+    head = head_of(record)
+    words = [kind, head and f"head {head}", str(record["device_name"] or record["device"])]
     for name in _SETTING:
         text = text_of(record[name])
         words.append(AXES[name].label(text) if text and text != "false" else "")
@@ -138,12 +137,13 @@ def _area(record: Record) -> int:
 
 def _cell(rows: Sequence[tuple[Record, str]], spread: Spread) -> Cell:
     """The fastest that can be trusted, and all that are not known to be slower."""
-    good = [pair for pair in rows if is_trusted(pair[0])]
-    leading = good or [pair for pair in rows if pair[0]["trust"] != _UNTRUSTED]
+    leading = trusted([record for record, _ in rows])
     if not leading:
         return Cell("", "", (), 0)
-    best, name = min(leading, key=lambda pair: latency_s(pair[0]))
+    best = min(leading, key=latency_s)
+    name = next(name for record, name in rows if record is best)
     others = sorted((pair for pair in rows if pair[1] != name), key=lambda pair: latency_s(pair[0]))
-    close = list(dict.fromkeys(other for row, other in others if spread.gap(best, row) <= 1))
-    speed = f"{units.significant(float(str(best['throughput_img_s'])))} images/s"
+    names = (other for row, other in others if spread.gap(best, row, len(others)) <= 1)
+    close = list(dict.fromkeys(names))
+    speed = f"{units.significant(float(best['throughput_img_s'] or 0))} images/s"
     return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))
