@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,12 +143,11 @@ class SwinAttention(WindowAttention):
     2103.14030).
 
     Parameters carry the names of the authors' WindowAttention: qkv, proj,
-    relative_position_bias_table, and the buffer relative_position_index.
+    relative_position_bias_table, and the buffer relative_position_index, which a state dict need
+    not hold. Padding is not masked, as in the authors' dense prediction code.
 
-    A side of the map that is no longer than the window is not shifted along, and the window is
-    cut to it; padding is not masked, as in the authors' dense prediction code.
-
-    shift_size  tokens that the windows are moved by
+    window  height and width of the windows; params.window_size, cut to the map, unless given
+    shift   tokens that they are moved by, down and to the right
     """
 
     relative_position_index: Tensor
@@ -161,20 +161,19 @@ class SwinAttention(WindowAttention):
         params: SwinParams,
         impl: Impl = "fused",
         *,
-        shift_size: int = 0,
+        window: tuple[int, int] | None = None,
+        shift: tuple[int, int] = (0, 0),
     ) -> None:
-        window = window_on(grid, params.window_size)
+        window = window or window_on(grid, params.window_size)
         super().__init__(dim, num_heads, window, qkv_bias=params.qkv_bias, impl=impl)
-        self.shift = (
-            shift_size if grid.height > window[0] else 0,
-            shift_size if grid.width > window[1] else 0,
-        )
+        self.shift = shift
         self.has_bias = params.relative_position_bias
         if self.has_bias:
             offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
             self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
             self.register_buffer("relative_position_index", relative_position_index(*window))
+            self.register_load_state_dict_pre_hook(_keep_index)
         self._mask_grid = grid.padded_to(*window)
         mask = shift_mask(self._mask_grid, window, self.shift) if any(self.shift) else None
         self.register_buffer("shift_mask", mask, persistent=False)
@@ -204,15 +203,26 @@ class SwinAttention(WindowAttention):
         return bias
 
 
+def _keep_index(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Fills in what follows from the window: timm saves Swin without it."""
+    index = module.get_buffer("relative_position_index")
+    state_dict.setdefault(f"{prefix}relative_position_index", index)
+
+
 def swin_computed(grid: Grid, params: SwinParams) -> Grid:
     """The grid padded to whole windows."""
     return grid.padded_to(*window_on(grid, params.window_size))
 
 
 def swin_macs(dim: int, num_heads: int, grid: Grid, params: SwinParams) -> int:
-    """4 N C^2 + 2 N w^2 C, N the padded tokens: the shift moves no arithmetic."""
-    tokens = swin_computed(grid, params).tokens
-    height, width = window_on(grid, params.window_size)
+    """Those of `window_macs`."""
+    return window_macs(dim, grid, window_on(grid, params.window_size))
+
+
+def window_macs(dim: int, grid: Grid, window: tuple[int, int]) -> int:
+    """4 N C^2 + 2 N w^2 C, N the padded tokens: a shift moves no arithmetic."""
+    height, width = window
+    tokens = grid.padded_to(height, width).tokens
     return 4 * tokens * dim**2 + 2 * tokens * height * width * dim
 
 

@@ -13,9 +13,9 @@ from attentions._spec import AttentionSpec, Grid, Paper
 from attentions._windows import (
     SwinAttention,
     SwinParams,
-    swin_computed,
-    swin_macs,
     swin_unsupported,
+    window_macs,
+    window_on,
 )
 
 
@@ -24,9 +24,13 @@ class Params(SwinParams):
     """Hyper-parameters of SW-MSA: those of W-MSA, and the shift.
 
     shift_size  tokens that the windows are moved by, under window_size
+    by_side     a side of the map that is no longer than the window cuts the window, and is not
+                shifted along, by itself; False, as in the authors' classifier: it cuts both sides
+                of the window and stops both shifts
     """
 
     shift_size: int = 3
+    by_side: bool = True
 
 
 class ShiftedWindow(SwinAttention):
@@ -35,7 +39,32 @@ class ShiftedWindow(SwinAttention):
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
     ) -> None:
-        super().__init__(dim, num_heads, grid, params, impl, shift_size=params.shift_size)
+        window, shift = windows_of(grid, params)
+        super().__init__(dim, num_heads, grid, params, impl, window=window, shift=shift)
+
+
+def windows_of(grid: Grid, params: Params) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the windows on this map, and the shifts down and to the right."""
+    size, shift = params.window_size, params.shift_size
+    shorter = min(grid.height, grid.width)
+    if not params.by_side and shorter <= size:
+        return (shorter, shorter), (0, 0)
+    return window_on(grid, size), (
+        shift if grid.height > size else 0,
+        shift if grid.width > size else 0,
+    )
+
+
+def computed(grid: Grid, params: Params) -> Grid:
+    """The grid padded to whole windows."""
+    window, _ = windows_of(grid, params)
+    return grid.padded_to(*window)
+
+
+def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
+    """4 N C^2 + 2 N w^2 C, N the padded tokens."""
+    window, _ = windows_of(grid, params)
+    return window_macs(dim, grid, window)
 
 
 def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | None:
@@ -66,11 +95,14 @@ ATTENTION = AttentionSpec(
     },
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
-    macs=swin_macs,
-    computed=swin_computed,
+    macs=macs,
+    computed=computed,
     unsupported=unsupported,
     traps=(
-        "no shift along a side that is no longer than the window",
+        "no shift along a side that is no longer than the window, as in timm. There the authors' "
+        "classifier drops both shifts and cuts the window to a square (by_side false); their code "
+        "for detection keeps both shifts and pads the side to a window",
+        "a map is padded before it is rolled, as in the authors' code; timm rolls it first",
         "the mask is made once for the grid, not on every call",
         "fused takes windows as heads, since a kernel repeats a bias for images, not for windows",
     ),

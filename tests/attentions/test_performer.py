@@ -12,10 +12,12 @@ import attentions
 from attentions import Grid
 from tests.attentions.draws import Draw, as_msa, case, layers, parameters
 
-# key_max "batch" mixes images by definition: its tests are here, not among the contract's.
+# key_max "batch" mixes images by definition, and detach_max gives no derivative: their tests are
+# here, not among the contract's.
 PARAMS: dict[str, list[Any]] = {
     "nb_features": [None, 1, 7, 32],
     "key_max": ["head"],
+    "detach_max": [False],
     "qkv_bias": [True, False],
 }
 STATES = [  # lucidrains' SelfAttention; the random directions are a buffer
@@ -156,3 +158,43 @@ def test_one_image_of_one_head_has_one_maximum() -> None:
     ]
     modules[1].load_state_dict(modules[0].state_dict())
     assert torch.equal(modules[0](x), modules[1](x))
+
+
+@pytest.mark.parametrize("impl", ["eager", "fused"])
+@pytest.mark.parametrize("key_max", ["head", "batch"])
+def test_the_references_gradient(impl: str, key_max: str) -> None:
+    """With detach_max it is that of features whose maximum is a constant, in fp64; the output is
+    the same, and without it the gradient is another: the derivative."""
+    draw = case("performer", 12, 3, 2, 3, nb_features=7, key_max=key_max, detach_max=True)
+    module, x = draw.exact(impl), 2 * draw.input(batch=2).double()
+    expected = _attended(module, x.requires_grad_(), key_max)
+    arriving = torch.randn_like(x)
+    torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-12)
+    found = torch.autograd.grad(module(x), [x, *module.parameters()], arriving)
+    wanted = torch.autograd.grad(expected, [x, *module.parameters()], arriving)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+    params = {"nb_features": 7, "key_max": key_max}
+    true = case("performer", 12, 3, 2, 3, **params).exact(impl)
+    true.load_state_dict(module.state_dict())
+    (derivative,) = torch.autograd.grad(true(x), x, arriving)
+    assert (derivative - found[0]).norm() > 1e-6 * derivative.norm()
+
+
+def _attended(module: Any, x: Tensor, key_max: str) -> Tensor:
+    """phi(Q) (phi(K)^T V) over phi(Q) (phi(K)^T 1), all tokens at once, maxima as constants."""
+    directions, tokens = module.fast_attention.projection_matrix, x.flatten(1, 2)
+    q, k, v = (
+        layer(tokens).unflatten(-1, (3, 4)).transpose(1, 2)
+        for layer in (module.to_q, module.to_k, module.to_v)
+    )
+    features = []
+    for part, over in ((q, (-1,)), (k, (-2, -1) if key_max == "head" else (0, 1, 2, 3))):
+        along = part / 4**0.25 @ directions.T
+        length = (part / 4**0.25).square().sum(-1, keepdim=True) / 2
+        constant = along.amax(over, keepdim=True).detach()
+        features.append((along - length - constant).exp() + 1e-4)
+    weights = features[0] @ features[1].transpose(-2, -1)
+    mixed = weights / weights.sum(-1, keepdim=True) @ v
+    output: Tensor = module.to_out(mixed.transpose(1, 2).flatten(2)).view_as(x)
+    return output

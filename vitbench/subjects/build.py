@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from vitbench import devices, runtimes
 from vitbench.cases.calibration import Calibration
+from vitbench.cases import backbone_names
 from vitbench.cases.case import Case
 from vitbench.devices import Call
 from vitbench.instruments import Counts
@@ -125,7 +126,8 @@ def _backbone(
     if case.head:
         from vitbench.subjects.backbones import dense
 
-        body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
+        padded, task = dense.padded(case.head, *size), backbone_names.task_of(case.head)
+        body = spec.make(*padded, impl=impl, task=task, **params)
     else:
         body = spec.make(*size, impl=impl, **params)
     if checkpoint is not None:

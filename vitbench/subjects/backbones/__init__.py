@@ -58,7 +58,8 @@ class BackboneSpec:
     build    `build(image_height, image_width, **params)` gives a module that maps images (batch, 3,
              height, width) to a tensor, or to a list, tuple or dict of tensors. It gets `impl`
              where it names it. For detection and segmentation it takes `features_only`, and then
-             gives maps (batch, channels, height, width) at strides 4, 8, 16 and 32
+             gives maps (batch, channels, height, width) at strides 4, 8, 16 and 32; it gets `task`,
+             "detect" or "segment", where it names it
     impls    implementations
     macs     closed form, `macs(image_height, image_width)`: MACs of one image
     formula  what the authors' own formula gives, `formula(image_height, image_width, **params)`
@@ -84,18 +85,20 @@ class BackboneSpec:
         image_width: int,
         *,
         impl: str,
-        features_only: bool = False,
+        task: str = "",
         **params: Any,
     ) -> nn.Module:
-        """The module; `impl` is passed on where `build` names it.
+        """The module, which gives maps where there is a task. `impl` and the task are passed on
+        where `build` names them.
 
         Raises Unsuitable, ValueError where `build` gives no module, and whatever it raises.
         """
         known = inspect.signature(self.build).parameters
         if "impl" in known:
             params["impl"] = impl
-        if features_only:
+        if task:
             params["features_only"] = True
+            params |= {"task": task} if "task" in known else {}
             is_open = any(word.kind is word.VAR_KEYWORD for word in known.values())
             if not (is_open or "features_only" in known):
                 raise Unsuitable("its factory takes no features_only: it gives no pyramid")

@@ -83,10 +83,14 @@ def spec(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
         *,
         impl: Impl = "fused",
         features_only: bool = False,
+        task: str = "",
         **params: Any,
     ) -> LITv2:
         config, size = configured(CONFIGS[name], params, plugins), (image_height, image_width)
-        return LITv2(config, *size, features_only=features_only, impl=impl, plugins=plugins)
+        first = 1 if task == "detect" else 0
+        return LITv2(
+            config, *size, features_only=features_only, first_norm=first, impl=impl, plugins=plugins
+        )
 
     def formula(image_height: int, image_width: int, **params: Any) -> int | None:
         config = configured(CONFIGS[name], params, plugins)
@@ -303,7 +307,9 @@ class LITv2(nn.Module):
                                stage 3 is fixed to its map
     features_only  maps (batch, channels, height, width) at strides 4, 8, 16, 32, taken before the
                    merging, each through a LayerNorm of its own: norm0 to norm3 in place of norm and
-                   head, as in the authors' code for dense prediction
+                   head, as in the authors' code for segmentation
+    first_norm     the first map that has such a norm: 1 in the authors' code for detection, whose
+                   map at stride 4 is not normalised
     """
 
     def __init__(
@@ -314,12 +320,14 @@ class LITv2(nn.Module):
         *,
         num_classes: int = 1000,
         features_only: bool = False,
+        first_norm: int = 0,
         impl: Impl = "fused",
         plugins: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.config = config
         self.features_only = features_only
+        self.first_norm = first_norm
         self.patch_embed = PatchEmbed(config.dim, impl)
         blocks_after = sum(config.depths) - 1
         drops = [config.drop_path * i / max(1, blocks_after) for i in range(blocks_after + 1)]
@@ -336,8 +344,8 @@ class LITv2(nn.Module):
             self.layers.append(layer)
         self.channels = [config.dim << stage for stage in range(STAGES)]
         if features_only:
-            for stage, dim in enumerate(self.channels):
-                self.add_module(f"norm{stage}", nn.LayerNorm(dim))
+            for stage in range(first_norm, STAGES):
+                self.add_module(f"norm{stage}", nn.LayerNorm(self.channels[stage]))
         else:
             self.norm = nn.LayerNorm(self.channels[-1])
             self.head = nn.Linear(self.channels[-1], num_classes) if num_classes else nn.Identity()
@@ -351,7 +359,9 @@ class LITv2(nn.Module):
             for block in layer["blocks"].children():
                 x = block(x)
             if self.features_only:
-                maps.append(self.get_submodule(f"norm{stage}")(x).permute(0, 3, 1, 2))
+                has_norm = stage >= self.first_norm
+                map_ = self.get_submodule(f"norm{stage}")(x) if has_norm else x
+                maps.append(map_.permute(0, 3, 1, 2))
             if "downsample" in layer:
                 x = layer["downsample"](x)
         return maps if self.features_only else self.head(self.norm(x).mean(dim=(1, 2)))

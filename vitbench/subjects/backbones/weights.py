@@ -36,6 +36,8 @@ _KEYS_OF_OTHERS = (
 )
 # What torch.compile puts into a name, wherever it compiled a part.
 _COMPILED = "_orig_mod."
+# Where detectors and segmenters have theirs.
+_BODY = "backbone."
 # A number that averaged models carry.
 _COUNTER = "n_averaged"
 
@@ -138,15 +140,20 @@ def load_into(module: nn.Module, path: Path) -> str:
     words; "" for nothing. Raises BadWeights.
 
     A classifier's checkpoint fits a pyramid too: its norm and head are left out, and the norms of
-    the maps stay as they are, as the authors fine-tune it.
+    the maps stay as they are, as the authors fine-tune it. Of a whole detector or segmenter the
+    backbone is taken.
     """
     own = module.state_dict()
     saved, keys = read(path)
-    loaded, prefix = _without_prefix(saved, own)
-    if getattr(module, "features_only", False):
+    is_pyramid = getattr(module, "features_only", False)
+    body = {key: value for key, value in saved.items() if key.startswith(_BODY)}
+    is_whole = is_pyramid and 0 < len(body) < len(saved)
+    loaded, prefix = _without_prefix(body if is_whole else saved, own)
+    if is_pyramid:
         loaded = {k: v for k, v in loaded.items() if not k.startswith(("head.", "norm."))}
         fresh = {key for key in own if key.startswith("norm")}
-        loaded |= {key: own[key] for key in fresh - loaded.keys()}
+        if not loaded.keys() & fresh:
+            loaded |= {key: own[key] for key in fresh}
     missing, unexpected = own.keys() - loaded.keys(), loaded.keys() - own.keys()
     resized = [key for key in own if key in loaded and own[key].shape != loaded[key].shape]
     if resized:
@@ -164,6 +171,7 @@ def load_into(module: nn.Module, path: Path) -> str:
     module.load_state_dict(loaded)
     done = [f"taken from {keys!r}"] if keys else []
     done += [f"without the prefix {prefix!r}"] if prefix else []
+    done += [f"{len(saved) - len(body)} tensors above the backbone are left out"] * is_whole
     done += [f"without {_COMPILED!r}"] if any(_COMPILED in key for key in saved) else []
     return ", ".join(done)
 

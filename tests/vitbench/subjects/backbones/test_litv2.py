@@ -344,6 +344,38 @@ def test_a_classifiers_pyramid_is_its_own() -> None:
         torch.testing.assert_close(whole.head(last), whole(images), rtol=1e-4, atol=1e-4)
 
 
+def test_a_detectors_pyramid_is_the_authors() -> None:
+    """In fp64: the map at stride 4 is what the last block of stage 1 gives, the others go through
+    norms; its keys are those of the authors' code for detection, none more."""
+    plain = tiny(features_only=True).eval().double()
+    nn.init.normal_(plain.get_submodule("norm0").get_parameter("weight"))
+    detector = tiny(features_only=True, first_norm=1).eval().double()
+    weights = plain.state_dict()
+    norm0 = [weights.pop(f"norm0.{name}") for name in ("weight", "bias")]
+    detector.load_state_dict(weights)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        first, *rest = detector(images)
+        expected, *others = plain(images)
+        normed = F.layer_norm(first.permute(0, 2, 3, 1), (24,), *norm0)
+    torch.testing.assert_close(normed.permute(0, 3, 1, 2), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(rest, others, rtol=0, atol=0)
+    assert (first - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("task", "norms"), [("detect", (1, 2, 3)), ("segment", (0, 1, 2, 3))])
+def test_the_task_decides_on_the_first_norm(task: str, norms: tuple[int, ...]) -> None:
+    """Every key of the authors' checkpoint for detection and for segmentation."""
+    config = CONFIGS["litv2_s"]
+    with torch.device("meta"):
+        body = spec("litv2_s", {}).make(64, 64, impl="eager", task=task)
+    expected = checkpoint(config.dim, config.depths, config.heads, 0.9)
+    expected = {k: v for k, v in expected.items() if not k.startswith(("norm.", "head."))}
+    for stage in norms:
+        expected |= layer(f"norm{stage}", config.dim << stage)
+    assert {key: tuple(value.shape) for key, value in body.state_dict().items()} == expected
+
+
 @pytest.mark.parametrize("attention", ["sra", "msa", "window", "xca", "twins_lsa+twins_gsa"])
 def test_any_mechanism_inside(attention: str) -> None:
     """It stands in stage 3; stage 4 keeps its full attention."""

@@ -106,6 +106,40 @@ def test_a_classifiers_weights_make_a_pyramid(tmp_path: Path) -> None:
     assert target.state_dict()["norm0.weight"].tolist() == [1.0] * 24
 
 
+def whole(body: LITv2) -> dict[str, torch.Tensor]:
+    """A detector as MMDetection saves it: the body's names behind `backbone.`, beside others."""
+    weights = {f"backbone.{key}": value for key, value in body.state_dict().items()}
+    return weights | {"neck.fpn_convs.0.conv.weight": STEP, "bbox_head.fc_cls.bias": STEP}
+
+
+def test_a_detectors_weights_go_into_its_body(tmp_path: Path) -> None:
+    """Of a whole detector all of the body is taken, the norms of its maps too, and no more."""
+    source = model(features_only=True, first_norm=1)
+    torch.nn.init.normal_(source.get_submodule("norm1").weight)
+    target = model(features_only=True, first_norm=1)
+    done = load_into(target, saved(tmp_path, {"meta": {"epoch": 12}, "state_dict": whole(source)}))
+    assert done == (
+        "taken from 'state_dict', without the prefix 'backbone.', "
+        "2 tensors above the backbone are left out"
+    )
+    pairs = zip(source.parameters(), target.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fault"),
+    [
+        (0, 1, r"2 are not known here \(norm0\.bias, \.\.\.\)"),
+        (1, 0, r"2 are missing \(norm0\.bias, \.\.\.\)"),
+    ],
+)
+def test_pyramids_of_two_tasks_differ(tmp_path: Path, source: int, target: int, fault: str) -> None:
+    """A segmenter's body has a norm that a detector's has not, and neither loads into the other."""
+    path = saved(tmp_path, whole(model(features_only=True, first_norm=source)))
+    with pytest.raises(BadWeights, match=fault):
+        load_into(model(features_only=True, first_norm=target), path)
+
+
 def test_what_is_pickled_is_not_run(tmp_path: Path) -> None:
     """A checkpoint that would run a command when it is loaded is refused, and nothing runs."""
     mark = tmp_path / "ran"
