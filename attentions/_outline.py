@@ -72,6 +72,48 @@ def outline(path: Path) -> Outline:
     )
 
 
+@functools.cache
+def outline_of_class(path: Path, name: str) -> Outline:
+    """The same of a class or function of this name, which the file at `path` defines or imports
+    from a file beside it: its docstring and its arguments. Raises BrokenAttention.
+    """
+    about = outline(path)
+    found = _Source(parse(path), path.parent).find(name)
+    keywords, summary = None, ""
+    if found is not None:
+        keywords = _keywords_of(found)
+        summary = _first_sentence(ast.get_docstring(found.node) or "")
+    return Outline(summary, about.defines, keywords, {}, ("eager",), {}, None)
+
+
+def names_in(path: Path) -> frozenset[str] | None:
+    """The names that the file at `path` defines or imports, also those that it imports by a star
+    from files beside it; None where that cannot be read. Raises BrokenAttention."""
+    names = outline(path).defines
+    if "__getattr__" in names:
+        return None
+    for node in parse(path).body if "*" in names else ():
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            beside = path.parent / f"{node.module}.py"
+            found = names_in(beside) if node.level == 1 and beside.is_file() else None
+            if found is None:
+                return None
+            names |= found
+    return names - {"*"}
+
+
+def arguments_of(path: Path, name: str) -> frozenset[str]:
+    """What a class or function takes by name, where that can be read from the file at `path` and
+    those beside it. Raises BrokenAttention."""
+    outline(path)
+    found = _Source(parse(path), path.parent).find(name)
+    arguments = None if found is None else _arguments_of(found)
+    if arguments is None:
+        return frozenset()
+    named = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    return frozenset(argument.arg for argument in named)
+
+
 def _first_sentence(docstring: str) -> str:
     """Up to the full stop before a new sentence, on one line."""
     paragraph = docstring.partition("\n\n")[0].replace("\n", " ")
@@ -185,13 +227,23 @@ def _keywords(fields: Mapping[str, ast.expr], source: _Source) -> dict[str, Any]
         return _defaults_of_fields(params.id, source)
     module = fields.get("module")
     found = source.find(module.id) if isinstance(module, ast.Name) else None
-    if found is None:
-        return None
+    return None if found is None else _keywords_of(found)
+
+
+def _keywords_of(found: _Found) -> dict[str, Any] | None:
+    """Hyper-parameters by the signature of a class or function."""
+    arguments = _arguments_of(found)
+    bound = int(isinstance(found.node, ast.ClassDef))
+    return None if arguments is None else _defaults(arguments, bound)
+
+
+def _arguments_of(found: _Found) -> ast.arguments | None:
+    """Those of a function, or of the constructor that a class defines."""
     if isinstance(found.node, ast.FunctionDef):
-        return _defaults(found.node.args, bound=0)
+        return found.node.args
     for node in found.node.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return _defaults(node.args, bound=1)
+            return node.args
     return None
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STRIDES = (4, 8, 16, 32)
 
 SizeRule = Literal["any", "pad", "floor", "divisible", "fixed"]
+Layout = Literal["bhwc", "bchw", "bnc", "bnc_hw", "bnc_grid"]
 Family = Literal[
     "global",
     "window",
@@ -25,6 +26,17 @@ Family = Literal[
     "spectral",
     "state space",
 ]
+
+# What a module takes in each layout, and gives in the same.
+LAYOUTS: Mapping[str, str] = MappingProxyType(
+    {
+        "bhwc": "a channels-last map (batch, height, width, dim)",
+        "bchw": "a channels-first map (batch, dim, height, width)",
+        "bnc": "tokens (batch, height * width, dim)",
+        "bnc_hw": "tokens (batch, height * width, dim), then height and width",
+        "bnc_grid": "tokens (batch, height * width, dim), then the pair (height, width)",
+    }
+)
 
 # What the mechanisms of a family have in common, in the order of lists.
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -109,8 +121,10 @@ class AttentionSpec:
     """One attention mechanism. `AttentionSpec(module=MyAttention)` alone is valid.
 
     module      class, or a function that gives a module; of dim, num_heads, grid and impl it takes
-                those that it names, and its hyper-parameters; maps a channels-last feature map
-                (batch, height, width, dim) to one of the same shape
+                those that it names, and its hyper-parameters; maps a feature map to one of the
+                same shape
+    layout      what the module takes and gives, one of LAYOUTS: a channels-last map, a
+                channels-first map, or tokens, alone, with height and width, or with both as a pair
     params      frozen dataclass of the hyper-parameters and their defaults. Where it is given, the
                 module and the functions below are written with one argument `params`, an object of
                 this class, in place of the keywords; who calls the spec gives keywords either way
@@ -139,6 +153,7 @@ class AttentionSpec:
     """
 
     module: type[nn.Module]
+    layout: Layout = "bhwc"
     params: type[Any] | None = None
     family: Family | None = None
     paper: Paper | None = None
@@ -164,6 +179,8 @@ class AttentionSpec:
             )
         if not callable(self.module):
             raise TypeError(f"module is a class of torch.nn.Module, got {self.module!r}"[:200])
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is one of {', '.join(LAYOUTS)}, got {self.layout!r}")
         if self.family is not None and self.family not in FAMILIES:
             raise ValueError(f"family is one of {', '.join(FAMILIES)}, got {self.family!r}")
         if self.params is not None:
@@ -177,7 +194,8 @@ class AttentionSpec:
         return settings_at(self.settings, stride)
 
     def build(self, dim: int, num_heads: int, grid: Grid, *, impl: str, **params: Any) -> nn.Module:
-        """The module. Of dim, num_heads, grid and impl it gets those that it takes, by name.
+        """The module, of channels-last maps in any layout. Of dim, num_heads, grid and impl it gets
+        those that it takes, by name.
 
         Raises ValueError where `unsupported` gives a reason, `impl` is not one of `impls`, or the
         module needs an argument that nobody gives.
@@ -214,7 +232,11 @@ class AttentionSpec:
 
         if not isinstance(module, nn.Module):
             raise ValueError(f"{name} must give a torch.nn.Module, got {type(module).__name__}")
-        return module
+        if self.layout == "bhwc":
+            return module
+        from attentions._layouts import laid_out
+
+        return laid_out(lambda: module, self.layout, dim, grid)
 
     def reason_against(self, dim: int, num_heads: int, grid: Grid, **params: Any) -> str | None:
         """Why this mechanism cannot run here, in words; None where it can."""

@@ -173,7 +173,7 @@ class SwinAttention(WindowAttention):
             self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
             self.register_buffer("relative_position_index", relative_position_index(*window))
-            self.register_load_state_dict_pre_hook(_keep_index)
+            self.register_load_state_dict_pre_hook(_keep_index)  # type: ignore[no-untyped-call] # torch's
         self._mask_grid = grid.padded_to(*window)
         mask = shift_mask(self._mask_grid, window, self.shift) if any(self.shift) else None
         self.register_buffer("shift_mask", mask, persistent=False)

@@ -189,6 +189,16 @@ def mechanisms() -> str:
     return "\n\n".join(parts)
 
 
+def layouts() -> str:
+    """What a module takes in each layout."""
+    calls = {"bnc_hw": "forward(x, height, width)", "bnc_grid": "forward(x, (height, width))"}
+    rows = [
+        (_code(name), _code(calls.get(name, "forward(x)")), text)
+        for name, text in attentions.LAYOUTS.items()
+    ]
+    return _table(("layout", "called as", "with"), rows)
+
+
 def _sentence(text: str) -> str:
     """With a capital, and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
@@ -407,7 +417,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
         *(machine, results, picture, runs, knobs, grades, columns, mechanisms, runtimes, devices),
-        *(where, deployed_chart, deployed),
+        *(layouts, where, deployed_chart, deployed),
         *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )
 }

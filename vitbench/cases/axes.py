@@ -199,8 +199,9 @@ AXES: dict[str, Axis] = {
         Mechanisms(
             name="attention",
             examples=(ALL, *attentions.names()),
-            help="Attention mechanisms, or `all`",
-            meaning="mechanism, the name of its file; empty for a backbone",
+            help="Attention mechanisms, or `all`; 'hilo[alpha=0.5]'; a plugin's name; a class of a "
+            "package: timm:layers.Attention2d, my.module:Class",
+            meaning="mechanism, the name of its file or class; empty for a backbone",
             of="layer",
         ),
         Axis(

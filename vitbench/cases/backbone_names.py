@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-import attentions
 from vitbench.cases.scalars import Scalar, check, parse_scalar
 from vitbench.errors import BadInput, nearest
 from vitbench.subjects.backbones import LITV2, RIVALS
@@ -38,11 +37,11 @@ def task_of(head: str) -> str:
     return next(task for task, heads in HEADS.items() if head in heads)
 
 
-def parse(text: str) -> tuple[str, dict[str, Scalar]]:
+def parse(text: str, kind: str = "a backbone") -> tuple[str, dict[str, Scalar]]:
     """`litv2_s[attention=sra,sr_ratio=2]` -> name and hyper-parameters. Raises BadInput."""
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text.strip())
     if match is None:
-        raise BadInput(f"a backbone is a name, or NAME[key=value,...], got {text!r}")
+        raise BadInput(f"{kind} is a name, or NAME[key=value,...], got {text!r}")
     params: dict[str, Scalar] = {}
     for item in match[2].split(",") if match[2] else ():
         key, _, value = map(str.strip, item.partition("="))
@@ -134,19 +133,23 @@ def settings(
     """
     if name not in LITV2:
         return dict(given)
+    from vitbench.cases import class_names  # which parses names as this file does
+
     mechanism = str(given.get("attention", "hilo"))
     defaults: dict[str, Scalar] = {}
+    is_open = False
     for one in mechanism.split("+"):
-        if one not in mechanisms:
+        if not class_names.is_class(one) and one not in mechanisms:
             raise BadInput(f"no attention mechanism is called {one!r}; {nearest(one, mechanisms)}")
-        outline = attentions.outline(mechanisms[one])
+        outline = class_names.outline_of(one, mechanisms)
+        is_open |= outline.keywords is None
         own = {k: v for k, v in (outline.keywords or {}).items() if isinstance(v, Scalar)}
         defaults |= own | outline.settings_at(_STRIDE)
     for key, value in given.items():
         if key == "attention":
             continue
-        if key not in defaults:
+        if key not in defaults and not is_open:
             hint = nearest(key, ("attention", "head", *defaults))
             raise BadInput(f"{name} with {mechanism} has no parameter {key!r}; {hint}")
-        check(name, key, value, defaults[key])
+        check(name, key, value, defaults.get(key))
     return {"attention": mechanism} | defaults | dict(given)

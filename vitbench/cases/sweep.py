@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attentions
 from vitbench import runtimes
 from vitbench.cases import backbone_names as models
+from vitbench.cases import class_names
 from vitbench.cases.axes import ALL, AXES, Value, find
 from vitbench.cases.case import Case, Resolution
 from vitbench.cases.scalars import Scalar, check
@@ -21,6 +22,8 @@ from vitbench.subjects.plugins import only_defines
 _TASK_SIZES = {"classify": (224, 224), "detect": (800, 1280), "segment": (512, 512)}
 # The axes that name what is measured.
 _SUBJECTS = ("attention", "backbone", "task")
+# The axes that a mechanism's settings may set for it alone.
+_SIZES = ("dim", "num_heads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +39,14 @@ class Question:
 
     def check(self, plugins: Mapping[str, Path]) -> None:
         """Raises BadInput for what is wrong in it. Does not import torch."""
+        name, _ = class_names.parse(self.name)
         Sweep(
             attention=(self.name,),
             resolution=(self.resolution,),
             stride=(self.stride,),
             dim=(self.dim,),
             num_heads=(self.num_heads,),
-            params={self.name: {key: (value,) for key, value in self.params.items()}},
+            params={name: {key: (value,) for key, value in self.params.items()}},
             plugins=plugins,
         ).check()
 
@@ -94,8 +98,8 @@ class Sweep:
             if not self[name] and not may_be_empty:
                 raise BadInput(f"{name} needs at least one value")
             axis.check(self[name])
-        for name in self["attention"]:
-            self._source(name)
+        for text in self["attention"]:
+            self._check_attention(text)
         for text in self["backbone"]:
             models.check_name(models.parse(text)[0], self.plugins)
             list(self._backbones(text))
@@ -112,9 +116,9 @@ class Sweep:
                 raise BadInput(reason)
         cases = [
             self._case(point, attention=name, params=params)
-            for name in self["attention"]
+            for name, written in map(class_names.parse, self["attention"])
             for point in self._points("layer")
-            for params in self._params_at(name, point["stride"])
+            for params in self._params_at(name, point["stride"], written)
         ]
         cases += [
             self._case(point, backbone=name, params=params, head=head, weights=self.weights)
@@ -184,18 +188,42 @@ class Sweep:
     def _check_params(self, name: str, values: Mapping[str, tuple[Scalar, ...]]) -> None:
         if name in {models.parse(text)[0] for text in self["backbone"]}:
             return  # they are checked together: one decides which others exist
-        source = self._source(name)
-        if name not in self["attention"]:
+        outline = self._outline(name)
+        if name not in map(class_names.name_in, self["attention"]):
             raise BadInput(
                 f"a parameter of {name} is given, but {name} is not among the attentions"
             )
-        keywords = attentions.outline(source).keywords
+        self._check_values(name, outline.keywords, values)
+
+    def _check_values(
+        self,
+        name: str,
+        keywords: Mapping[str, Any] | None,
+        values: Mapping[str, tuple[Scalar, ...]],
+    ) -> None:
         for key, choices in values.items():
+            if key in _SIZES:
+                AXES[key].check(AXES[key].values(cast("tuple[Value, ...]", choices)))
+                continue
             if keywords is not None and key not in keywords:
                 hint = nearest(key, keywords) if keywords else "it has none"
                 raise BadInput(f"{name} has no parameter {key!r}; {hint}")
+            default = None if keywords is None else keywords[key]
             for choice in choices:
-                check(name, key, choice, None if keywords is None else keywords[key])
+                if not (class_names.is_class(name) and choice in class_names.WORDS):
+                    check(name, key, choice, default)
+
+    def _check_attention(self, text: str) -> None:
+        """Raises BadInput for what is wrong in `hilo[alpha=0.5]`."""
+        name, written = class_names.parse(text)
+        values = {key: (value,) for key, value in written.items()}
+        self._check_values(name, self._outline(name).keywords, values)
+
+    def _outline(self, name: str) -> attentions.Outline:
+        """What a mechanism's file, or a class, says. Raises BadInput."""
+        if class_names.is_class(name):
+            return class_names.outline_of(name, {}, elsewhere=self._elsewhere)
+        return attentions.outline(self._source(name))
 
     def _source(self, name: str) -> Path:
         """The file of a mechanism. Raises BadInput."""
@@ -236,8 +264,10 @@ class Sweep:
                 own = dict(zip(swept, values, strict=True)) | written
                 yield name, head, models.settings(name, own, {**self._registry, **self.plugins})
 
-    def _params_at(self, name: str, stride: int) -> Iterator[dict[str, Scalar]]:
-        outline = attentions.outline(self._source(name))
+    def _params_at(
+        self, name: str, stride: int, written: Mapping[str, Scalar]
+    ) -> Iterator[dict[str, Scalar]]:
+        outline = self._outline(name)
         known, given = outline.keywords or {}, outline.settings_at(stride)
         for key, value in given.items():
             check(name, key, value, None)
@@ -245,7 +275,7 @@ class Sweep:
         settings = {key: value for key, value in known.items() if isinstance(value, Scalar)} | given
         swept = self.params.get(name, {})
         for values in itertools.product(*swept.values()):
-            yield settings | dict(zip(swept, values, strict=True))
+            yield settings | dict(zip(swept, values, strict=True)) | dict(written)
 
     def _case(
         self,
@@ -255,10 +285,11 @@ class Sweep:
         attention: str = "",
         **subject: str,
     ) -> Case:
-        values = dict(point)
+        values, params = dict(point), dict(params)
         size, stride = values.pop("resolution"), values.get("stride", 0)
         if attention:
-            impls = attentions.outline(self._source(attention)).impls
+            values |= {key: params.pop(key) for key in _SIZES if key in params}
+            impls = self._outline(attention).impls
             if impls and values["impl"] not in impls:
                 values["impl"] = impls[0]
         own: dict[str, Any] = {"stride": 0, "dim": 0, "num_heads": 0, "backbone": "", **subject}

@@ -78,13 +78,17 @@ def ab(
     """Measure two versions in turns, A B B A, and judge. Exit statuses are those of check."""
     policy = judging.rules()
     limits = precision.rules()
+    from vitbench.cases.class_names import is_class
     from vitbench.engine import ab as interleaved
     from vitbench.engine import planning, revision
     from vitbench.results.folder import make_folder, new_folder
 
     signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job cleans up as after Ctrl-C
     with revision.checkout(base, head) as sides:
-        if (reason := revision.same_code(*sides, bool(selection.plugin))) is not None:
+        has_own = bool(selection.plugin) or any(
+            is_class(str(text)) for text in axes.get("attention", ())
+        )
+        if (reason := revision.same_code(*sides, has_own)) is not None:
             raise BadInput(f"there is nothing to compare: {reason}")
         plugins = [revision.locate(path, *sides) for path in selection.plugin or ()]
         plan = planning.make_plan(

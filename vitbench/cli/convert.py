@@ -27,7 +27,8 @@ def convert(
     subject: Annotated[
         str,
         typer.Argument(
-            help="A mechanism, a backbone, or a plugin's name.", autocompletion=complete.mechanism
+            help="A mechanism, a backbone, a plugin's name, or a class of a package.",
+            autocompletion=complete.mechanism,
         ),
     ],
     *,
@@ -119,12 +120,15 @@ def _kind(subject: str, plugins: Mapping[str, Path]) -> tuple[str, str]:
     """The axis that the subject is a value of, and its name. Raises BadInput."""
     import attentions
     from vitbench.cases import backbone_names as models
+    from vitbench.cases import class_names
     from vitbench.subjects.plugins import is_backbone
 
-    name, _ = models.parse(subject)
+    name, written = models.parse(subject)
     if name in plugins:
         return "backbone" if is_backbone(plugins[name]) else "attention", name
     if name in attentions.names():
+        return "attention", name
+    if class_names.is_layer(name, written):
         return "attention", name
     if name not in models.NAMES and ":" not in name:
         known = nearest(name, (*attentions.names(), *models.NAMES, *plugins))

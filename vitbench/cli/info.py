@@ -16,7 +16,13 @@ from vitbench.cli.options import AsJson
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A mechanism.", autocompletion=complete.mechanism)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A mechanism, a plugin's name, or a class: timm:layers.Attention2d.",
+            autocompletion=complete.mechanism,
+        ),
+    ],
     resolution: Annotated[str, typer.Option(help="Image pixels: 224 or 800x1280.")] = "224",
     stride: Annotated[int, typer.Option(help="Pixels a token's side spans.")] = 16,
     dim: Annotated[int, typer.Option(help="Channels.")] = 384,
@@ -57,6 +63,7 @@ def info(
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     common = attentions.FAMILIES.get(facts["family"])
     rows = [("family", f"{facts['family']}: {common}")] if common else []
+    rows += [("layout", f"{facts['layout']}: {attentions.LAYOUTS[facts['layout']]}")]
     if facts["paper"] is not None:
         paper = facts["paper"]
         rows += [("paper", f"{paper['title']} ({paper['venue']})")]

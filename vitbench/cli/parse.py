@@ -21,7 +21,7 @@ def params(items: list[str]) -> dict[str, dict[str, tuple[Any, ...]]]:
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for item in items:
         target, equals, values = item.partition("=")
-        name, dot, key = target.strip().partition(".")
+        name, dot, key = target.strip().rpartition(".")  # the name of a class may hold dots
         if not (equals and dot and name and key):
             raise BadInput(f"--param takes NAME.KEY=VALUES like hilo.alpha=0.5,0.9, got {item!r}")
         found.setdefault(name, {})[key] = tuple(parse_scalar(value) for value in split(values))

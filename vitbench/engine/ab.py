@@ -31,6 +31,7 @@ from vitbench.analysis.compare import SIGNIFICANCE, Verdict, compare
 from vitbench.analysis.gate import Policy, Result
 from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
+from vitbench.cases.class_names import is_class
 from vitbench.cases.plan import Plan
 from vitbench.cases.row import name_of, row_of
 from vitbench.engine import messages
@@ -70,8 +71,8 @@ def pair_case(case: Case, base: Mapping[str, Path], head: Mapping[str, Path]) ->
     A hyper-parameter that the base does not know is left out there if it has the head's default: a
     new option is no reason not to compare. Raises BadInput where the head lacks it.
     """
-    if case.backbone:
-        is_known = case.backbone in base or case.backbone not in head
+    if case.backbone or is_class(case.attention):
+        is_known = case.subject in base or case.subject not in head
         return CasePair(case, case) if is_known else CasePair(case, None, _BASE_LACKS_IT)
     if case.attention not in head:
         raise BadInput(f"the candidate does not have {case.attention}")
@@ -385,6 +386,8 @@ class AbComparison:
     def _check_plugins(self, pool: Pool[Which]) -> None:
         for which, plugins in self._plugins.items():
             pool.check_plugins(which, plugins, f"{which}: plugin")
+            cases = [_cases(pair)[which] for pair in self.pairs if pair.base is not None]
+            pool.check_classes(which, cases, f"{which}: attention")
 
     def _measure_pair(
         self, pool: Pool[Which], pair: CasePair, block: int

@@ -11,24 +11,26 @@ from typing import Any
 
 from vitbench import devices
 from vitbench.cases.case import Case
+from vitbench.cases.class_names import is_class, name_in
 from vitbench.cases.sweep import Question
 from vitbench.engine import messages
 from vitbench.engine.pool import START_TIMEOUT_S, CaseFailed, Pool, WorkerSpec
 from vitbench.errors import BadInput
 from vitbench.subjects import describe as ours
+from vitbench.subjects.plugins import classes_of
 
 _SLOT = "inquiry"
 
 
 def describe(question: Question, plugins: Mapping[str, Path]) -> Mapping[str, Any]:
-    """`subjects.describe.describe`, of a plugin in a worker. Raises BadInput, and for what is wrong
-    in the question before torch is imported.
+    """`subjects.describe.describe`, of a plugin or a class in a worker. Raises BadInput, and for
+    what is wrong in the question before torch is imported.
     """
     question.check(plugins)
-    name = question.name
-    if name not in plugins:
+    name = name_in(question.name)
+    if name not in plugins and not is_class(name):
         return ours.describe(question, {})
-    with _pool({name: plugins[name]}) as pool:
+    with _pool({name: plugins[name]} if name in plugins else {}) as pool:
         request = messages.Describe(question=question)
         try:
             return pool.ask(_SLOT, request, messages.Described).facts
@@ -37,13 +39,14 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> Mapping[str, An
 
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> Mapping[Case, str]:
-    """`subjects.describe.reasons_against`, in a worker where there are plugins. Raises
+    """`subjects.describe.reasons_against`, in a worker where there are plugins or classes. Raises
     BrokenPlugin, BadInput.
     """
-    if not plugins:
-        return ours.reasons_against(cases, {})
     by_id = {case.id: case for case in cases}
+    if not plugins and not any(classes_of(case) for case in by_id.values()):
+        return ours.reasons_against(by_id.values(), {})
     with _pool(plugins) as pool:
+        pool.check_classes(_SLOT, by_id.values())
         request = messages.FindReasons(cases=tuple(by_id.values()))
         try:
             reasons = pool.ask(_SLOT, request, messages.Reasons).reasons

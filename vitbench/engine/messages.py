@@ -88,6 +88,14 @@ class CheckPlugin(_Message):
     as_backbone: bool
 
 
+class CheckClass(_Message):
+    """Imports the classes of packages that a case runs, and binds their arguments, before anything
+    is measured. The reply is Accepted, or Refused."""
+
+    type: Literal["check_class"] = "check_class"
+    case: Case
+
+
 class Describe(_Message):
     """Asks what there is to say of a mechanism at a size, as subjects.describe has it. The reply is
     Described, or Refused."""
@@ -214,7 +222,7 @@ class Finished(_Message):
     outcome: Measured | Counted | Failed
 
 
-Inquiry = CheckWeights | CheckPlugin | Describe | FindReasons
+Inquiry = CheckWeights | CheckPlugin | CheckClass | Describe | FindReasons
 Request = SetUp | Identify | Inquiry | Convert | Measure | PrepareCase | Sample | Finish | Discard
 Reply = Ready | Identified | Refused | Accepted | Described | Reasons | Sampled | Finished
 

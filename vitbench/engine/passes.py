@@ -183,7 +183,8 @@ def prepare(
         columns = checked | _read(ready, plugins, energy_s)
         said = f"set again after it was built: {', '.join(changed)}" if changed else ""
         heads = subjects.heads_note(case, plugins)
-        columns[NOTES] = "; ".join(filter(None, (note, heads, said, columns[NOTES])))
+        layout = subjects.layout_note(case, subject.module)
+        columns[NOTES] = "; ".join(filter(None, (note, layout, heads, said, columns[NOTES])))
         settings.restore(before)
         # In the case's dtype, whatever dtype the module computes in here.
         numbers = sum(p.numel() * (1 + p.is_complex()) for p in subject.module.parameters())

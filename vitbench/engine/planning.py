@@ -13,6 +13,7 @@ from vitbench import devices, runtimes
 from vitbench.analysis import published, stats
 from vitbench.cases import backbone_names as models
 from vitbench.cases import calibration as images
+from vitbench.cases import class_names
 from vitbench.cases import plan as plans
 from vitbench.cases import suite as suites
 from vitbench.cases.axes import find
@@ -293,7 +294,7 @@ def make_sweep(
 def _subjects(axes: Mapping[str, Any]) -> set[str]:
     """The mechanisms and backbones that some axes name. Raises BadInput."""
     backbones = (models.parse(text)[0] for text in axes.get("backbone", ()))
-    return {*axes.get("attention", ()), *backbones}
+    return {*map(class_names.name_in, axes.get("attention", ())), *backbones}
 
 
 def _merge(

@@ -17,7 +17,7 @@ from vitbench.engine.device_lock import DeviceLock
 from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.results import journal
 from vitbench.results.outcome import Failed
-from vitbench.subjects.plugins import is_backbone
+from vitbench.subjects.plugins import classes_of, is_backbone
 
 START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing
@@ -115,6 +115,21 @@ class Pool(Generic[Slot]):
                 raise BrokenPlugin(f"{label} {error}") from None
             except CaseFailed as error:
                 raise BrokenPlugin(f"{label} {path.name} cannot be imported: {error}") from None
+
+    def check_classes(self, slot: Slot, cases: Iterable[Case], label: str = "attention") -> None:
+        """Has the slot's worker import the classes of packages that the cases run, and bind their
+        arguments. Raises BrokenPlugin for the first that cannot be; the label is how its sentence
+        begins."""
+        distinct = {(tuple(classes_of(case)), case.params): case for case in cases}
+        for (names, _), case in distinct.items():
+            try:
+                if names:
+                    self.ask(slot, messages.CheckClass(case=case), messages.Accepted)
+            except BadInput as error:
+                raise BrokenPlugin(f"{label} {error}") from None
+            except CaseFailed as error:
+                text = f"{label} {' and '.join(names)} cannot be imported: {error}"
+                raise BrokenPlugin(text) from None
 
     def discard(self, slot: Slot) -> None:
         """Ends the prepared case of a slot whose rival failed, where its worker still runs."""

@@ -93,7 +93,7 @@ class _Runner:
                     self._compilers: set[int] = set()  # processes that torch.compile keeps
                     with Pool({_SLOT: self._spec}, self._timeout_s, self._lock) as self._pool:
                         if index == 0:
-                            self._pool.check_plugins(_SLOT, self._run.plan.plugins)
+                            self._check_code(self._pool)
                         self._measure_round()
         finally:
             derive(self._folder, self._run)
@@ -115,7 +115,7 @@ class _Runner:
                 if self._is_time_spent():
                     return
                 if not self._converted:
-                    pool.check_plugins(_SLOT, self._run.plan.plugins)
+                    self._check_code(pool)
                 self._converted.add(case.id)
                 self._report(case, None)
                 pool.ensure(_SLOT)
@@ -132,6 +132,11 @@ class _Runner:
     def _spend(self, what: str, start_s: float) -> None:
         """Writes down what work that is no case's took until now."""
         self._journal.append(journals.spent_entry(what, time.monotonic() - start_s))
+
+    def _check_code(self, pool: Pool[str]) -> None:
+        """Has a worker import what is not ours. Raises BrokenPlugin."""
+        pool.check_plugins(_SLOT, self._run.plan.plugins)
+        pool.check_classes(_SLOT, self._run.plan.cases)
 
     def _keep(self, case: Case, outcome: Outcome) -> None:
         """Writes an outcome down."""

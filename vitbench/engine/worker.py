@@ -53,6 +53,7 @@ class Worker:
             case (
                 messages.CheckWeights()
                 | messages.CheckPlugin()
+                | messages.CheckClass()
                 | messages.Describe()
                 | messages.FindReasons()
             ):
@@ -134,6 +135,9 @@ class Worker:
                     return messages.Accepted(note="".join(done))
                 case messages.CheckPlugin():
                     own.load(request.name, plugins, as_backbone=request.as_backbone)
+                    return messages.Accepted()
+                case messages.CheckClass(case=case):
+                    describe.check_classes(case, plugins)
                     return messages.Accepted()
                 case messages.Describe(question=question):
                     return messages.Described(facts=describe.describe(question, plugins))

@@ -21,7 +21,7 @@ Behaviour = Literal["random", "depends_on_batch", "keeps_state"]
 def is_of_a_user(case: Case, plugins: subjects.Plugins) -> bool:
     """Whether the case runs a module that is not vitbench's own; of those we know what they do."""
     is_ours = bool(case.attention) or case.backbone in LITV2
-    return bool(own.files_of(case, plugins)) or not is_ours
+    return bool(own.files_of(case, plugins) or own.classes_of(case)) or not is_ours
 
 
 class FirstCall:

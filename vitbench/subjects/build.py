@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+import attentions
 from vitbench import devices, runtimes
+from vitbench.cases import backbone_names, class_names
 from vitbench.cases.calibration import Calibration
-from vitbench.cases import backbone_names
 from vitbench.cases.case import Case
 from vitbench.devices import Call
 from vitbench.instruments import Counts
 from vitbench.instruments.correctness import tensors_in
-from vitbench.subjects import backbones, samples, wrappers
-from vitbench.subjects.backbones import BackboneSpec, attention_of
+from vitbench.subjects import backbones, classes, samples, wrappers
+from vitbench.subjects.backbones import BackboneSpec
 from vitbench.subjects.backbones.weights import load_into
+from vitbench.subjects.classes import attention_of
 
 Plugins = Mapping[str, Path]
 
@@ -126,8 +128,9 @@ def _backbone(
     if case.head:
         from vitbench.subjects.backbones import dense
 
-        padded, task = dense.padded(case.head, *size), backbone_names.task_of(case.head)
-        body = spec.make(*padded, impl=impl, task=task, **params)
+        if "task" in inspect.signature(spec.make).parameters:  # an older tree's has none, in `ab`
+            params["task"] = backbone_names.task_of(case.head)
+        body = spec.make(*dense.padded(case.head, *size), impl=impl, features_only=True, **params)
     else:
         body = spec.make(*size, impl=impl, **params)
     if checkpoint is not None:
@@ -282,7 +285,8 @@ def heads_note(case: Case, plugins: Plugins) -> str:
     name; "" where it has not."""
     if not case.attention:
         return ""
-    taken = inspect.signature(attention_of(case.attention, plugins).module).parameters.values()
+    target = classes.target_of(attention_of(case.attention, plugins))
+    taken = inspect.signature(target).parameters.values()
     if any(word.name == "num_heads" or word.kind is word.VAR_KEYWORD for word in taken):
         return ""
     for name, value in case.params:
@@ -322,9 +326,24 @@ def build(
     module = wrappers.converted(module.to(device.target), dtype).train(trained)
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
     images = calibration if case.backbone and case.dtype == runtimes.INT8 else None
-    x = build_input(case, images).to(device.target, dtype)
+    x = build_input(case, images)
+    if case.attention:
+        x = _arranged(module, x)
     inputs = functools.partial(samples.of, case, seed_of(case) + 2, images)
-    return Subject(module, runnable, device, x, case.dtype, inputs)
+    return Subject(module, runnable, device, x.to(device.target, dtype), case.dtype, inputs)
+
+
+# `vitbench ab` measures trees whose attentions are older than layouts.
+_arranged = getattr(attentions, "arranged", lambda module, x: x)
+
+
+def layout_note(case: Case, module: nn.Module) -> str:
+    """The layout that a class of a package takes, where it was found by trying; "" where it was
+    named."""
+    if not class_names.is_class(case.attention) or class_names.LAYOUT in dict(case.params):
+        return ""
+    layout = attentions.layout_of(module)
+    return f"its layout is {layout}, {attentions.LAYOUTS[layout]}: found by trying"
 
 
 def training_step(module: nn.Module, runnable: Callable[[Tensor], Any], x: Tensor) -> Call:

@@ -21,6 +21,7 @@ from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.subjects import build as subjects
 from vitbench.subjects import wrappers
 from vitbench.subjects.behaviour import Behaviour, compared, is_of_a_user, why_outputs_differ
+from vitbench.subjects.plugins import layout_hint
 
 # A reference in fp64 of a large map takes longer than all else together; from this many tokens
 # on, the check is made on a smaller map of the same mechanism, and the row says so.
@@ -43,6 +44,9 @@ def check_form(
             output = tensors[0]
             note = f"it returns {len(tensors)} tensors, of which the first is taken for the map"
         fault = correctness.fault_of_form(output, subject.x)
+        if fault is not None and is_of_a_user(case, plugins):
+            hint = layout_hint(case, plugins)
+            fault += f"; {hint}" if hint else ""
     else:
         fault = correctness.fault_of_tensors(tensors)
     if fault is not None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import attentions
-from attentions import AttentionSpec, Grid
+from attentions import AttentionSpec, BrokenAttention, Grid
 from vitbench import devices
+from vitbench.cases import class_names
 from vitbench.cases.case import Case
 from vitbench.cases.sweep import Question
 from vitbench.errors import BadInput
+from vitbench.subjects import build as subjects
+from vitbench.subjects import classes
 from vitbench.subjects import plugins as own
-from vitbench.subjects.backbones import attention_of
+from vitbench.subjects.classes import attention_of
 
 _PAPER = ("title", "venue", "year", "link", "code")
 
@@ -24,17 +27,24 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
     size is unsupported, and then `unsupported` says why. Imports torch. Raises BrokenAttention,
     BadInput.
     """
-    name, resolution, stride = question.name, question.resolution, question.stride
-    dim, num_heads = question.dim, question.num_heads
+    resolution, stride = question.resolution, question.stride
+    name, written = class_names.parse(question.name)
+    sizes = {"dim": question.dim, "num_heads": question.num_heads}
+    sizes |= {key: int(written.pop(key)) for key in sizes if key in written}
+    dim, num_heads = sizes["dim"], sizes["num_heads"]
     spec = attention_of(name, plugins)
     grid = Grid(resolution.height // stride, resolution.width // stride)
-    chosen = spec.settings_at(stride) | dict(question.params)
-    outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
+    chosen = spec.settings_at(stride) | written | dict(question.params)
+    outline = class_names.outline_of(name, {**attentions.files(), **plugins})
     defaults = {key: value for key, value in (outline.keywords or {}).items() if value is not None}
     try:
         with own.importable_beside(name, plugins):
             reason = spec.reason_against(dim, num_heads, grid, **chosen)
-            counts = None if reason else _counts(spec, dim, num_heads, grid, chosen)
+            counts, layout = None, spec.layout
+            if reason is None:
+                counts, layout = _counts(spec, dim, num_heads, grid, chosen)
+    except BrokenAttention:
+        raise
     # A plugin may raise anything; the user is told what, and whose it is.
     except (Exception, SystemExit) as error:
         raise BadInput(f"{name} cannot be built: {type(error).__name__}: {error}") from None
@@ -42,6 +52,7 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
         "name": name,
         "summary": outline.summary,
         "paper": spec.paper and {name: getattr(spec.paper, name) for name in _PAPER},
+        "layout": layout,
         "family": outline.words.get("family", ""),
         "equation": spec.equation,
         "cost": spec.cost,
@@ -62,6 +73,23 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
         "unsupported": reason,
         "counts": counts,
     }
+
+
+def check_classes(case: Case, plugins: Mapping[str, Path]) -> None:
+    """Imports the classes of packages that a case runs, and builds its layer. Raises
+    BrokenAttention where one is not to be had, or gets settings that it does not take; whatever
+    else it raises is for the row of its case.
+    """
+    for name in own.classes_of(case):
+        classes.load(name)
+    if not case.attention:
+        return
+    try:
+        subjects.build_module(case, plugins, case.impl)
+    except BrokenAttention:
+        raise
+    except (Exception, SystemExit):  # it may depend on the size, and other cases be well
+        return
 
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
@@ -87,13 +115,15 @@ def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[
 
 def _counts(
     spec: AttentionSpec, dim: int, num_heads: int, grid: Grid, params: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Parameters, MACs by the closed form, and the grid that is computed where there is padding."""
+) -> tuple[dict[str, Any], attentions.Layout]:
+    """Parameters, MACs by the closed form, and the grid that is computed where there is padding;
+    and the layout of the module."""
     impl = "eager" if "eager" in spec.impls else spec.impls[0]
     module = spec.build(dim, num_heads, grid, impl=impl, **params)
     computed = grid if spec.computed is None else spec.computed(grid, **params)
-    return {
+    counts = {
         "params": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "macs": None if spec.macs is None else spec.macs(dim, num_heads, grid, **params),
         "computed_grid": [computed.height, computed.width],
     }
+    return counts, attentions.layout_of(module)

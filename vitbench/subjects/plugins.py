@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attentions
+from vitbench.cases import class_names
 from vitbench.cases.case import Case
-from vitbench.subjects import backbones
+from vitbench.subjects import backbones, classes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,9 +20,10 @@ if TYPE_CHECKING:
 Plugins = Mapping[str, Path]
 
 
-# `vitbench ab` measures trees whose attentions are older than these two functions.
+# `vitbench ab` measures trees whose attentions are older than these.
 _importable = getattr(attentions, "importable", lambda _: contextlib.nullcontext())
 _place_of = getattr(attentions, "place_of", lambda *_: "")
+_LAYOUTS: Mapping[str, str] = getattr(attentions, "LAYOUTS", {})
 
 
 def is_backbone(path: Path) -> bool:
@@ -38,7 +42,7 @@ def load(name: str, plugins: Plugins, *, as_backbone: bool) -> None:
         if as_backbone:
             backbones.load(name, plugins)
         else:
-            backbones.attention_of(name, plugins)
+            classes.attention_of(name, plugins)
 
 
 def importable_beside(name: str, plugins: Plugins) -> contextlib.AbstractContextManager[None]:
@@ -48,9 +52,18 @@ def importable_beside(name: str, plugins: Plugins) -> contextlib.AbstractContext
 
 def files_of(case: Case, plugins: Plugins) -> list[Path]:
     """The plugins that a case runs, also those inside a backbone."""
-    mechanisms = str(dict(case.params).get("attention", "")) if case.backbone else case.attention
-    names = (case.backbone, *mechanisms.split("+"))
+    names = (case.backbone, *_mechanisms_of(case))
     return [plugins[name] for name in names if name in plugins]
+
+
+def classes_of(case: Case) -> list[str]:
+    """The classes of packages that a case runs as attentions, also those inside a backbone."""
+    return [name for name in _mechanisms_of(case) if class_names.is_class(name)]
+
+
+def _mechanisms_of(case: Case) -> list[str]:
+    mechanisms = str(dict(case.params).get("attention", "")) if case.backbone else case.attention
+    return mechanisms.split("+")
 
 
 @contextlib.contextmanager
@@ -70,13 +83,39 @@ def noted(case: Case, plugins: Plugins, x: Tensor | None = None) -> Iterator[Non
     except (Exception, SystemExit) as error:
         files = files_of(case, plugins)
         if files and x is not None:
-            kind = _IMAGES if case.backbone else _MAP
-            error.add_note(f"vitbench calls forward(x) with x of shape {tuple(x.shape)}, {kind}")
+            error.add_note(_called_with(case, plugins, x))
+            if hint := layout_hint(case, plugins):
+                error.add_note(hint)
         places = dict.fromkeys(_place_of(error, path) for path in files)
         for place in filter(None, places):
             error.add_note(f"raised at {place}")
         raise
 
 
-_MAP = "a channels-last map (batch, height, width, dim)"
-_IMAGES = "images (batch, 3, height, width)"
+def _called_with(case: Case, plugins: Plugins, x: Tensor) -> str:
+    if case.backbone:
+        kind = "images (batch, 3, height, width)"
+    else:
+        layout = getattr(classes.attention_of(case.attention, plugins), "layout", "bhwc")
+        kind = _LAYOUTS.get(layout, "a map (batch, height, width, dim)")
+        if layout != "bhwc":
+            return f"vitbench calls forward with a map of shape {tuple(x.shape)} as {kind}"
+    return f"vitbench calls forward(x) with x of shape {tuple(x.shape)}, {kind}"
+
+
+def layout_hint(case: Case, plugins: Plugins) -> str:
+    """The layout in which a layer runs, where that is not its spec's, by trying; "" where there is
+    none."""
+    if case.backbone or class_names.is_class(case.attention) or not _LAYOUTS:
+        return ""
+    spec = classes.attention_of(case.attention, plugins)
+    sizes, params = (case.dim, case.num_heads, case.grid), dict[str, Any](case.params)
+    build = dataclasses.replace(spec, layout="bhwc").build
+    try:
+        faults = attentions.fitting(
+            functools.partial(build, *sizes, impl=case.impl, **params), case.dim, case.grid
+        )
+    except (Exception, SystemExit):  # it may not be built a second time
+        return ""
+    fits = [layout for layout, fault in faults.items() if not fault and layout != spec.layout]
+    return f"it runs as AttentionSpec(layout={fits[0]!r}), {_LAYOUTS[fits[0]]}" if fits else ""

@@ -85,18 +85,19 @@ class BackboneSpec:
         image_width: int,
         *,
         impl: str,
+        features_only: bool = False,
         task: str = "",
         **params: Any,
     ) -> nn.Module:
-        """The module, which gives maps where there is a task. `impl` and the task are passed on
-        where `build` names them.
+        """The module; `impl` and the task that it gives maps for are passed on where `build` names
+        them.
 
         Raises Unsuitable, ValueError where `build` gives no module, and whatever it raises.
         """
         known = inspect.signature(self.build).parameters
         if "impl" in known:
             params["impl"] = impl
-        if task:
+        if features_only:
             params["features_only"] = True
             params |= {"task": task} if "task" in known else {}
             is_open = any(word.kind is word.VAR_KEYWORD for word in known.values())

@@ -23,7 +23,9 @@ from torchvision.ops import StochasticDepth, deform_conv2d
 
 import attentions
 from attentions import Grid
-from vitbench.subjects.backbones import BackboneSpec, Unsuitable, attention_of
+from vitbench.cases.class_names import outline_of
+from vitbench.subjects.backbones import BackboneSpec, Unsuitable
+from vitbench.subjects.classes import attention_of
 
 Impl = Literal["eager", "fused"]
 
@@ -110,7 +112,7 @@ def configured(
     attention = str(others.pop("attention", config.attention))
     chosen = {}
     for name in attention.split("+"):
-        outline = attentions.outline(plugins.get(name) or attentions.path_of(name))
+        outline = outline_of(name, {**attentions.files(), **plugins})
         known = outline.keywords
         own = {key: value for key, value in others.items() if known is None or key in known}
         usual = dict(config.params.get(name, {})) or outline.settings_at(PATCH << 2)

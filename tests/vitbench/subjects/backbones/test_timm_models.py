@@ -68,7 +68,7 @@ def test_fused_and_eager_are_one_model() -> None:
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
 def test_a_pyramid(name: str, size: tuple[int, int]) -> None:
     """Four maps, channels first."""
-    model = backbones.load(name, {}).make(*size, impl="fused", task="detect").eval()
+    model = backbones.load(name, {}).make(*size, impl="fused", features_only=True).eval()
     with torch.no_grad():
         maps = model(torch.randn(1, 3, *size))
     assert [tuple(one.shape[2:]) for one in maps] == [
@@ -81,7 +81,7 @@ def test_a_pyramid(name: str, size: tuple[int, int]) -> None:
 def test_without_a_pyramid(name: str) -> None:
     """Says what maps there are."""
     with pytest.raises(Unsuitable, match="16"):
-        backbones.load(name, {}).make(224, 224, impl="fused", task="detect")
+        backbones.load(name, {}).make(224, 224, impl="fused", features_only=True)
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -101,6 +101,6 @@ def test_a_factory_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model = backbones.load("my_own_models:make", {}).make(32, 32, impl="eager", width=8)
     assert model(torch.randn(1, 3, 8, 8)).shape == (1, 8, 5, 5)
     with pytest.raises(Unsuitable, match="features_only"):
-        backbones.load("my_own_models:make", {}).make(32, 32, impl="eager", task="detect")
+        backbones.load("my_own_models:make", {}).make(32, 32, impl="eager", features_only=True)
     with pytest.raises(BrokenAttention, match="no factory 'other'"):
         backbones.load("my_own_models:other", {})

@@ -115,7 +115,7 @@ def whole(body: LITv2) -> dict[str, torch.Tensor]:
 def test_a_detectors_weights_go_into_its_body(tmp_path: Path) -> None:
     """Of a whole detector all of the body is taken, the norms of its maps too, and no more."""
     source = model(features_only=True, first_norm=1)
-    torch.nn.init.normal_(source.get_submodule("norm1").weight)
+    torch.nn.init.normal_(source.get_parameter("norm1.weight"))
     target = model(features_only=True, first_norm=1)
     done = load_into(target, saved(tmp_path, {"meta": {"epoch": 12}, "state_dict": whole(source)}))
     assert done == (
