@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import attentions
 from attentions import AttentionSpec, Grid, Layout
@@ -165,7 +166,7 @@ def test_the_first_tensor_is_the_map(kind: type) -> None:
     x = torch.randn(2, 3, 5, DIM)
     output: Any = module(x)
     assert type(output) is kind
-    first, second = list(output.values()) if isinstance(output, dict) else list(output)
+    first, second = pytree.tree_leaves(output)
     assert torch.equal(first, -x)
     assert torch.equal(second, x.permute(0, 3, 1, 2))
 

@@ -16,6 +16,7 @@ from vitbench.cli import (
     info,
     insight,
     judge,
+    new,
     report,
     run,
     show,
@@ -63,6 +64,7 @@ app.command("advise")(advise.advise)
 app.command("insight")(insight.insight)
 app.command("columns")(show.columns)
 app.command("export")(export.export)
+app.command("new")(new.new)
 app.command("ab")(ab.ab)
 app.command("compare")(judge.compare)
 app.command("check")(judge.check)
