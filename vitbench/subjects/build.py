@@ -327,7 +327,8 @@ def build(
     runnable = wrappers.CastedModule(module) if is_cast(case, plugins) else module
     images = calibration if case.backbone and case.dtype == runtimes.INT8 else None
     x = build_input(case, images)
-    if case.attention:
+    # Other runtimes get the map by its address, and so with its channels last.
+    if case.attention and not runtimes.load(case.runtime).RULES.converts:
         x = _arranged(module, x)
     inputs = functools.partial(samples.of, case, seed_of(case) + 2, images)
     return Subject(module, runnable, device, x.to(device.target, dtype), case.dtype, inputs)
