@@ -199,7 +199,7 @@ def test_no_copy_is_measured() -> None:
         assert seen[-1] == arranged.data_ptr()
 
 
-@pytest.mark.parametrize("layout", ["bchw", "bnc_grid"])
+@pytest.mark.parametrize("layout", ["bchw", pytest.param("bnc_grid", marks=pytest.mark.slow)])
 def test_it_can_be_exported(layout: Layout) -> None:
     """As runtimes that convert a module do it."""
     module = built(layout).eval()

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from vitbench.cases.scalars import Scalar, check, parse_scalar
+from vitbench.cases import class_names
+from vitbench.cases.scalars import Scalar, check
 from vitbench.errors import BadInput, nearest
 from vitbench.subjects.backbones import LITV2, RIVALS
 from vitbench.subjects.plugins import only_defines
@@ -37,20 +38,9 @@ def task_of(head: str) -> str:
     return next(task for task, heads in HEADS.items() if head in heads)
 
 
-def parse(text: str, kind: str = "a backbone") -> tuple[str, dict[str, Scalar]]:
+def parse(text: str) -> tuple[str, dict[str, Scalar]]:
     """`litv2_s[attention=sra,sr_ratio=2]` -> name and hyper-parameters. Raises BadInput."""
-    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text.strip())
-    if match is None:
-        raise BadInput(f"{kind} is a name, or NAME[key=value,...], got {text!r}")
-    params: dict[str, Scalar] = {}
-    for item in match[2].split(",") if match[2] else ():
-        key, _, value = map(str.strip, item.partition("="))
-        if not (key.isidentifier() and value):
-            raise BadInput(f"{match[1]} takes [key=value,...], got {item!r}")
-        if key in params:
-            raise BadInput(f"{match[1]} is given {key} twice")
-        params[key] = parse_scalar(value)
-    return match[1].strip(), params
+    return class_names.parse(text, "a backbone")
 
 
 def check_name(name: str, plugins: Mapping[str, Path]) -> None:
@@ -133,8 +123,6 @@ def settings(
     """
     if name not in LITV2:
         return dict(given)
-    from vitbench.cases import class_names  # which parses names as this file does
-
     mechanism = str(given.get("attention", "hilo"))
     defaults: dict[str, Scalar] = {}
     is_open = False

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import attentions
 from attentions import Outline
-from vitbench.cases import backbone_names as models
-from vitbench.cases.scalars import Scalar
+from vitbench.cases.case import Case
+from vitbench.cases.scalars import Scalar, parse_scalar
 from vitbench.errors import BadInput, nearest
 
 # The setting that holds the distribution and its version: two versions are two cases.
@@ -36,10 +36,32 @@ def is_class(name: str) -> bool:
     return ":" in name
 
 
-def parse(text: str) -> tuple[str, dict[str, Scalar]]:
+def mechanisms_of(case: Case) -> list[str]:
+    """The attentions that a case runs, also those inside a backbone."""
+    inside = str(dict(case.params).get("attention", "")) if case.backbone else case.attention
+    return inside.split("+")
+
+
+def classes_of(case: Case) -> list[str]:
+    """Those among them that are classes."""
+    return [name for name in mechanisms_of(case) if is_class(name)]
+
+
+def parse(text: str, kind: str = "an attention") -> tuple[str, dict[str, Scalar]]:
     """`hilo[alpha=0.5]`, `timm:layers.Attention2d[num_heads=4]` -> name and settings. Raises
     BadInput."""
-    return models.parse(text, "an attention")
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text.strip())
+    if match is None:
+        raise BadInput(f"{kind} is a name, or NAME[key=value,...], got {text!r}")
+    params: dict[str, Scalar] = {}
+    for item in match[2].split(",") if match[2] else ():
+        key, _, value = map(str.strip, item.partition("="))
+        if not (key.isidentifier() and value):
+            raise BadInput(f"{match[1]} takes [key=value,...], got {item!r}")
+        if key in params:
+            raise BadInput(f"{match[1]} is given {key} twice")
+        params[key] = parse_scalar(value)
+    return match[1].strip(), params
 
 
 def name_in(text: str) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 
 from vitbench import devices
 from vitbench.cases.case import Case
-from vitbench.cases.class_names import is_class, name_in
+from vitbench.cases.class_names import classes_of, is_class, name_in
 from vitbench.cases.sweep import Question
 from vitbench.engine import messages
 from vitbench.engine.pool import START_TIMEOUT_S, CaseFailed, Pool, WorkerSpec
 from vitbench.errors import BadInput
 from vitbench.subjects import describe as ours
-from vitbench.subjects.plugins import classes_of
 
 _SLOT = "inquiry"
 

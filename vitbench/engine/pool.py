@@ -11,13 +11,14 @@ from typing import Generic, TypeVar
 from attentions import BrokenAttention
 from vitbench import devices
 from vitbench.cases.case import Case
+from vitbench.cases.class_names import classes_of
 from vitbench.engine import messages
 from vitbench.engine.child import Child, ChildDied, ChildTimeout, Target
 from vitbench.engine.device_lock import DeviceLock
 from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.results import journal
 from vitbench.results.outcome import Failed
-from vitbench.subjects.plugins import classes_of, is_backbone
+from vitbench.subjects.plugins import is_backbone
 
 START_TIMEOUT_S = 300.0  # a cold disk can take minutes to import torch
 _START_ATTEMPTS = 3  # a worker killed from outside while it starts costs nothing

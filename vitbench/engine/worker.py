@@ -137,7 +137,7 @@ class Worker:
                     own.load(request.name, plugins, as_backbone=request.as_backbone)
                     return messages.Accepted()
                 case messages.CheckClass(case=case):
-                    describe.check_classes(case, plugins)
+                    subjects.check_classes(case, plugins)
                     return messages.Accepted()
                 case messages.Describe(question=question):
                     return messages.Described(facts=describe.describe(question, plugins))

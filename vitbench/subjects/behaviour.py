@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vitbench.cases import class_names
 from vitbench.cases.case import Case
 from vitbench.instruments import correctness
 from vitbench.instruments.correctness import WrongOutput, tensors_in
@@ -21,7 +22,7 @@ Behaviour = Literal["random", "depends_on_batch", "keeps_state"]
 def is_of_a_user(case: Case, plugins: subjects.Plugins) -> bool:
     """Whether the case runs a module that is not vitbench's own; of those we know what they do."""
     is_ours = bool(case.attention) or case.backbone in LITV2
-    return bool(own.files_of(case, plugins) or own.classes_of(case)) or not is_ours
+    return bool(own.files_of(case, plugins) or class_names.classes_of(case)) or not is_ours
 
 
 class FirstCall:

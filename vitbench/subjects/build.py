@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import attentions
+from attentions import BrokenAttention
 from vitbench import devices, runtimes
 from vitbench.cases import backbone_names, class_names
 from vitbench.cases.calibration import Calibration
@@ -113,6 +114,23 @@ def build_module(
         raise Unsupported(why_not)
     mechanism = attention_of(case.attention, plugins)
     return mechanism.build(case.dim, case.num_heads, case.grid, impl=impl, **dict(case.params))
+
+
+def check_classes(case: Case, plugins: Mapping[str, Path]) -> None:
+    """Imports the classes of packages that a case runs, and builds its layer. Raises
+    BrokenAttention where one is not to be had, or gets settings that it does not take; whatever
+    else it raises is for the row of its case.
+    """
+    for name in class_names.classes_of(case):
+        classes.load(name)
+    if not case.attention:
+        return
+    try:
+        build_module(case, plugins, case.impl)
+    except BrokenAttention:
+        raise
+    except (Exception, SystemExit):  # it may depend on the size, and other cases be well
+        return
 
 
 def _backbone(

@@ -14,8 +14,6 @@ from vitbench.cases import class_names
 from vitbench.cases.case import Case
 from vitbench.cases.sweep import Question
 from vitbench.errors import BadInput
-from vitbench.subjects import build as subjects
-from vitbench.subjects import classes
 from vitbench.subjects import plugins as own
 from vitbench.subjects.classes import attention_of
 
@@ -73,23 +71,6 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
         "unsupported": reason,
         "counts": counts,
     }
-
-
-def check_classes(case: Case, plugins: Mapping[str, Path]) -> None:
-    """Imports the classes of packages that a case runs, and builds its layer. Raises
-    BrokenAttention where one is not to be had, or gets settings that it does not take; whatever
-    else it raises is for the row of its case.
-    """
-    for name in own.classes_of(case):
-        classes.load(name)
-    if not case.attention:
-        return
-    try:
-        subjects.build_module(case, plugins, case.impl)
-    except BrokenAttention:
-        raise
-    except (Exception, SystemExit):  # it may depend on the size, and other cases be well
-        return
 
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:

@@ -52,18 +52,8 @@ def importable_beside(name: str, plugins: Plugins) -> contextlib.AbstractContext
 
 def files_of(case: Case, plugins: Plugins) -> list[Path]:
     """The plugins that a case runs, also those inside a backbone."""
-    names = (case.backbone, *_mechanisms_of(case))
+    names = (case.backbone, *class_names.mechanisms_of(case))
     return [plugins[name] for name in names if name in plugins]
-
-
-def classes_of(case: Case) -> list[str]:
-    """The classes of packages that a case runs as attentions, also those inside a backbone."""
-    return [name for name in _mechanisms_of(case) if class_names.is_class(name)]
-
-
-def _mechanisms_of(case: Case) -> list[str]:
-    mechanisms = str(dict(case.params).get("attention", "")) if case.backbone else case.attention
-    return mechanisms.split("+")
 
 
 @contextlib.contextmanager
