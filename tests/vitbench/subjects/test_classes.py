@@ -261,6 +261,7 @@ def test_a_backbone_with_a_class_inside() -> None:
     (one,) = Sweep(backbone=text, resolution=64).expand()
     assert dict(one.params)["package"] == class_names.package_of("timm")
     with torch.device("meta"):
-        module = backbones.load("litv2_s", {}).make(64, 64, impl="fused", **dict(one.params))
+        params = dict[str, Any](one.params)
+        module = backbones.load("litv2_s", {}).make(64, 64, impl="fused", **params)
     found = {type(layer).__name__ for layer in module.get_submodule("layers.2").modules()}
     assert "Attention2d" in found
