@@ -57,6 +57,8 @@ def published_top1(record: Mapping[str, Any]) -> PublishedTop1 | None:
         return None
     figure = ranked[0]
     published_at, remarks = _side(figure), [figure.note] if figure.note else []
+    if record["dtype"] == "int8":
+        remarks.append("published in floating point, measured here in int8")
     if size != Resolution(published_at, published_at):
         remarks.insert(0, f"published at {published_at} px, measured here at {size} px")
     return PublishedTop1(

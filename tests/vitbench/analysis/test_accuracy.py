@@ -21,7 +21,7 @@ HILO = "alpha=0.9 attention=hilo qkv_bias=true window_size=2"
 
 def row(backbone: str, size: int = 224, settings: str = "", **changes: Any) -> dict[str, Any]:
     """A row of a whole model."""
-    base = {"attention": "", "backbone": backbone, "settings": settings}
+    base = {"attention": "", "backbone": backbone, "settings": settings, "dtype": "float32"}
     return base | {"image_height": size, "image_width": size} | changes
 
 
@@ -127,3 +127,10 @@ def test_more_than_the_images_is_said() -> None:
     assert top1 is not None
     assert top1.remark == "distilled from a larger model"
     assert all(published_top1(row(name, settings=HILO)) for name in LITV2)
+
+
+def test_int8_is_said() -> None:
+    """Quantized weights are not those whose accuracy was published."""
+    top1 = published_top1(row("resnet50", dtype="int8"))
+    assert top1 is not None
+    assert top1.remark == "published in floating point, measured here in int8"

@@ -16,6 +16,7 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import attentions
 from tests import synthetic_records as synthetic
@@ -46,6 +47,7 @@ def records(rng: np.random.Generator, device: str = "cpu", **axes: Any) -> list[
                 macs=int(1e9 * spread[1]),
                 peak_memory_bytes=int(1e8 * spread[2]),
                 compulsory_bytes=int(1e7 * spread[0]),
+                phases="projections:0.600 kernel:0.150 elementwise:0.250" if case.attention else "",
             )
         )
     return rows
@@ -114,7 +116,7 @@ def test_what_is_drawn(of_layers: Mapping[str, Figure], of_models: Mapping[str, 
     """One of each for every batch size; of models accuracy and the published speeds, and no heat
     map of a single size."""
     batches = ("batch-size-1", "batch-size-8")
-    kinds = ("heat-map", "macs-latency", "memory-frontier", "roofline")
+    kinds = ("heat-map", "macs-latency", "memory-frontier", "phases", "roofline")
     expected = {f"{kind}-{batch}" for kind in kinds for batch in batches}
     assert {*of_layers} == expected | {"fastest-resolution-batch-size"}
     devices = ("a100", "v100", "rtx-6000", "rtx-3090")
@@ -193,6 +195,21 @@ def test_the_fastest_at_each_pair(layers: Path, of_layers: Mapping[str, Figure])
         assert best in shown[x, y].split("\n")[0]
 
 
+def test_phases_fill_their_bars(of_layers: Mapping[str, Figure]) -> None:
+    """One bar a mechanism, of all its phases; those in the legend are those in the bars."""
+    figure = of_layers["phases-batch-size-8"]
+    (axes,) = figure.axes
+    ends: dict[float, float] = {}
+    for bar in axes.patches:
+        assert isinstance(bar, Rectangle)
+        ends[bar.get_y()] = max(ends.get(bar.get_y(), 0.0), bar.get_x() + bar.get_width())
+    assert list(ends.values()) == pytest.approx([1.0] * len(MECHANISMS))
+    assert sorted(label.get_text() for label in axes.get_yticklabels()) == sorted(MECHANISMS)
+    (legend,) = figure.legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["projections", "kernel", "elementwise"]
+
+
 def test_accuracy_is_called_published(of_models: Mapping[str, Figure]) -> None:
     """On the axis, and a figure that does not quite fit is marked and explained."""
     figure = of_models["accuracy"]
@@ -253,7 +270,7 @@ def test_what_is_not_known_is_not_drawn(layers: Path, models: Path) -> None:
         assert {*dict(charts.views_of(unread, "", {}))} == {"accuracy"}
         rows = frame.read(layers)
         alone = rows[(rows["subject"] == "msa") & (rows["batch_size"] == 1)]
-        assert dict(charts.views_of(alone, "", read_environment_file(layers))) == {}
+        assert {*dict(charts.views_of(alone, "", read_environment_file(layers)))} == {"phases"}
 
 
 def test_names_are_text(tmp_path: Path) -> None:
