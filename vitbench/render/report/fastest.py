@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vitbench import runtimes
+from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.groups import head_of, latency_s, trusted
 from vitbench.analysis.order import Spread
 from vitbench.cases import row
@@ -143,7 +144,12 @@ def _cell(rows: Sequence[tuple[Record, str]], spread: Spread) -> Cell:
     best = min(leading, key=latency_s)
     name = next(name for record, name in rows if record is best)
     others = sorted((pair for pair in rows if pair[1] != name), key=lambda pair: latency_s(pair[0]))
-    names = (other for row, other in others if spread.gap(best, row, len(others)) <= 1)
-    close = list(dict.fromkeys(names))
+    near = [pair for pair in others if spread.gap(best, pair[0], len(others)) <= 1]
+    close = list(dict.fromkeys(other + _doubt(row) for row, other in near))
     speed = f"{units.significant(float(best['throughput_img_s'] or 0))} images/s"
     return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))
+
+
+def _doubt(record: Record) -> str:
+    """The grade, where no order should be read from it."""
+    return "" if is_trusted(record) else f" (trust {record['trust']})"

@@ -30,6 +30,7 @@ def html(sources: Sequence[Source], told: Contents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     template = environment.get_template("report.html.j2")
     return template.render(_context(sources, told))
 
@@ -38,6 +39,17 @@ def _visible(value: Any) -> Any:
     """Text of runs on one line; other values, and what is markup, as they are."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return text.visible(value) if is_text else value
+
+
+def _code(sentence: str) -> Markup:
+    """A sentence of ours, whose commands stand between backticks."""
+    parts = text.visible(sentence).split("`")
+    if len(parts) % 2 == 0:  # a name holds one
+        return Markup.escape(text.visible(sentence))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else part
+        for index, part in enumerate(parts)
+    )
 
 
 def _context(sources: Sequence[Source], told: Contents) -> dict[str, Any]:
@@ -101,6 +113,8 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
         ]
     if isinstance(value, list):
         value = ", ".join(map(str, value))
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
     if isinstance(value, float):
         value = f"{value:.6g}"
     return [] if value is None else [(name, str(value))]

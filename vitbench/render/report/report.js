@@ -269,6 +269,9 @@ function drawRanking(metric) {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+/** The grade, where no order should be read from a figure. */
+const doubt = (one) => (["C", "D"].includes(one.trust) ? ` (trust ${one.trust})` : "");
+
 /** The first of the ranking in a sentence. */
 function tell(metric, points) {
   const told = byId("told");
@@ -279,11 +282,11 @@ function tell(metric, points) {
   const [best, second] = points;
   const where = setting() ? ` (${setting()})` : "";
   const name = element("strong", {}, element("bdi", {}, best.label));
-  told.replaceChildren(`${metric.more ? "Highest" : "Lowest"} ${metric.title}${where}: `, name, `, ${best.text}`);
+  told.replaceChildren(`${metric.more ? "Highest" : "Lowest"} ${metric.title}${where}: `, name, `${doubt(best)}, ${best.text}`);
   if (second) {
     const times = metric.more ? best.value / second.value : second.value / best.value;
     const isOpen = metric.ends && (metric.more ? best.low <= second.high : best.high >= second.low);
-    told.append("; then ", element("bdi", {}, second.label), `, ${second.text}: `, isOpen ? "their intervals overlap." : `a factor of ${significant(times)}.`);
+    told.append("; then ", element("bdi", {}, second.label), `${doubt(second)}, ${second.text}: `, isOpen ? "their intervals overlap." : `a factor of ${significant(times)}.`);
   }
 }
 
@@ -330,12 +333,14 @@ function drawScatter(id, across, up, note) {
   const metrics = [across, up].map((name) => page.metrics.find((metric) => metric.name === name));
   const [x, y] = metrics;
   const rows = x && y ? chosenRows() : [];
-  const points = rows.map((row) => ({ ...point(row, y), x: point(row, x).value, xText: point(row, x).text })).filter((one) => one.x > 0 && one.value > 0);
+  const known = rows.map((row) => ({ ...point(row, y), x: point(row, x).value, xText: point(row, x).text })).filter((one) => one.x !== null && one.value !== null);
+  const points = known.filter((one) => one.x > 0 && one.value > 0);
+  const absent = known.filter((one) => !points.includes(one)).map((one) => one.label);
   figure.hidden = points.length < 2;
   if (points.length < 2) return Promise.resolve();
   markFront(points, x.more, y.more);
   const title = `${capital(y.title)} against ${x.title}`;
-  const target = caption(id, `${title}: ${setting() || "all"}`, `${note}; named: those that no other beats in both`);
+  const target = caption(id, `${title}: ${setting() || "all"}`, `${note}; named: those that no other beats in both${absent.length ? `; without ${absent.join(", ")}, which a logarithmic axis cannot show` : ""}`);
   const scale = (metric) => (metric.name === "published_top1" ? { zero: false, padding: 24 } : { type: "log", nice: false, padding: 24 });
   const axis = { format: "~s", tickCount: 5 };
   return draw(target, {
