@@ -12,7 +12,6 @@ from vitbench.runtimes import INT8, Prepared, Rules, Samples, Subject, _artifact
 from vitbench.runtimes._artifact import Loaded
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
 RULES = Rules(
@@ -59,7 +58,6 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     are many times slower: their share is told."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -67,41 +65,60 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     # output lies otherwise in memory, the module has views that then fail. torch's cache of layouts
     # does not know which kernel was chosen.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with sdpa_kernel(SDPBackend.MATH), uncached:
-        program = _artifact.exported(subject)
+    with sdpa_kernel(SDPBackend.MATH), uncached, torch.no_grad():
+        module = _artifact.exported(subject).module()
+        _fold_weights(module)
         columns: dict[str, Any] = {}
         if subject.dtype == INT8:
             samples = subject.samples()
-            program, columns["calibration"] = _quantized(program, subject, samples), samples.source
+            module, columns["calibration"] = _quantized(module, samples), samples.source
+        program = torch.export.export(module, (subject.x,))
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     graph = lowered.exported_program().graph_module
     if subject.dtype == INT8:
         columns |= _artifact.int8_columns(*_count_products(graph))
-    info = get_delegation_info(graph)
+    columns["fallback_share"] = _left_share(graph)
     (folder / FILE).write_bytes(lowered.to_executorch().buffer)
-    taken, left = info.num_delegated_nodes, info.num_non_delegated_nodes
-    return columns | {"fallback_share": left / (taken + left)}
+    return columns
 
 
-def _quantized(program: ExportedProgram, subject: Subject, samples: Samples) -> ExportedProgram:
+def _fold_weights(module: GraphModule) -> None:
+    """Puts together once what is made of weights alone: XNNPACK takes no weights that are made in
+    each call."""
+    import torch
+    from torchao.quantization.pt2e.constant_fold import constant_fold
+
+    constant_fold(module)
+    for name, value in list(module.named_buffers()):
+        setattr(module, name, value.clone(memory_format=torch.contiguous_format))  # no views
+
+
+def _left_share(graph: GraphModule) -> float:
+    """Of the operators of a lowered program, what XNNPACK did not take."""
+    from executorch.devtools.backend_debug import get_delegation_info
+
+    counts = get_delegation_info(graph).delegation_by_operator
+    counts = {name: count for name, count in counts.items() if name != "getitem"}
+    left = sum(count.non_delegated for count in counts.values())
+    return left / max(1, left + sum(count.delegated for count in counts.values()))
+
+
+def _quantized(module: GraphModule, samples: Samples) -> GraphModule:
     """The module with its products in 8 bits, as XNNPACK has them: weights by channel."""
     import torch
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
 
     # Registers what computes the changes to and from 8 bits that XNNPACK does not take.
     from executorch.kernels import quantized  # noqa: F401 - it works by being imported
-    from torchao.quantization.pt2e.constant_fold import constant_fold
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)
     quantizer = xnnpack_quantizer.XNNPACKQuantizer().set_global(config)
     with torch.no_grad():
-        graph = program.module()
-        constant_fold(graph)  # weights that are put together anew in each call are none to it
-        observed = prepare_pt2e(graph, quantizer)
+        observed = prepare_pt2e(module, quantizer)
         for x in samples.inputs:
             observed(x)
-        return torch.export.export(convert_pt2e(observed), (subject.x,))
+        return convert_pt2e(observed)
 
 
 def _count_products(graph: GraphModule) -> tuple[int, int]:
