@@ -115,16 +115,14 @@ def _ranks(values: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 def _misjudged(measured: Sequence[Record]) -> Misjudged | None:
     """The pair with the largest product of the two factors that noise allows."""
-    spread = Spread.of(measured)
     by_cost = sorted(measured, key=lambda row: latency_s(row) / _macs(row))
     fast, slow = by_cost[:_MOST], by_cost[-_MOST:]
-    pairs = [
-        (np.log(_macs(b) / _macs(a)) + np.log(latency_s(a) / latency_s(b)), a, b)
-        for a in slow
-        for b in fast
-        if _macs(a) < _macs(b) and latency_s(a) > latency_s(b)
-    ]
-    for _, a, b in sorted(pairs, key=lambda pair: -pair[0])[:_TRIED]:
-        if spread.gap(b, a, len(measured) ** 2) > 1:
-            return Misjudged(a, b, _macs(b) / _macs(a), latency_s(a) / latency_s(b))
+    macs = np.divide.outer([_macs(row) for row in fast], [_macs(row) for row in slow])
+    times = np.divide.outer([1 / latency_s(row) for row in fast], [1 / latency_s(r) for r in slow])
+    score = np.where((macs > 1) & (times > 1), macs * times, 0.0)
+    spread = Spread.of(measured)
+    for place in np.argsort(-score, axis=None)[:_TRIED].tolist():
+        i, j = divmod(place, len(slow))
+        if score[i, j] > 0 and spread.gap(fast[i], slow[j], len(measured) ** 2) > 1:
+            return Misjudged(slow[j], fast[i], float(macs[i, j]), float(times[i, j]))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from vitbench.analysis.compare import IDENTITY, MACHINE
@@ -10,6 +11,7 @@ from vitbench.results.record import Record
 
 # What tells a mechanism or a backbone from others at one setting.
 SUBJECT = ("attention", "backbone", "settings", "impl")
+subject_key = operator.itemgetter(*SUBJECT)
 SIZE = ("image_height", "image_width", "grid_height", "grid_width")
 # Grades from which an order is read where there are such rows, and where there are none.
 _GOOD, _POOR = "AB", "C"
@@ -18,10 +20,10 @@ _GOOD, _POOR = "AB", "C"
 def groups(records: Sequence[Record], free: Sequence[str]) -> list[list[Record]]:
     """The rows that differ in the `free` columns only, in the order of their first rows. Those of
     models that do different things are apart."""
-    shared = [name for name in (*IDENTITY, *MACHINE) if name not in free]
-    found: dict[tuple[object, ...], list[Record]] = {}
+    cells = operator.itemgetter(*(n for n in (*IDENTITY, *MACHINE) if n not in free))
+    found: dict[object, list[Record]] = {}
     for record in records:
-        found.setdefault((head_of(record), *_cells(shared, record)), []).append(record)
+        found.setdefault((head_of(record), cells(record)), []).append(record)
     return list(found.values())
 
 
@@ -33,22 +35,14 @@ def trusted(records: Sequence[Record]) -> list[Record]:
     return good or [row for row in measured if row["trust"] == _POOR]
 
 
-def subject_key(record: Record) -> tuple[object, ...]:
-    """What tells a mechanism or backbone from others at one setting."""
-    return _cells(SUBJECT, record)
-
-
 def head_of(record: Record) -> str:
     """The head of a backbone, by its settings; "" for its own, and for layers."""
-    settings = str(record["settings"] or "") if record["backbone"] else ""
-    words = (word.partition("=") for word in settings.split())
+    if not record["backbone"]:
+        return ""
+    words = (word.partition("=") for word in str(record["settings"] or "").split())
     return next((value for name, _, value in words if name == "head"), "")
 
 
 def latency_s(row: Record) -> float:
     """Of a measured row."""
     return float(row["latency_s"] or 0)
-
-
-def _cells(names: Sequence[str], record: Record) -> tuple[object, ...]:
-    return tuple([record[name] or "" for name in names])

@@ -59,22 +59,26 @@ class Spread:
 
         pairs  that are looked at together, of which none may be called where all are equal
         """
-        freedom = self.rounds if quick["runtime"] == slow["runtime"] else self.processes
+        is_alike = quick["runtime"] == slow["runtime"]
+        return math.exp(self._gap(Rounds.of(quick), Rounds.of(slow), is_alike, pairs))
+
+    def _gap(self, fast: Rounds, late: Rounds, is_alike: bool, pairs: int) -> float:
+        """The logarithm; `is_alike`: both rows are of one runtime."""
+        freedom = self.rounds if is_alike else self.processes
         if not freedom:
-            return 0.0
-        fast, late = Rounds.of(quick), Rounds.of(slow)
+            return -math.inf
         own = math.sqrt((fast.deviation**2 + late.deviation**2) / 2)
         error = max(self.pooled, own) * math.sqrt(1 / fast.count + 1 / late.count)
         at_least = late.mean - fast.mean - _quantile(freedom, pairs) * error
-        return math.exp(max(at_least, _apart(fast, late, pairs)))
+        return max(at_least, _apart(fast, late, pairs))
 
     def sign(self, one: Record, other: Record, pairs: int = 1) -> int:
         """-1 where `one` is faster, 1 where `other` is, 0 where the order is not known."""
-        is_first = Rounds.of(one).mean <= Rounds.of(other).mean
-        quick, slow = (one, other) if is_first else (other, one)
-        if self.gap(quick, slow, pairs) <= 1:
-            return 0
-        return -1 if is_first else 1
+        first, second = Rounds.of(one), Rounds.of(other)
+        sign = -1 if first.mean <= second.mean else 1
+        fast, late = (first, second) if sign < 0 else (second, first)
+        is_alike = one["runtime"] == other["runtime"]
+        return sign if self._gap(fast, late, is_alike, pairs) > 0 else 0
 
     def level(self, rows: Sequence[Record]) -> list[Record]:
         """The fastest of the rows, and those that are not known to be slower; the fastest first."""
@@ -128,7 +132,7 @@ def medians_of(row: Record) -> list[float]:
     return [float(text) for text in str(row["round_medians"] or row["latency_s"]).split()]
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=2**18)
 def _rounds(text: str) -> Rounds:
     """Each row is compared with many others."""
     logs = sorted(math.log(float(word)) for word in text.split())

@@ -63,15 +63,17 @@ def _front(
     def cost(row: Record) -> float:
         return sign * values[str(row["case"])]
 
-    best: Record | None = None
+    best: tuple[float, Record] | None = None
     points, dominated = [], []
-    for row in sorted(rows, key=lambda row: (cost(row), Rounds.of(row).mean)):
-        if best is not None and spread.gap(best, row, len(rows)) > 1:
-            dominated.append(Dominated(row, best))
+    for _, mean, _, row in sorted(
+        (cost(row), Rounds.of(row).mean, index, row) for index, row in enumerate(rows)
+    ):
+        if best is not None and spread.gap(best[1], row, len(rows)) > 1:
+            dominated.append(Dominated(row, best[1]))
             continue
         points.append(row)
-        if best is None or Rounds.of(row).mean < Rounds.of(best).mean:
-            best = row
+        if best is None or mean < best[0]:
+            best = (mean, row)
     points.sort(key=latency_s)
     return Front(against, tuple(points), tuple(dominated), values)
 

@@ -140,7 +140,8 @@ def _nothing(advice: Advice) -> str:
     ]
     text = "nothing measured meets " + " and ".join(words or ["the rules of trust"])
     if advice.nearest is None:
-        return visible(f"{text}: no row may be trusted")
+        why = "no row may be trusted; `vitbench doctor` says what disturbs this machine"
+        return visible(f"{text}: {why}")
     reasons = "; ".join(_miss(miss, limits) for miss in advice.nearest.misses)
     return visible(f"{text}: nearest is {named(advice.nearest.record)}, {reasons}")
 
