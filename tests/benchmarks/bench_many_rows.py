@@ -15,6 +15,8 @@ COMMANDS = {
     "table": ("table", "{}"),
     "table, one runtime": ("table", "{}", "--runtime", "openvino"),
     "compare": ("compare", "{}", "{}"),
+    "insight": ("insight", "{}"),
+    "advise": ("advise", "{}", *["--resolution", "128", "--batch-size", "8", "--dtype", "float32"]),
 }
 
 
