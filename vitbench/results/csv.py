@@ -14,7 +14,16 @@ from typing import Any, TextIO
 
 from vitbench.errors import StorageFull
 from vitbench.results.columns import COLUMN_NAMES
-from vitbench.results.folder import ENVIRONMENT, JOURNAL, RECORDS, SAMPLES, remove, storage_sentence
+from vitbench.results.folder import (
+    ENVIRONMENT,
+    JOURNAL,
+    RECORDS,
+    REPORT,
+    SAMPLES,
+    SUMMARY,
+    remove,
+    storage_sentence,
+)
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Measured
 from vitbench.results.record import Record
@@ -28,7 +37,7 @@ def derive(folder: Path, run: Run) -> list[Path]:
     Raises StorageFull.
     """
     paths = [folder / RECORDS, folder / SAMPLES, folder / ENVIRONMENT]
-    for name in (JOURNAL, RECORDS, SAMPLES, ENVIRONMENT):
+    for name in (JOURNAL, RECORDS, SAMPLES, ENVIRONMENT, REPORT, SUMMARY):
         for partial in folder.glob(f".{name}.*"):  # of a process that was killed as it wrote
             remove(partial)
     try:
