@@ -112,6 +112,11 @@ class Samples:
 
 def ask(rows: Sequence[Record]) -> None:
     """Raises BadInput where the rows are of several questions."""
+    if len({bool(row["backbone"]) for row in rows}) > 1:
+        raise BadInput(
+            "these rows are of layers and of whole models; choose with --attention, --backbone or "
+            "--task"
+        )
     for name in (*_QUESTION, "device", "device_name", "torch"):
         values = sorted({str(row[name]) for row in rows if row["status"] == MEASURED})
         if len(values) > 1:
@@ -259,6 +264,7 @@ def settled(advice: Advice, turns: Mapping[str, tuple[str, float | None]]) -> Ad
     return Advice(
         advice.limits,
         pick,
+        is_least=advice.is_least and not faster,
         level=tuple(one.record for one in ahead if one.cause == "level"),
         runner_up=ahead[0].record if ahead else None,
         lost=(*ahead, *behind),

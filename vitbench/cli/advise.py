@@ -285,7 +285,15 @@ def _measured(
 
     folder = out or new_folder(_REPORTS, "advise", plan.device)
     with ProgressBar(console, quiet=False) as bar:
-        runner.measure(plan, folder, bar)
+        try:
+            runner.measure(plan, folder, bar)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"vitbench: interrupted; {folder} contains the results so far; continue with "
+                f"`vitbench run --resume {folder}`, then `vitbench advise {folder}`",
+                err=True,
+            )
+            raise typer.Exit(130) from None
     console.print(str(folder), style="cyan", soft_wrap=True)
     return folder
 
@@ -306,15 +314,16 @@ def _models(limits: Limits) -> tuple[str, ...]:
     """The named models; with a least accuracy those of which as much is published."""
     from vitbench.analysis.accuracy import published_top1
     from vitbench.cases.backbone_names import NAMES
+    from vitbench.cases.row import row_of
+    from vitbench.cases.sweep import Sweep
 
     if limits.top1 is None:
         return NAMES
     found = []
-    for name in NAMES:
-        row = {"backbone": name, "settings": "", "image_height": 224, "image_width": 224}
-        known = published_top1(row)
+    for case in Sweep(backbone=NAMES, elsewhere=True).expand():
+        known = published_top1(row_of(case))
         if known is not None and known.percent >= limits.top1:
-            found.append(name)
+            found.append(case.backbone)
     if not found:
         raise BadInput(f"no named model has a published top-1 of {limits.top1:g}% or more")
     return tuple(found)

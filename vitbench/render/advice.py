@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Sequence
 
@@ -10,8 +11,11 @@ from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.advise import Advice, Kind, Limits, Lost, Miss
 from vitbench.analysis.unmeasured import Unmeasured
 from vitbench.cases.axes import AXES, text_of
+from vitbench.cases.case import Resolution
 from vitbench.cases.row import options_of
 from vitbench.cases.scalars import parse_scalar
+from vitbench.cases.sweep import Sweep
+from vitbench.errors import BadInput
 from vitbench.render import tables, units
 from vitbench.render.insights import setting
 from vitbench.render.text import visible
@@ -30,7 +34,7 @@ def answer(advice: Advice) -> list[str]:
     lines = [f"use {named(pick)} at {setting(pick, ['runtime'])}: {_figures(pick)}"]
     if advice.level:
         others = _listed([named(row) for row in advice.level])
-        why = "it takes the least memory" if advice.is_least else "its time was the shortest"
+        why = "it takes the least memory" if advice.is_least else "its time is the shortest"
         lines.append(f"a tie: nothing tells it from {others}; of these {why}")
     if advice.runner_up is not None:
         times = next(one.times for one in advice.lost if one.record is advice.runner_up)
@@ -92,7 +96,7 @@ def rivals(advice: Advice, most: int = _MOST) -> list[str]:
 def _reason(one: Lost, advice: Advice) -> str:
     row = one.record
     if one.cause == "level":
-        return f"as fast within noise ({one.times:.2f} times as long)"
+        return f"nothing tells it from the pick ({one.times:.2f} times as long)"
     if one.cause == "slower":
         return f"takes {one.times:.2f} times as long"
     if one.cause in ("limit", "unknown"):
@@ -164,8 +168,26 @@ def _figures(row: Record) -> str:
 
 
 def named(row: Record) -> str:
-    """`hilo fused in openvino`, with the settings of a backbone."""
-    return f"{_subject(row)} {row['impl']} in {row['runtime']}"
+    """`hilo fused in openvino`, with the settings that are not the authors'."""
+    own = ",".join(word for word in str(row["settings"] or "").split() if word not in _usual(row))
+    return f"{subject_of(row)}{f'[{own}]' if own else ''} {row['impl']} in {row['runtime']}"
+
+
+def _usual(row: Record) -> list[str]:
+    """The settings of a row's subject that nobody chose; none of a subject that is not ours."""
+    return _usual_settings(
+        str(row["attention"] or ""), str(row["backbone"] or ""), int(row["stride"] or 0)
+    )
+
+
+@functools.cache
+def _usual_settings(attention: str, backbone: str, stride: int) -> list[str]:
+    kind = {"attention": attention, "stride": stride} if attention else {"backbone": backbone}
+    try:
+        (case,) = Sweep(elsewhere=True, resolution=Resolution(448, 448), **kind).expand()
+    except BadInput:
+        return []
+    return case.settings.split()
 
 
 def changes(advice: Advice, elsewhere: Sequence[tuple[str, Advice]]) -> list[str]:

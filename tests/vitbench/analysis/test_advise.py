@@ -150,6 +150,9 @@ def test_one_question_at_a_time() -> None:
         advising.ask(batches)
     with pytest.raises(BadInput, match="2 values of device_name: A CPU, 2 threads, another"):
         advising.ask([row("msa", 1.0), row("hilo", 1.0, device_name="another")])
+    model = synthetic.record(synthetic.cases(backbone="litv2_s")[0], [1.0])
+    with pytest.raises(BadInput, match="of layers and of whole models; choose with --attention"):
+        advising.ask([row("msa", 1.0), model])
     advising.ask([row("msa", 1.0), row("hilo", 1.0)])
 
 

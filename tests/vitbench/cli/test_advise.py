@@ -103,6 +103,36 @@ def test_limits(vitbench: Vitbench) -> None:
     assert "its published top-1 is not known, and 81% is the limit" in out
 
 
+def test_settings_that_somebody_chose_are_named(vitbench: Vitbench) -> None:
+    """Two settings of a mechanism are two rivals; the authors' own are not told."""
+    planned = synthetic.cases(attention="hilo", params={"hilo": {"alpha": (0.5, 0.9)}})
+    planned += synthetic.cases(attention="msa")
+    seconds = (0.01, 0.02, 0.03)
+    rows = [synthetic.record(case, [s, s]) for case, s in zip(planned, seconds, strict=True)]
+    synthetic.folder(Path("swept"), rows)
+    _, out, _ = vitbench("advise", "swept")
+    assert out.startswith("use hilo[alpha=0.5] fused in eager at ")
+    assert "- hilo fused in eager: takes 2.00 times as long" in out
+    assert "- msa fused in eager: takes 3.00 times as long" in out
+
+
+def test_models_by_their_published_accuracy(vitbench: Vitbench) -> None:
+    """The fastest of those that reach it, marked as published; without a run those are planned."""
+    seconds = {"litv2_s": 0.01, "litv2_b": 0.03}
+    rows = [
+        synthetic.record(case, [seconds[case.backbone]] * 3)
+        for case in synthetic.cases(backbone=tuple(seconds))
+    ]
+    synthetic.folder(Path("models"), rows)
+    _, out, _ = vitbench("advise", "models", "--min-top1", "83", "--task", "classify")
+    assert out.startswith("use litv2_b fused in eager at 224 px, batch 8, float32 on ")
+    assert "published top-1 83.6%" in out.splitlines()[0]
+    assert "- litv2_s fused in eager: published top-1 of 82% is under 83%" in out
+    _, out, _ = vitbench("advise", "--min-top1", "83.5", "--device", "cpu")
+    assert "litv2_b" in out.splitlines()[0]
+    assert "litv2_s" not in out.splitlines()[0]
+
+
 def test_as_json(vitbench: Vitbench) -> None:
     """Rows by the ids of their cases."""
     asked = ("advise", "run", "--resolution", "224", "--json")
