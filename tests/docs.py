@@ -23,11 +23,13 @@ import vitbench
 from tests import docs_runtimes
 from vitbench import devices as device_kinds
 from vitbench import runtimes as known_runtimes
+from vitbench.analysis import advise as advising
 from vitbench.analysis import trust
 from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
 from vitbench.cli import app, show
 from vitbench.instruments.timing import TimingRule
+from vitbench.render import advice as words
 from vitbench.render import tables
 from vitbench.results import frame
 from vitbench.results.columns import COLUMNS
@@ -72,6 +74,15 @@ def machine() -> str:
 def results() -> str:
     """The table of the committed run."""
     return tables.results_markdown(frame.records(frame.read(RUN)))
+
+
+def advice() -> str:
+    """What `vitbench advise` answers of the committed run at 512 pixels: the pick, and why the
+    others lost."""
+    rows = [row for row in frame.records(frame.read(RUN)) if row["image_height"] == 512]
+    found = advising.advise(rows, advising.Limits())
+    lines = [*words.answer(found), *(f"- {line}" for line in words.rivals(found))]
+    return "\n".join(["```text", *lines, "```"])
 
 
 def picture() -> str:
@@ -416,7 +427,19 @@ def judged() -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
-        *(machine, results, picture, runs, knobs, grades, columns, mechanisms, runtimes, devices),
+        *(
+            machine,
+            results,
+            advice,
+            picture,
+            runs,
+            knobs,
+            grades,
+            columns,
+            mechanisms,
+            runtimes,
+            devices,
+        ),
         *(layouts, where, deployed_chart, deployed),
         *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
     )

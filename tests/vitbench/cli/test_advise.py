@@ -83,6 +83,20 @@ def test_the_commands_of_an_answer_are_commands(vitbench: Vitbench) -> None:
         assert " on cpu, " in planned
 
 
+def test_what_builds_or_converts_the_pick_does_so(vitbench: Vitbench) -> None:
+    """The expression is a module in Python, and the command has options that exist."""
+    import attentions
+
+    _, out, _ = vitbench("advise", "run", "--resolution", "288", "--runtime", "eager")
+    (expression,) = re.findall(r"build it: (.*)", out)
+    module = eval(expression, {"attentions": attentions})
+    assert type(module).__name__ == "HiLo"
+    _, out, _ = vitbench("advise", "run", "--resolution", "288", "--runtime", "openvino")
+    (command,) = re.findall(r"convert it: vitbench (.*)", out)
+    status, _, err = vitbench(*shlex.split(command), "--out", "model.wrong")
+    assert (status, err) == (2, "vitbench: --out of openvino ends in .xml, got model.wrong\n")
+
+
 def test_limits(vitbench: Vitbench) -> None:
     """Those that are kept; where nothing keeps them the nearest is named, with exit status 1."""
     asked = ("advise", "run", "--resolution", "224", "--runtime", "eager")
