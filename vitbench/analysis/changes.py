@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -67,10 +68,7 @@ def changes(records: Sequence[Record]) -> list[Change]:
 
 def _by_frequency(records: Sequence[Record], axis: Changed) -> list[str]:
     """The values, the most frequent first."""
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[str(record[axis])] = counts.get(str(record[axis]), 0) + 1
-    return sorted(counts, key=lambda value: -counts[value])
+    return [str(value) for value, _ in Counter(record[axis] for record in records).most_common()]
 
 
 def _change(axis: Changed, base: str, other: str, pairs: Sequence[tuple[Record, Record]]) -> Change:
