@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vitbench.analysis.groups import head_of
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.render import tables, text, units
@@ -178,8 +179,7 @@ def _by_setting(
 
 def _setting(record: Record) -> tuple[object, ...]:
     """Whole models with different heads do different tasks."""
-    heads = [word for word in str(record["settings"] or "").split() if word.startswith("head=")]
-    return (*(record[name] for name in _CONDITIONS), *heads)
+    return (head_of(record), *(record[name] for name in _CONDITIONS))
 
 
 def _winners(records: Sequence[Record], rivals: Sequence[int], column: _Column) -> list[int]:

@@ -12,8 +12,10 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from vitbench.analysis.pareto import Cost, fronts
 from vitbench.render import labels, style, units, views
 from vitbench.render.placing import Name, Point, Segment, place
+from vitbench.results import frame
 
 _HEIGHT = 3.1
 _NAME_SIZE = 6.0
@@ -73,14 +75,15 @@ def scatter(
     """A point for each row, with its interval, and its name beside it; in a legend where there is
     no room for that.
 
-    front   which rows nothing else is better than, which a line joins
+    front   which rows are on the front; a line is its edge
     marks   behind the names, such as by how much a row is misjudged; "" for none
     behind  draws what lies behind the points
     """
     front = front or [False] * len(rows)
     marks = marks or [""] * len(rows)
     xs, ys = x.values(rows), y.values(rows)
-    corners = _corners(sorted((xs[i], ys[i]) for i in range(len(rows)) if front[i]), x)
+    best = _edge([(xs[i], ys[i]) for i in range(len(rows)) if front[i]], x, y)
+    corners = _corners(best, x)
     names = [
         Name(
             f"{name} {mark}".strip(),
@@ -157,6 +160,15 @@ def _legend(figure: Figure, entries: Sequence[tuple[ErrorbarContainer, str]]) ->
     )
 
 
+def _edge(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
+    """Of the points of a front the best ones; noise does not tell the others from them."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (-x.better * p[0], -y.better * p[1])):
+        if not best or y.better * point[1] > y.better * best[-1][1]:
+            best.append(point)
+    return sorted(best)
+
+
 def _corners(front: Sequence[Point], x: Axis) -> list[Point]:
     """The front as stairs: between two of its points, nothing is better than the worse of both."""
     corners = list(front[:1])
@@ -174,17 +186,12 @@ def _whiskers(rows: pd.DataFrame, x: Axis, y: Axis) -> Iterator[Segment]:
                 yield ((low, up), (high, up)) if axis is x else ((across, low), (across, high))
 
 
-def front_of(rows: pd.DataFrame, x: Axis, y: Axis) -> list[bool]:
-    """Which rows no other is better than in both."""
-    pairs = list(zip(x.values(rows), y.values(rows), strict=True))
-    order = sorted(
-        range(len(pairs)), key=lambda i: (-x.better * pairs[i][0], -y.better * pairs[i][1])
-    )
-    front, best = [False] * len(pairs), -float("inf")
-    for index in order:
-        value = y.better * pairs[index][1]
-        front[index], best = value > best, max(best, value)
-    return front
+def front_of(rows: pd.DataFrame, against: Cost) -> list[bool]:
+    """Which rows are on the Pareto front of throughput: nothing that costs no more is faster beyond
+    noise. None of those that are not trusted."""
+    found = [front for front in fronts(frame.records(rows)) if front.against == against]
+    cases = {record["case"] for front in found for record in front.points}
+    return [case in cases for case in rows["case"]]
 
 
 def _error(axis: Axis, row: pd.DataFrame) -> list[list[float]] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from vitbench.analysis.groups import head_of
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.render import labels
@@ -15,7 +16,6 @@ from vitbench.results import frame
 # Apart from the subject, its implementation and the resolution.
 _SETTING = ("device", "device_name", "runtime", *(n for n in SETTINGS if not AXES[n].is_how))
 _LEAST = 3  # subjects that a chart compares
-_HEAD = r"(?:^| )head=(\S+)"
 
 
 def settings(rows: pd.DataFrame, apart: Sequence[str] = ()) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -25,7 +25,7 @@ def settings(rows: pd.DataFrame, apart: Sequence[str] = ()) -> Iterator[tuple[st
     """
     names = ["head", *(name for name in _SETTING if name not in apart)]
     measured = frame.measured(rows)
-    measured = measured.assign(head=measured["settings"].str.extract(_HEAD, expand=False))
+    measured = measured.assign(head=[head_of(record) for record in frame.records(measured)])
     differing = labels.varying(measured, names)
     if not differing:
         yield "", measured
@@ -35,7 +35,7 @@ def settings(rows: pd.DataFrame, apart: Sequence[str] = ()) -> Iterator[tuple[st
     told = [name for name in differing if name != "device_name" or "device" not in differing]
     for values, group in sorted(groups, key=lambda pair: -len(pair[1])):
         texts = dict(zip(differing, map(str, values), strict=True))
-        parts = [f"{name}-{texts[name]}" for name in told if texts[name] not in ("<NA>", "nan")]
+        parts = [f"{name}-{texts[name]}" for name in told if texts[name] not in ("", "<NA>", "nan")]
         yield re.sub(r"[^\w.]+|_", "-", "".join(f"-{part}" for part in parts)), group
 
 

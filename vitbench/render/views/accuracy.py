@@ -38,7 +38,7 @@ def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
     caption = (
         f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}. The accuracy is what others "
         "published for their weights. Line and bold: the Pareto front; nothing is more accurate "
-        "and faster."
+        "and faster, beyond noise."
     )
     remarks = rows[rows["remark"] != ""]
     marks = ["*" if remark else "" for remark in rows["remark"]]
@@ -50,6 +50,6 @@ def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
         _TOP1,
         "Accuracy against throughput",
         caption,
-        front=front_of(rows, THROUGHPUT, _TOP1),
+        front=front_of(rows, "top1"),
         marks=marks,
     )

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vitbench.analysis.flops_gap import Misjudged, gaps
+from vitbench.render import views
 from vitbench.render.views import MOST, Shown
 from vitbench.render.views._scatter import LATENCY, Axis, front_of, scatter, words_of
 from vitbench.render.views._settings import at_resolutions
+from vitbench.results import frame
 
 _MACS = Axis("MACs of one image", "macs")
-# Ranks between MACs and latency that are told, and of how many.
-_LEAST, _MOST = 3, 6
+# Behind the names of the pair that MACs misjudge most.
+_SLOW, _FAST = "\u25bc", "\u25b2"
 
 
 def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
@@ -26,14 +29,26 @@ def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
 
 def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
     first = rows.iloc[0]
-    ranks = [rows[name].rank(method="min") for name in ("macs", "latency_s")]
-    later = (ranks[1] - ranks[0]).astype(int)
-    told = later[later.abs() >= _LEAST].abs().nlargest(_MOST).index
-    marks = [f"{n:+d}".replace("-", "\u2212") if i in told else "" for i, n in later.items()]
     caption = (
         f"{words_of(first)}, {shown.caption_of(first)}. Line and bold: the Pareto front; "
-        "nothing is cheaper and faster. +3: three ranks slower than by MACs, of those whom they "
-        "misjudge most."
+        "nothing is cheaper and faster, beyond noise."
     )
-    front = front_of(rows, _MACS, LATENCY)
+    marks = [""] * len(rows)
+    for gap in gaps(frame.records(rows)):
+        low, high = gap.within.low, gap.within.high
+        caption += f" Rank correlation: {gap.correlation:.2f} ({low:.2f} to {high:.2f})."
+        if gap.misjudged is not None:
+            signs = {gap.misjudged.slow["case"]: _SLOW, gap.misjudged.fast["case"]: _FAST}
+            marks = [signs.get(case, "") for case in rows["case"]]
+            caption += f" Most misjudged: {_sentence(rows, gap.misjudged)}."
+    front = front_of(rows, "macs")
     return scatter(rows, _MACS, LATENCY, "Latency against MACs", caption, front=front, marks=marks)
+
+
+def _sentence(rows: pd.DataFrame, pair: Misjudged) -> str:
+    names = dict(zip(rows["case"], views.names_of(rows), strict=True))
+    slow, fast = names[pair.slow["case"]], names[pair.fast["case"]]
+    return (
+        f"{slow} {_SLOW} has {1 / pair.macs:.2g} of the MACs of {fast} {_FAST} and takes "
+        f"{pair.latency:.2g} times as long"
+    )

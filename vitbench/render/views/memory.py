@@ -22,11 +22,11 @@ def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
         first = group.iloc[0]
         caption = (
             f"{words_of(first)}, {shown.caption_of(first)}. Line and bold: the Pareto front; "
-            "nothing is smaller and faster."
+            "nothing is smaller and faster, beyond noise."
         )
         if (group["memory_source"] == memory.RESIDENT).any():
             caption += " Peaks are of the resident set, the runtime's own buffers included."
-        front = front_of(group, _PEAK, THROUGHPUT)
+        front = front_of(group, "peak_memory_bytes")
         title = "Throughput against peak memory"
         yield (
             f"memory-frontier{suffix}",

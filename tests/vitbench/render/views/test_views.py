@@ -156,7 +156,7 @@ def test_charts_fit_a_column(
 
 
 def test_the_front_is_not_beaten(of_layers: Mapping[str, Figure]) -> None:
-    """No point is both cheaper and faster than one with a bold name."""
+    """A point that none beats has a bold name; one that another beats by far has none."""
     figure = of_layers["macs-latency-batch-size-1"]
     bold = {
         text.get_text().split()[0] for text in texts_of(figure) if text.get_fontweight() == "bold"
@@ -164,8 +164,9 @@ def test_the_front_is_not_beaten(of_layers: Mapping[str, Figure]) -> None:
     found = dict(zip(MECHANISMS, points(figure), strict=True))
     assert bold
     for name, (macs, latency) in found.items():
-        beaten = any(m < macs and t < latency for m, t in found.values())
-        assert (name in bold) == (not beaten)
+        rivals = [t for other, (m, t) in found.items() if other != name and m <= macs]
+        assert (name in bold) or min(rivals) < latency
+        assert (name not in bold) or min(rivals, default=latency) > 0.7 * latency
 
 
 def test_the_heat_map_is_the_rows(layers: Path, of_layers: Mapping[str, Figure]) -> None:
