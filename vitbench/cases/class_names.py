@@ -5,6 +5,7 @@ Found and read from the packages' files, without importing them.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import itertools
 import re
@@ -127,11 +128,11 @@ def _top(name: str, top: str) -> tuple[Path | None, list[str]]:
         spec = None
     if spec is None:
         known = {*metadata.packages_distributions(), *(path.stem for path in Path().glob("*.py"))}
-        near = nearest(top, known)
-        hint = f"; {near}" if near.startswith("nearest") else ""
+        near = difflib.get_close_matches(top, known, n=3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
         raise BadInput(
-            f"{name}: no module is called {top!r}{hint}; `pip install {_EXTRAS.get(top, top)}` "
-            "installs the package of that name"
+            f"{name}: no module is called {top!r}{hint}; if that is its package's name too, "
+            f"`pip install {_EXTRAS.get(top, top)}` installs it"
         )
     return _file_of(spec.origin), list(spec.submodule_search_locations or ())
 

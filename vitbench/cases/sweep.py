@@ -206,7 +206,7 @@ class Sweep:
                 AXES[key].check(AXES[key].values(cast("tuple[Value, ...]", choices)))
                 continue
             if keywords is not None and key not in keywords:
-                hint = nearest(key, keywords) if keywords else "it has none"
+                hint = nearest(key, (*keywords, *_SIZES)) if keywords else "it has none"
                 raise BadInput(f"{name} has no parameter {key!r}; {hint}")
             default = None if keywords is None else keywords[key]
             for choice in choices:

@@ -70,7 +70,7 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [(key, paper[key]) for key in ("link", "code")]
     rows += [(key, facts[key]) for key in ("equation", "cost") if facts[key]]
     rows += [
-        ("size rule", _SIZE_RULES[facts["size_rule"]]),
+        ("size rule", _SIZE_RULES.get(facts["size_rule"], "")),
         ("impls", ", ".join(facts["impls"])),
         ("kernels", facts["kernels"]),
         ("parameters", _settings(facts["parameters"])),

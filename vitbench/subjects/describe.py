@@ -54,7 +54,8 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
         "family": outline.words.get("family", ""),
         "equation": spec.equation,
         "cost": spec.cost,
-        "size_rule": spec.size_rule,
+        # Of a class nobody has said what it does with a size that does not fit.
+        "size_rule": "" if class_names.is_class(name) else spec.size_rule,
         "impls": list(spec.impls),
         "kernels": spec.kernels,
         "parameters": json.loads(json.dumps(defaults)),
