@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import synthetic_records as synthetic
 from tests.vitbench.examples import ROOT, backbone_case, case, measured, read_csv, run_folder, state
 from vitbench.__main__ import run
 from vitbench.errors import BadInput
@@ -332,3 +333,13 @@ def test_published_accuracy_is_marked(tmp_path: Path) -> None:
     assert column["title"] == "published top-1"
     assert "not measured here" in column["meaning"]
     assert values(content["values"]["published_checkpoint"], 2)[0]
+
+
+def test_a_summary_fits_a_comment(tmp_path: Path) -> None:
+    """On GitHub a comment holds 65,536 characters; what is left out is counted."""
+    folder = synthetic.folder(tmp_path / "run", synthetic.many(3000))
+    _, summary = report.write([folder])
+    text = summary.read_text()
+    assert len(text) < 65_536
+    assert re.search(r"^\d+ more settings are in the report.$", text, re.M)
+    assert re.search(r"^\d+ more groups of findings are in the report.$", text, re.M)

@@ -9,8 +9,8 @@ from vitbench.render.report.contents import Contents
 from vitbench.render.report.sources import Source
 
 MARK = "<!-- Written by vitbench report. -->"
-# Rows of a table that a reader of a pull request looks through.
-_MOST_ROWS = 50
+# What a reader of a pull request looks through, and what a comment there holds.
+_MOST_ROWS, _MOST_SETTINGS, _MOST_FINDINGS, _MOST_REASONS = 50, 6, 10, 20
 
 
 def markdown(sources: Sequence[Source], told: Contents) -> str:
@@ -21,7 +21,7 @@ def markdown(sources: Sequence[Source], told: Contents) -> str:
         "",
         f"{text.markdown(told.counts)}.",
     ]
-    for matrix in told.matrices:
+    for matrix in told.matrices[:_MOST_SETTINGS]:
         header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
         rows = [
             [size, *(text.markdown(f"{c.name}, {c.speed}") if c and c.name else "" for c in cells)]
@@ -30,9 +30,11 @@ def markdown(sources: Sequence[Source], told: Contents) -> str:
         lines += ["", text.markdown(matrix.title), ""]
         lines += [f"- {text.markdown(sentence)}" for sentence in matrix.sentences()]
         lines += ["", tables.markdown(header, rows)]
-    for title, sentences in told.findings:
+    lines += _rest(told.matrices, _MOST_SETTINGS, "settings")
+    for title, sentences in told.findings[:_MOST_FINDINGS]:
         lines += ["", f"{text.markdown(title)}:", ""]
         lines += [f"- {text.markdown(sentence)}" for sentence in sentences]
+    lines += _rest(told.findings, _MOST_FINDINGS, "groups of findings")
     for one in told.versus:
         lines += ["", f"{text.markdown(f'{one.name} against {one.base}')}: {one.sentence}."]
     for source in sources:
@@ -49,6 +51,12 @@ def markdown(sources: Sequence[Source], told: Contents) -> str:
         lines += ["", "Not measured:", ""]
         lines += [
             f"- {len(names)} {status}: {text.markdown(message)}"
-            for status, message, names in told.failures
+            for status, message, names in told.failures[:_MOST_REASONS]
         ]
+        lines += _rest(told.failures, _MOST_REASONS, "reasons")
     return "\n".join([*lines, ""])
+
+
+def _rest(told: Sequence[object], most: int, what: str) -> list[str]:
+    """How many more there are."""
+    return ["", f"{len(told) - most} more {what} are in the report."] if len(told) > most else []
