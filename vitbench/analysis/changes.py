@@ -57,6 +57,8 @@ def changes(records: Sequence[Record]) -> list[Change]:
     for axis, free in _FREE.items():
         pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
         rank = _by_frequency(records, axis)
+        if len(rank) < 2:
+            continue
         for rows in groups(records, free):
             by_value = {str(row[axis]): row for row in trusted(rows)}
             for base, other in itertools.combinations(sorted(by_value, key=rank.index), 2):

@@ -15,7 +15,7 @@ from vitbench.results.record import Record
 
 # A rank correlation of fewer subjects says nothing.
 MIN_SUBJECTS = 5
-_RESAMPLES = 400
+_RESAMPLES = 200
 # Subjects at either end of the time for each MAC, among which the misjudged pair is sought.
 _MOST = 20
 _TRIED = 5  # pairs, the most striking first

@@ -124,7 +124,8 @@ class Rounds:
 
     @classmethod
     def of(cls, row: Record) -> Rounds:
-        return _rounds(str(row["round_medians"] or row["latency_s"]))
+        text = row["round_medians"]
+        return _rounds(text if isinstance(text, str) and text else str(row["latency_s"]))
 
 
 def medians_of(row: Record) -> list[float]:
