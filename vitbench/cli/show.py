@@ -41,9 +41,9 @@ def list_(lists: Lists) -> None:
         raise BadInput(f"--{chosen[0]} and --{chosen[1]} are two lists: ask for one")
     rows: Sequence[Sequence[str | Text]]
     header, rows, note = LISTS[chosen[0]]() if chosen else _mechanisms()
-    from vitbench.render import tables
+    from vitbench.render.listing import listing
 
-    terminal.console().print(tables.listing(header, rows))
+    terminal.console().print(listing(header, rows))
     if note:
         print(f"\n{note}")
 

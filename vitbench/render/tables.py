@@ -13,8 +13,21 @@ from vitbench.cases.axes import AXES
 from vitbench.cases.row import SETTINGS
 from vitbench.instruments import memory
 from vitbench.render import labels, text, units
+from vitbench.render.listing import listing, markdown, plan
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record, Value, subject_of
+
+__all__ = [
+    "MOST_ROWS",
+    "SETTING_COLUMNS",
+    "listing",
+    "markdown",
+    "notes",
+    "peak",
+    "plan",
+    "results",
+    "results_markdown",
+]
 
 SETTING_COLUMNS = (
     *((name, AXES[name].title) for name in SETTINGS),
@@ -150,30 +163,3 @@ def _marks(records: Sequence[Record]) -> list[str]:
     published = {subject_of(record): published_top1(record) for record in records}
     remarks = {name: top1.remark for name, top1 in published.items() if top1 and top1.remark}
     return lines + [f"{_DAGGER.strip()} top-1 of {name}: {it}" for name, it in remarks.items()]
-
-
-def plan(rows: Sequence[tuple[str, str]]) -> Table:
-    """A table of two columns: a name and what it says."""
-    table = listing(("", ""), rows)
-    table.show_header, table.columns[0].style = False, "bold"
-    return table
-
-
-def listing(
-    header: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()
-) -> Table:
-    """A plain table; square brackets are square brackets. Columns named in `right` hold figures."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in header:
-        table.add_column(title, overflow="fold", justify="right" if title in right else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return table
-
-
-def markdown(
-    header: Sequence[str], rows: Sequence[Sequence[str]], aligned: Sequence[str] | None = None
-) -> str:
-    """A table as GitHub's Markdown; `aligned` is its second line, cell by cell."""
-    lines = [header, aligned or ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
