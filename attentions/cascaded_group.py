@@ -55,9 +55,7 @@ class CascadedGroup(nn.Module):
         self.window = window_on(grid, params.window_size)
         self.key_dim = key_dim = params.key_dim
         width = dim // num_heads
-        self.qkvs = nn.ModuleList(
-            ConvNorm(width, 2 * key_dim + width) for _ in range(num_heads)
-        )
+        self.qkvs = nn.ModuleList(ConvNorm(width, 2 * key_dim + width) for _ in range(num_heads))
         self.dws = nn.ModuleList(
             ConvNorm(key_dim, key_dim, side, groups=key_dim)
             for side in kernels_of(num_heads, params)
@@ -80,12 +78,14 @@ class CascadedGroup(nn.Module):
         """Of windows as images."""
         biases = self.attention_biases[:, self.attention_bias_idxs]
         image = x.permute(0, 3, 1, 2)
-        groups, outputs = image.chunk(self.num_heads, dim=1), []
+        groups = image.chunk(self.num_heads, dim=1)
+        outputs: list[Tensor] = []
         for head, (qkv, dw) in enumerate(zip(self.qkvs, self.dws, strict=True)):
             group = groups[head] + outputs[-1] if outputs else groups[head]
             parts = (self.key_dim, self.key_dim, group.shape[1])
             q, k, v = qkv(group).split(parts, dim=1)
-            mixed = self._attend(*(part.flatten(2).mT for part in (dw(q), k, v)), biases[head])
+            q, k, v = (part.flatten(2).mT for part in (dw(q), k, v))
+            mixed = self._attend(q, k, v, biases[head])
             outputs.append(mixed.mT.unflatten(2, self.window))
         return self.proj(torch.cat(outputs, dim=1)).permute(0, 2, 3, 1)
 
@@ -100,7 +100,8 @@ class CascadedGroup(nn.Module):
             group = groups[head] + outputs[-1] if outputs else groups[head]
             parts = (self.key_dim, self.key_dim, group.shape[3])
             q, k, v = qkv.fused(group).split(parts, dim=-1)
-            mixed = self._attend(*(part.flatten(1, 2) for part in (dw.fused(q), k, v)), biases[head])
+            q, k, v = (part.flatten(1, 2) for part in (dw.fused(q), k, v))
+            mixed = self._attend(q, k, v, biases[head])
             outputs.append(mixed.unflatten(1, self.window))
         joined = F.relu(torch.cat(outputs, dim=-1), inplace=not torch.is_grad_enabled())
         projection = self.proj[1]
@@ -110,8 +111,8 @@ class CascadedGroup(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Float[Tensor, "tokens tokens"]
     ) -> Float[Tensor, "windows tokens width"]:
-        heads = (part[:, None] for part in (q, k, v))
-        return attend(*heads, impl=self.impl, bias=bias[None]).squeeze(1)
+        q, k, v = (part[:, None] for part in (q, k, v))
+        return attend(q, k, v, impl=self.impl, bias=bias[None]).squeeze(1)
 
 
 def kernels_of(num_heads: int, params: Params) -> list[int]:

@@ -131,8 +131,8 @@ ATTENTION = AttentionSpec(
     unsupported=unsupported,
     traps=(
         "num_heads counts pairs of maps: the authors take half as many as for MSA",
-        "published for causal language models, with a rotary embedding; here every token sees every "
-        "token, and there is no embedding of positions, as in timm",
+        "published for causal language models, with a rotary embedding; here every token sees all "
+        "tokens, and there is no embedding of positions, as in timm",
         "no layer has a bias",
         "the kernel computes 4N^2 C for the two maps where the equations take 2N^2 C",
         "the authors' layer on FlashAttention gives the same with keys of half the width",

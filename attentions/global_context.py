@@ -77,7 +77,7 @@ class FeatureExtraction(nn.Module):
         return F.max_pool2d(x, 3, stride=2, padding=1) if self.halves else x
 
     def fused(self, x: FeatureMap) -> FeatureMap:
-        """Channels last; the gate multiplies the weights of the product after it."""
+        """Of a channels-last map, which stays one."""
         around, _, gate, mixing = self.conv
         assert isinstance(around, nn.Conv2d)
         assert isinstance(gate, Excitation)
@@ -93,11 +93,14 @@ class GlobalContext(nn.Module):
 
     They are qkv, proj, relative_position_bias_table and the buffer relative_position_index, whose
     prefix "attn." goes, and to_q_global of their stage, which makes the queries once for all of its
-    blocks. A summary that is not as large as the window is resized, and the map is padded, as in
-    the authors' detection code. A side of the map that is shorter than the window cuts it.
+    blocks. A summary that is not as large as the window is resized by bicubic interpolation, and
+    the map is padded, as in the authors' detection code. A side of the map that is shorter than
+    the window cuts it.
     """
 
     relative_position_index: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, params: Params, impl: Impl = "fused"
@@ -118,6 +121,9 @@ class GlobalContext(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(*self.window))
+        self._summary = summary_of(grid, params.levels)
+        for name, resized in zip(("rows", "columns"), self._resizing(self._summary), strict=True):
+            self.register_buffer(name, resized, persistent=False)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
         height, width = x.shape[1:3]
@@ -139,9 +145,44 @@ class GlobalContext(nn.Module):
             image = x.permute(0, 3, 1, 2)
         else:
             image = self.to_q_global(x.permute(0, 3, 1, 2))
-        if image.shape[2:] != self.window:
-            image = F.interpolate(image, size=self.window, mode="bicubic")
-        return image.flatten(2).mT
+        return self._resized(image).flatten(2).mT
+
+    def _resized(self, image: Image) -> Float[Tensor, "batch dim window_height window_width"]:
+        """The summary as large as the window, by products along both sides."""
+        summary = Grid(image.shape[2], image.shape[3])
+        if (summary.height, summary.width) == self.window:
+            return image
+        rows, columns = self.rows, self.columns
+        if summary != self._summary:  # of a map of another size than the module was built for
+            rows, columns = (matrix.to(image) for matrix in self._resizing(summary))
+        return ((image @ columns.mT).mT @ rows.mT).mT
+
+    def _resizing(self, summary: Grid) -> tuple[Tensor, Tensor]:
+        return cubic(summary.height, self.window[0]), cubic(summary.width, self.window[1])
+
+
+def cubic(size: int, resized: int) -> Float[Tensor, "resized size"]:
+    """What each position of a side gets of each position of another: bicubic interpolation.
+
+    The matrix of F.interpolate, which computes positions in the dtype of the map: from 80 to 14 in
+    fp32 they are off by thirty times its rounding. ExecuTorch has no such operator either.
+    """
+    position = (torch.arange(resized, dtype=torch.float64) + 0.5) * size / resized - 0.5
+    first, matrix = position.floor(), torch.zeros(resized, size, dtype=torch.float64)
+    for tap in (-1, 0, 1, 2):
+        apart = (position - first - tap).abs()
+        near = 1.25 * apart**3 - 2.25 * apart**2 + 1
+        far = -0.75 * (apart**3 - 5 * apart**2 + 8 * apart - 4)
+        index = (first + tap).clamp(0, size - 1).long()
+        matrix.scatter_add_(1, index[:, None], near.where(apart <= 1, far)[:, None])
+    return matrix.float()
+
+
+def summary_of(grid: Grid, levels: int) -> Grid:
+    """The map after so many halvings."""
+    for _ in range(levels):
+        grid = Grid(-(-grid.height // 2), -(-grid.width // 2))
+    return grid
 
 
 def computed(grid: Grid, params: Params) -> Grid:
@@ -153,14 +194,17 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
     """3 P C^2 + 2 P w^2 C for P padded tokens, and M (C^2 + 10 C) + C^2 / 2 for each level.
 
     M are the tokens that the level begins with. fvcore counts one for each element that is
-    averaged, and nothing for pooling and resizing.
+    averaged, and nothing for pooling. A summary of h x w that is resized: w C (h w + w^2) more.
     """
     tokens = computed(grid, params).tokens
     height, width = window_on(grid, params.window_size)
     total = 3 * tokens * dim**2 + 2 * tokens * height * width * dim
-    for _ in range(max(1, params.levels)):
-        total += grid.tokens * (dim**2 + 10 * dim) + 2 * dim * (dim // 4)
-        grid = Grid(-(-grid.height // 2), -(-grid.width // 2))
+    for level in range(max(1, params.levels)):
+        before = summary_of(grid, level).tokens
+        total += before * (dim**2 + 10 * dim) + 2 * dim * (dim // 4)
+    summary = summary_of(grid, params.levels)
+    if (summary.height, summary.width) != (height, width):
+        total += dim * summary.height * width * (summary.width + height)
     return total
 
 
@@ -200,8 +244,7 @@ ATTENTION = AttentionSpec(
     traps=(
         "the queries are made once for a stage and shared by its blocks; here they are a part of "
         "each layer, and of its cost",
-        "queries are not projected: the second half of a window's result depends on no token of it "
-        "alone",
+        "queries are not projected, and are the same whichever window asks",
         "the authors' classifier reads a channels-last map as channels-first for the queries, and "
         "with more than one image gives windows the queries of another image; here, as in timm and "
         "in their detection code, each token has its own channels",

@@ -102,8 +102,8 @@ ATTENTION = AttentionSpec(
     computed=computed,
     unsupported=unsupported,
     traps=(
-        "a mask unit keeps its 32 x 32 pixels while the strides grow, so that it has fewer tokens at "
-        "stride 8; windows keep their tokens",
+        "a mask unit keeps its 32 x 32 pixels while the strides grow, so that at stride 8 it has "
+        "fewer tokens; windows keep their tokens",
         "at strides 16 and 32 it is MSA: all that differs is in the earlier stages",
         "the authors take images of whole units; padding is attended to, as in SAM 2",
         "the first layer of a stage pools its queries, which this does not",

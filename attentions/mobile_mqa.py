@@ -86,9 +86,7 @@ class MobileMQA(nn.Module):
                 image = norm(conv(image))
             else:
                 weight, bias = folded(conv, norm)
-                image = F.conv2d(
-                    image, weight, bias, conv.stride, conv.padding, groups=conv.groups
-                )
+                image = F.conv2d(image, weight, bias, conv.stride, conv.padding, groups=conv.groups)
             x = image.permute(0, 2, 3, 1)
         return pointwise(x, last(layers)).flatten(1, 2)
 
@@ -183,8 +181,8 @@ ATTENTION = AttentionSpec(
         "heads are 64 wide whatever dim and their number: the authors have 4 at dim 160 and 256, "
         "and with more heads queries and output are wider than the map",
         "keys and values are reduced by a convolution each, not by a common one",
-        "the reduction pads its map with zeros on all sides; the authors' TensorFlow code, for even "
-        "sizes, on the right and at the bottom only",
+        "the reduction pads its map with zeros on all sides; the authors' TensorFlow code pads "
+        "even sizes on the right and at the bottom only",
         "batch norms: measured in eval mode, with their running statistics",
     ),
 )

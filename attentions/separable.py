@@ -54,7 +54,7 @@ class Separable(nn.Module):
         self.qkv_proj = conv_layer(dim, 1 + 2 * dim)
         self.out_proj = conv_layer(dim, dim)
         self._grid = grid
-        apart = apart_on(grid, params.patch_size, self.qkv_proj.block.conv.weight)
+        apart = apart_on(grid, params.patch_size, convolution(self.qkv_proj).weight)
         self.register_buffer("apart", apart, persistent=False)
 
     def forward(self, x: FeatureMap) -> FeatureMap:
@@ -101,7 +101,7 @@ class Separable(nn.Module):
 
 def conv_layer(in_channels: int, out_channels: int) -> nn.Sequential:
     """A 1 x 1 convolution under the names that ml-cvnets gives it."""
-    conv = OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 1))
+    conv: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 1))
     return nn.Sequential(OrderedDict(block=nn.Sequential(conv)))
 
 
@@ -163,8 +163,8 @@ ATTENTION = AttentionSpec(
     macs=macs,
     unsupported=unsupported,
     traps=(
-        "with patches of 2 x 2 there are four contexts, one for each place in a patch: neighbouring "
-        "tokens never meet, which the convolution before it mends in the authors' block",
+        "with patches of 2 x 2 there are four contexts, one for each place in a patch: neighbours "
+        "never meet, which the convolution before it mends in the authors' block",
         "the authors resize a map that the patches do not divide, 7 x 7 to 8 x 8; here it is not "
         "resized",
         "the count holds the keys, N C^2, which fused does not compute: it projects their sum",

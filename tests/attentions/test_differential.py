@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.layers import DiffAttention
+from timm.layers.diff_attention import DiffAttention
 from torch import Tensor
 
 import attentions

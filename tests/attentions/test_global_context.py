@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import attentions
 from attentions import Grid
+from attentions.global_context import cubic
 from tests.attentions.beside_timm import Weights, assert_is_timms
 from tests.attentions.by_hand import attend, depthwise, pointwise
 from tests.attentions.draws import Draw, case, layers
@@ -118,14 +119,14 @@ class Timms(nn.Module):
 
 def renamed(weights: Weights) -> Weights:
     """timm's names as the authors'."""
-    layers = {"conv_dw": "conv.0", "se.fc1": "conv.2.fc.0", "se.fc2": "conv.2.fc.2"}
-    layers |= {"conv_pw": "conv.3"}
+    names = {"conv_dw": "conv.0", "se.fc1": "conv.2.fc.0", "se.fc2": "conv.2.fc.2"}
+    names |= {"conv_pw": "conv.3"}
     translated = {}
     for name, value in weights.items():
         if name.startswith("queries"):
             _, _, block, *layer, _ = name.split(".")
             number = int(block.removeprefix("conv")) - 1
-            name = f"to_q_global.{number}.{layers['.'.join(layer)]}.weight"
+            name = f"to_q_global.{number}.{names['.'.join(layer)]}.weight"
         translated[name.removeprefix("attn.").removeprefix("rel_pos.")] = value
     return translated
 
@@ -147,6 +148,14 @@ def test_each_window_asks_the_same() -> None:
     with torch.inference_mode():
         out = module(x)
     torch.testing.assert_close(out, out[:, :3, :3].repeat(1, 2, 3, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "resized"), [(80, 14), (3, 7), (1, 4), (7, 7), (5, 2)])
+def test_resizing_is_bicubic(size: int, resized: int) -> None:
+    """The matrix along a side does what PyTorch's bicubic interpolation does."""
+    x = torch.randn(1, 2, size, 6, dtype=torch.float64)
+    expected = F.interpolate(x, size=(resized, 6), mode="bicubic")
+    torch.testing.assert_close(cubic(size, resized).double() @ x, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("impl", ["eager", "fused"])

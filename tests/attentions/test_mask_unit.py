@@ -22,7 +22,9 @@ LOOPS = [
     case("mask_unit", 8, 2, height, width, window_size=size)
     for height, width, size in ((4, 6, 2), (5, 3, 2), (3, 4, 0))
 ]
-REFUSED = [(case("mask_unit", 8, 2, 4, 4, window_size=-1), "window_size must be at least 0, got -1")]
+REFUSED = [
+    (case("mask_unit", 8, 2, 4, 4, window_size=-1), "window_size must be at least 0, got -1")
+]
 
 
 def sees(draw: Draw, row: int, column: int) -> Tensor:
@@ -58,9 +60,7 @@ def unrolled(x: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 4), (6, 4, 2), (5, 7, 0)])
 def test_is_timms(height: int, width: int, size: int) -> None:
     """timm's MaskUnitAttention inside units, on tokens in its order, and over the whole map."""
-    theirs = MaskUnitAttention(
-        24, 24, 3, window_size=size * size, use_mask_unit_attn=size > 0
-    )
+    theirs = MaskUnitAttention(24, 24, 3, window_size=size * size, use_mask_unit_attn=size > 0)
 
     def call(module: Any, x: Tensor) -> Tensor:
         if size == 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import MultiQueryAttention2d
+from timm.layers.attention2d import MultiQueryAttention2d
 from torch import Tensor
 
 from tests.attentions.beside_timm import assert_is_timms, channels_first
