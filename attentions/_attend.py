@@ -15,6 +15,10 @@ FeatureMap = Float[Tensor, "batch height width dim"]
 # The queries, keys or values of each head.
 Heads = Float[Tensor, "batch heads tokens head_dim"]
 
+# With queries of 16 and values of 82 channels, on a CPU: where an image has fewer scores, the
+# equation is faster, at 784 tokens by a quarter; at 3136 the kernel is, by a third.
+_MANY_SCORES = 2**20
+
 
 def attend(
     q: Float[Tensor, "*batch heads queries head_dim"],
@@ -33,11 +37,15 @@ def attend(
     """
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    if impl == "eager":
+    # The kernel of a CPU needs queries and values of one width.
+    narrower = v.shape[-1] - q.shape[-1] if q.is_cpu else 0
+    if impl == "eager" or (narrower > 0 and q.shape[-2] * k.shape[-2] < _MANY_SCORES):
         scores = (q * scale) @ k.transpose(-2, -1)
         if bias is not None:
             scores = scores + bias
         return scores.softmax(dim=-1) @ v
+    if narrower > 0:  # zeros change no score, and cost less than so many scores in memory
+        q, k = F.pad(q, (0, narrower)), F.pad(k, (0, narrower))
     # The fused kernels take one batch dimension and repeat a bias along it without a copy. So
     # windows count as images, or, where each has a bias of its own, as heads. An expanded bias
     # would be copied on CUDA, which pads the rows of the bias that it gets to multiples of eight.

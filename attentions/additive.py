@@ -68,6 +68,7 @@ def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
 ATTENTION = AttentionSpec(
     module=Additive,
     params=Params,
+    family="linear",
     paper=Paper(
         title="SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile "
         "Vision Applications",

@@ -70,15 +70,26 @@ class CascadedGroup(nn.Module):
         x = pad_to_multiple(x, *self.window)
         padded = Grid(x.shape[1], x.shape[2])
         images = partition(x, *self.window).flatten(0, 1).unflatten(1, self.window)
-        windows = self._fused(images) if self.impl == "fused" else self._equations(images)
+        joined = self.cascade(images.permute(0, 3, 1, 2))
+        if self.impl == "eager":
+            windows = self.proj(joined).permute(0, 2, 3, 1)
+        else:
+            projection = self.proj[1]
+            assert isinstance(projection, ConvNorm)
+            joined = F.relu(joined, inplace=not torch.is_grad_enabled())
+            windows = projection.fused(joined.permute(0, 2, 3, 1))
         out = windows.flatten(1, 2).unflatten(0, (len(x), -1))
         return merge(out, *self.window, padded)[:, :height, :width]
 
-    def _equations(self, x: FeatureMap) -> FeatureMap:
-        """Of windows as images."""
+    def cascade(
+        self, windows: Float[Tensor, "windows dim height width"]
+    ) -> Float[Tensor, "windows dim height width"]:
+        """The outputs of all heads, one after the other.
+
+        Their batch norms are not folded here: at a head's width that takes as long as the norm.
+        """
         biases = self.attention_biases[:, self.attention_bias_idxs]
-        image = x.permute(0, 3, 1, 2)
-        groups = image.chunk(self.num_heads, dim=1)
+        groups = windows.chunk(self.num_heads, dim=1)
         outputs: list[Tensor] = []
         for head, (qkv, dw) in enumerate(zip(self.qkvs, self.dws, strict=True)):
             group = groups[head] + outputs[-1] if outputs else groups[head]
@@ -87,26 +98,7 @@ class CascadedGroup(nn.Module):
             q, k, v = (part.flatten(2).mT for part in (dw(q), k, v))
             mixed = self._attend(q, k, v, biases[head])
             outputs.append(mixed.mT.unflatten(2, self.window))
-        return self.proj(torch.cat(outputs, dim=1)).permute(0, 2, 3, 1)
-
-    def _fused(self, x: FeatureMap) -> FeatureMap:
-        """Channels last, batch norms folded into the products and convolutions."""
-        biases = self.attention_biases[:, self.attention_bias_idxs]
-        groups = x.chunk(self.num_heads, dim=-1)
-        outputs: list[Tensor] = []
-        for head, (qkv, dw) in enumerate(zip(self.qkvs, self.dws, strict=True)):
-            assert isinstance(qkv, ConvNorm)
-            assert isinstance(dw, ConvNorm)
-            group = groups[head] + outputs[-1] if outputs else groups[head]
-            parts = (self.key_dim, self.key_dim, group.shape[3])
-            q, k, v = qkv.fused(group).split(parts, dim=-1)
-            q, k, v = (part.flatten(1, 2) for part in (dw.fused(q), k, v))
-            mixed = self._attend(q, k, v, biases[head])
-            outputs.append(mixed.unflatten(1, self.window))
-        joined = F.relu(torch.cat(outputs, dim=-1), inplace=not torch.is_grad_enabled())
-        projection = self.proj[1]
-        assert isinstance(projection, ConvNorm)
-        return projection.fused(joined)
+        return torch.cat(outputs, dim=1)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Float[Tensor, "tokens tokens"]
@@ -164,6 +156,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=CascadedGroup,
     params=Params,
+    family="window",
     paper=Paper(
         title="EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention",
         arxiv="2305.07027",
@@ -180,7 +173,7 @@ ATTENTION = AttentionSpec(
         32: {"window_size": 7, "key_dim": 16, "kernel_size": 7, "kernel_step": 2},
     },
     impls=("eager", "fused"),
-    kernels="scaled_dot_product_attention head by head; batch norms folded into the products",
+    kernels="scaled_dot_product_attention head by head, one product for the projection",
     macs=macs,
     computed=computed,
     unsupported=unsupported,

@@ -130,6 +130,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=ConvAttention,
     params=Params,
+    family="reduced",
     paper=Paper(
         title="CPUBone: Efficient Vision Backbone Design for Devices with Low Parallelization "
         "Capabilities",

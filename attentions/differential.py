@@ -114,6 +114,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Differential,
     params=Params,
+    family="global",
     paper=Paper(
         title="Differential Transformer",
         arxiv="2410.05258",

@@ -127,6 +127,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=FocalModulation,
     params=Params,
+    family="convolution",
     paper=Paper(
         title="Focal Modulation Networks",
         arxiv="2203.11926",

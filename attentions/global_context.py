@@ -220,6 +220,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=GlobalContext,
     params=Params,
+    family="window",
     paper=Paper(
         title="Global Context Vision Transformers",
         arxiv="2206.09959",

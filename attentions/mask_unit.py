@@ -81,6 +81,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=MaskUnit,
     params=Params,
+    family="window",
     paper=Paper(
         title="Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles",
         arxiv="2306.00989",

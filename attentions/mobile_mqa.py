@@ -157,6 +157,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=MobileMQA,
     params=Params,
+    family="reduced",
     paper=Paper(
         title="MobileNetV4: Universal Models for the Mobile Ecosystem",
         arxiv="2404.10518",

@@ -126,6 +126,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=RepMixer,
     params=Params,
+    family="convolution",
     paper=Paper(
         title="FastViT: A Fast Hybrid Vision Transformer using Structural Reparameterization",
         arxiv="2303.14189",

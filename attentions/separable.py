@@ -146,6 +146,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=Separable,
     params=Params,
+    family="linear",
     paper=Paper(
         title="Separable Self-attention for Mobile Vision Transformers",
         arxiv="2206.02680",

@@ -64,11 +64,9 @@ class SingleHead(nn.Module):
         return attend(q, k, v, impl=self.impl).squeeze(1)
 
     def _fused(self, x: FeatureMap) -> FeatureMap:
-        """Channels last; with one group, the group norm is a norm over all but the batch."""
+        """Channels last, batch norms folded into the products."""
         attends, waits = x.split((self.pdim, x.shape[3] - self.pdim), dim=-1)
-        variance, mean = torch.var_mean(attends, dim=(1, 2, 3), correction=0, keepdim=True)
-        attends = (attends - mean) * (variance + self.pre_norm.eps).rsqrt()
-        attends = attends * self.pre_norm.weight + self.pre_norm.bias
+        attends = self.pre_norm(attends.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         mixed = self._attend(self.qkv.fused(attends).flatten(1, 2)).view(attends.shape)
         joined = torch.cat((mixed, waits), dim=-1)
         joined = joined.relu() if torch.is_grad_enabled() else joined.relu_()
@@ -106,6 +104,7 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
 ATTENTION = AttentionSpec(
     module=SingleHead,
     params=Params,
+    family="global",
     paper=Paper(
         title="SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design",
         arxiv="2401.16456",
@@ -126,7 +125,8 @@ ATTENTION = AttentionSpec(
         "the paper's share is 1/4.67; the authors' models round it by hand: 32 of 128, 48 of 224, "
         "66 or 68 of 308 or 320, 72 of 336, 96 of 448",
         "the norm before it is over all tokens and all attending channels at once",
-        "values are wider than queries and keys, which no flash kernel takes on a CPU",
+        "values are wider than queries and keys, which the kernel of a CPU does not take: fused runs "
+        "the equation on small maps, and fills queries and keys up with zeros on large ones",
         "batch norms: measured in eval mode, with their running statistics",
         "heads have no meaning here: num_heads changes nothing",
     ),

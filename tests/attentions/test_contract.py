@@ -33,7 +33,15 @@ EVERY_IMPL = [
 ]
 
 SQUARE, ODD, OBLONG = Grid(8, 8), Grid(7, 7), Grid(12, 5)
-AWKWARD = (Grid(1, 1), Grid(2, 3), Grid(13, 29), Grid(50, 80))
+AWKWARD = [
+    pytest.param(grid, id=f"{grid.height}x{grid.width}", marks=marks)
+    for grid, marks in (
+        (Grid(1, 1), ()),
+        (Grid(2, 3), ()),
+        (Grid(13, 29), ()),
+        (Grid(50, 80), pytest.mark.slow),
+    )
+]
 
 # Mechanisms in which one image changes the output of another, by their authors' definition.
 # (performer does under its setting key_max="batch", which its own tests hold.)
@@ -61,6 +69,16 @@ def first_draw(name: str, *grids: Grid) -> Draw:
         for draw in draws_on(name, grid, 1):
             return draw
     raise AssertionError(f"{name} supports none of {', '.join(map(str, grids))}")
+
+
+def small_draw(name: str) -> Draw:
+    """The narrowest of some supported cases with more than one head, where one has: for what takes
+    longer the more operators there are, and not the wider they are.
+    """
+    for grid in (OBLONG, SQUARE):
+        if cases := draws_on(name, grid, 10):
+            return min(cases, key=lambda draw: (draw.num_heads == 1, draw.num_heads, draw.dim))
+    raise AssertionError(f"{name} supports neither {OBLONG} nor {SQUARE}")
 
 
 def reference(draw: Draw, module: nn.Module) -> nn.Module:
@@ -159,7 +177,7 @@ def any_parameter(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-@pytest.mark.parametrize("side", [14, 64])
+@pytest.mark.parametrize("side", [14, 32, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_is_within_its_budget(name: str, dtype: torch.dtype, side: int) -> None:
@@ -187,7 +205,7 @@ def copy_into(module: nn.Module, source: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("grid", AWKWARD, ids=lambda grid: f"{grid.height}x{grid.width}")
+@pytest.mark.parametrize("grid", AWKWARD)
 @pytest.mark.parametrize("name", NAMES)
 def test_awkward_grids_run_or_say_why_not(name: str, grid: Grid) -> None:
     """Tiny, prime and large oblong maps: equal to the equations in fp64, or a reason in words."""
@@ -209,7 +227,7 @@ def test_awkward_grids_run_or_say_why_not(name: str, grid: Grid) -> None:
 @pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
 def test_compiles_to_one_graph(name: str, impl: str) -> None:
     """torch.compile with fullgraph=True succeeds and changes nothing."""
-    draw = first_draw(name, OBLONG, SQUARE)
+    draw = small_draw(name)
     module, x = shake(draw.build(impl)), draw.input(batch=2)
     torch.compiler.reset()
     with torch.no_grad():
@@ -220,7 +238,7 @@ def test_compiles_to_one_graph(name: str, impl: str) -> None:
 @pytest.mark.parametrize(("name", "impl"), EVERY_IMPL)
 def test_exports(name: str, impl: str) -> None:
     """torch.export succeeds and changes nothing."""
-    draw = first_draw(name, OBLONG, SQUARE)
+    draw = small_draw(name)
     module, x = shake(draw.build(impl)), draw.input(batch=2)
     with torch.no_grad():
         exported = torch.export.export(module, (x,))
