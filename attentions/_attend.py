@@ -15,9 +15,9 @@ FeatureMap = Float[Tensor, "batch height width dim"]
 # The queries, keys or values of each head.
 Heads = Float[Tensor, "batch heads tokens head_dim"]
 
-# With queries of 16 and values of 82 channels, on a CPU: where an image has fewer scores, the
-# equation is faster, at 784 tokens by a quarter; at 3136 the kernel is, by a third.
-_MANY_SCORES = 2**20
+# Where values are wider than queries, on a CPU: up to here the equation is as fast as the kernel,
+# and beyond it the scores of a head take more than 64 MB in fp32.
+_MANY_SCORES = 2**24
 
 
 def attend(

@@ -32,12 +32,13 @@ class ConvNorm(nn.Module):
         return self.bn(self.c(x))
 
     def fused(self, x: FeatureMap) -> Float[Tensor, "batch height width out_channels"]:
-        """The same of a channels-last map: in eval mode one product or convolution."""
+        """The same of a channels-last map: in eval mode one convolution.
+
+        Also of 1 x 1, which on windows of 7 x 7 takes oneDNN half of the time of a matrix product.
+        """
         if self.training:  # the norm needs the statistics of the whole batch
             return self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         weight, bias = folded(self.c, self.bn)
-        if self.c.kernel_size == (1, 1) and self.c.groups == 1:
-            return F.linear(x, weight.flatten(1), bias)
         return convolve(x, weight, bias, groups=self.c.groups)
 
 

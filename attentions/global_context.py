@@ -145,7 +145,8 @@ class GlobalContext(nn.Module):
             image = x.permute(0, 3, 1, 2)
         else:
             image = self.to_q_global(x.permute(0, 3, 1, 2))
-        return self._resized(image).flatten(2).mT
+        # With channels apart in memory, as after resizing, the kernel takes twice as long.
+        return self._resized(image).flatten(2).mT.contiguous()
 
     def _resized(self, image: Image) -> Float[Tensor, "batch dim window_height window_width"]:
         """The summary as large as the window, by products along both sides."""

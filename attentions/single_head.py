@@ -125,8 +125,8 @@ ATTENTION = AttentionSpec(
         "the paper's share is 1/4.67; the authors' models round it by hand: 32 of 128, 48 of 224, "
         "66 or 68 of 308 or 320, 72 of 336, 96 of 448",
         "the norm before it is over all tokens and all attending channels at once",
-        "values are wider than queries and keys, which the kernel of a CPU does not take: fused runs "
-        "the equation on small maps, and fills queries and keys up with zeros on large ones",
+        "values are wider than queries and keys, which the kernel of a CPU does not take: there "
+        "fused runs the equation on small maps, and fills up with zeros on large ones",
         "batch norms: measured in eval mode, with their running statistics",
         "heads have no meaning here: num_heads changes nothing",
     ),
