@@ -23,6 +23,8 @@ EQUAL: list[tuple[str, dict[str, Any], str, dict[str, Any], tuple[Grid, ...]]] =
     ("twins_lsa", {"window_size": 7}, "msa", {}, (Grid(7, 7),)),
     ("neighborhood", {"kernel_size": 3} | UNBIASED, "msa", {}, (Grid(3, 3),)),
     ("neighborhood", {"kernel_size": 11} | UNBIASED, "msa", {}, (Grid(11, 11),)),
+    ("mask_unit", {"window_size": 0}, "msa", {}, UP_TO_SEVEN),
+    ("mask_unit", {"window_size": 3}, "twins_lsa", {"window_size": 3}, (Grid(3, 3), Grid(6, 9))),
     # Twins' are Swin's windows and PVT's reduction.
     (
         "twins_lsa",
