@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 _ORDER = (
     "msa hilo window shifted_window sra linear_sra cross_window neighborhood grid xca "
     "twins_lsa twins_gsa dat focal quadtree lka gnconv performer linformer efficient "
-    "relu_linear pooling",
+    "relu_linear pooling additive separable single_head repmixer focal_modulation mobile_mqa "
+    "differential cascaded_group global_context mask_unit conv_attention agent",
     "resnet50 litv2_s swin_tiny pvt_v2_b2 convnext_tiny twins_pcpvt_small twins_svt_small "
     "xcit_small_12_p16 coatnet_0 cait_xs24 tnt_s maxvit_tiny efficientvit_b1 poolformer_s24 "
     "vit_small litv2_m litv2_b",
@@ -118,7 +119,7 @@ def style_of(subject: str) -> Style:
     index = _INDEX.get(subject)
     if index is None:
         digest = hashlib.sha256(subject.encode()).digest()
-        index = len(_PALETTE) * 2 + digest[0] % len(_PALETTE)
+        index = len(_PALETTE) * 4 + digest[0] % len(_PALETTE)
     cycle, colour = divmod(index, len(_PALETTE))
     line = LINES[1 if subject in _DASHED else cycle % len(LINES)]
     return Style(_PALETTE[colour], _MARKERS[(index + cycle * 3) % len(_MARKERS)], line)
