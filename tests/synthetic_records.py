@@ -144,8 +144,9 @@ def many(count: int, seed: int = 0) -> list[Record]:
     rng = np.random.default_rng(seed)
     names = attentions.names()
     speeds = {name: 0.005 * 1.1**k for k, name in enumerate(names)}
-    growths = {name: 1 + (7 * k % 22) / 40 for k, name in enumerate(names)}
-    macs = {name: 1 + (5 * k % 22) / 10 for k, name in enumerate(names)}
+    several = len(names)
+    growths = {name: 1 + 0.55 * (7 * k % several) / several for k, name in enumerate(names)}
+    macs = {name: 1 + 2.2 * (5 * k % several) / several for k, name in enumerate(names)}
     latency_s = power_law(speeds, growths)
     return [
         record(
