@@ -52,12 +52,15 @@ class Additive(nn.Module):
         return self.final(self.Proj(global_query * key) + query).view(x.shape)
 
     def _fused(self, query: Tensor, key: Tensor, scores: Tensor) -> Tensor:
-        """The global query is a product, and the residual is added in that of Proj."""
+        """The global query is a product, and the residual is added in that of Proj.
+
+        The bias of Proj meets that of final: final(y + b) is y times its weights, plus final(b).
+        """
         global_query = scores.transpose(1, 2) @ query
         key = global_query * key if torch.is_grad_enabled() else key.mul_(global_query)
         added = torch.addmm(query.flatten(0, 1), key.flatten(0, 1), self.Proj.weight.T)
-        bias = torch.addmv(self.final.bias, self.final.weight, self.Proj.bias)
-        return F.linear(added, self.final.weight, bias)
+        bias = self.final(self.Proj.bias[None])
+        return F.linear(added, self.final.weight, bias[0])
 
 
 def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:
