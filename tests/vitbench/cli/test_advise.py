@@ -69,7 +69,7 @@ def test_an_answer_says_all_that_is_asked(vitbench: Vitbench) -> None:
         "--turns",
     ):
         assert line in out.splitlines()
-    assert re.search(r"- attentions cross_window, .* and \d+ more: .* with vitbench run ", out)
+    assert re.search(r"- attentions additive, .* and \d+ more: .* with vitbench run ", out)
 
 
 def test_the_commands_of_an_answer_are_commands(vitbench: Vitbench) -> None:
