@@ -31,7 +31,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("attentions", "vitbench", "reports/published"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tree / "tests").mkdir()
-    for name in ("tests/__init__.py", "tests/docs.py"):
+    for name in ("tests/__init__.py", "tests/docs.py", "tests/docs_runtimes.py"):
         shutil.copy(ROOT / name, tree / name)
     for path, (page, mark) in FILES.items():
         text = (ROOT / page).read_text(encoding="utf-8")

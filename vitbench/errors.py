@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class BadInput(ValueError):
@@ -44,8 +47,9 @@ def check_writable(path: Path, fault: type[BadInput | StorageFull] = StorageFull
 
 
 def first_line(error: BaseException, limit: int = 500) -> str:
-    """Of its message, at most so many characters: a row is for reading."""
+    """Of its message, at most so many characters and no colours: a row is for reading."""
     text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
+    text = _COLOURS.sub("", text)
     lines = text.strip().splitlines()
     return lines[0][:limit] if lines else "no message"
 

@@ -433,12 +433,12 @@ def test_several_runs(vitbench_here: Vitbench, folder: Path, first: Answer, tmp_
     assert (
         vitbench_here("table", str(run), "copy.csv").out == f"\n{run}:\n\n{one}\ncopy.csv:\n\n{one}"
     )
-    copy.write_text("".join(copy.read_text().splitlines(keepends=True)[:2]))  # one row, one chart
+    copy.write_text("".join(copy.read_text().splitlines(keepends=True)[:2]))  # one row
     drawn = vitbench_here("plot", "copy.csv").out.splitlines()
-    assert drawn == ["copy-plots/throughput-bars.png"]
-    assert (tmp_path / drawn[0]).is_file()
-    drawn = vitbench_here("plot", "copy.csv", "--out", "here").out.splitlines()
-    assert drawn == ["here/throughput-bars.png"]
+    assert "copy-plots/throughput-bars.png" in drawn
+    assert all((tmp_path / name).is_file() for name in drawn)
+    there = vitbench_here("plot", "copy.csv", "--out", "here").out.splitlines()
+    assert there == [name.replace("copy-plots", "here") for name in drawn]
 
 
 def test_a_run_that_was_killed(vitbench_here: Vitbench, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_what_does_not_convert(tmp_path: Path) -> None:
         ("msa --runtime openvino,onnxruntime", "got 'openvino,onnxruntime'"),
         (
             "msa --runtime compile",
-            "one that converts: aotinductor, executorch, onnxruntime, openvino; got 'compile'",
+            "one that converts: aotinductor, executorch, onnxruntime, openvino, tensorrt; got 'compile'",
         ),
         ("msa --runtime openvino --out m.onnx", "--out of openvino ends in .xml, got m.onnx"),
         ("msa --runtime openvino --out there.xml", "there.xml exists; choose another --out"),
@@ -127,7 +127,7 @@ def test_what_does_not_convert(tmp_path: Path) -> None:
         ("msa --runtime openvino --dim 96,192", "convert makes one file, and these options name 2"),
         ("mssa --runtime openvino", "no mechanism or backbone is called 'mssa'; nearest: msa"),
         ("msa --runtime openvino --param a=1", "msa has no parameter 'a'"),
-        ("msa --runtime openvino --dtype bf16", "openvino computes in float32 here, got bfloat16"),
+        ("msa --runtime openvino --dtype fp64", "got float64"),
         ("hilo --runtime openvino --param alpha", "--param takes KEY=VALUE"),
     ],
 )
