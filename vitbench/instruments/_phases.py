@@ -16,6 +16,8 @@ from vitbench.instruments._dispatch import uncompiled
 
 _PRODUCTS = {"addmm", "mm", "bmm", "baddbmm", "linear", "matmul", "einsum", "_linear_pointwise"}
 _CONVOLUTIONS = {"convolution", "conv1d", "conv2d", "_convolution_pointwise"}
+# Whole attention in one operator.
+_KERNELS = ("scaled_dot_product", "flash_attention", "flex_attention")
 _SOFTMAX = {"softmax", "_softmax"}
 _MOVING = {
     "copy_",
@@ -65,6 +67,8 @@ def seconds(workload: Workload) -> Mapping[str, float]:
 class _Timed(TorchDispatchMode):
     """Times each operator, and follows the data: what a tensor holds is known by its storage."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, weights: Sequence[Tensor], synchronize: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch has not typed it
         self.spent_s: dict[str, float] = {}
@@ -113,7 +117,7 @@ def classify(name: str, stage: int, is_weighted: bool, kernel: Sequence[int]) ->
     kernel       the size of a convolution's; a convolution of 1 x 1 is a product
     """
     is_product = name in _PRODUCTS or (name in _CONVOLUTIONS and set(kernel) <= {1})
-    if "scaled_dot_product" in name or "flash_attention" in name:
+    if any(kernel_name in name for kernel_name in _KERNELS):
         return "kernel", _AFTER
     if is_product and is_weighted:
         return ("output" if stage == _AFTER else "projections"), stage
