@@ -118,7 +118,8 @@ def test_what_does_not_convert(tmp_path: Path) -> None:
         ("msa --runtime openvino,onnxruntime", "got 'openvino,onnxruntime'"),
         (
             "msa --runtime compile",
-            "one that converts: aotinductor, executorch, onnxruntime, openvino, tensorrt; got 'compile'",
+            "one that converts: aotinductor, executorch, onnxruntime, openvino, tensorrt; "
+            "got 'compile'",
         ),
         ("msa --runtime openvino --out m.onnx", "--out of openvino ends in .xml, got m.onnx"),
         ("msa --runtime openvino --out there.xml", "there.xml exists; choose another --out"),
