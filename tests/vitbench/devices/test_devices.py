@@ -211,6 +211,18 @@ def test_ceilings_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reasons == ("MemoryError: nothing is left",)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_each_product_of_the_ceilings_is_one(dtype: torch.dtype) -> None:
+    """Each library that a rate is taken from multiplies the two matrices, one of them as it lies or
+    transposed, and no less."""
+    a, b = (torch.randn(64, 64, dtype=torch.float64).to(dtype) for _ in range(2))
+    products = [product() for product in cpu.Device().products(a, b)]
+    assert products
+    for product in products:
+        errors = [(product.double() - a.double() @ m.double()).abs().max() for m in (b, b.T)]
+        assert min(errors) < 64 * 8 * torch.finfo(dtype).eps
+
+
 def test_ceilings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of each size, which takes more than no time; the largest is not the fastest."""
     monkeypatch.setattr(cpu.Device, "product_sizes", (64,))
