@@ -70,6 +70,9 @@ def test_a_page_has_every_value_of_the_csv(name: str, tmp_path: Path) -> None:
                 assert str("" if value is None else value).lower() == text.lower()
     samples = read_samples(REPORTS / name)
     for packed, row in zip(content["samples"], rows, strict=True):
+        if not row["latency_s"]:  # it was not measured
+            assert not packed
+            continue
         unit = float(row["latency_s"]) / content["parts"]
         for own, theirs in zip(packed, samples[row["case"]], strict=True):
             assert [part * unit for part in own] == pytest.approx(theirs, abs=unit)
