@@ -192,11 +192,10 @@ def _elsewhere(
 
 def _alike(rows: Sequence[Record], one: Record, axis: str) -> list[Record]:
     """The rows that differ from a row in the size or the batch only, and in what is the answer."""
+    from vitbench.analysis.compare import IDENTITY, MACHINE
     from vitbench.analysis.groups import SIZE, SUBJECT
 
     free = SIZE if axis == "resolution" else (axis,)
-    from vitbench.analysis.compare import IDENTITY, MACHINE
-
     shared = [n for n in (*IDENTITY, *MACHINE) if n not in (*free, *SUBJECT, "runtime")]
     return [row for row in rows if all(row[name] == one[name] for name in shared)]
 
