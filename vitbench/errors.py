@@ -54,11 +54,27 @@ def first_line(error: BaseException, limit: int = 500) -> str:
     return lines[0][:limit] if lines else "no message"
 
 
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, what it was raised from or in the handling of, and so on: the root is the last."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        handled = None if cause.__suppress_context__ else cause.__context__
+        # torch.compile keeps there what its backend raised.
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__ or handled
+    return chain
+
+
 def named(error: BaseException) -> str:
-    """`ValueError: the first line of its message`, and the notes that were added to it."""
-    notes = "; ".join(note.partition("\n")[0][:200] for note in getattr(error, "__notes__", ()))
-    text = f"{type(error).__name__}: {first_line(error, 500 - len(notes[:400]))}"
-    return f"{text}; {notes[:400]}" if notes else text
+    """`ValueError: the first line of its message`, the same of its root, since a library that wraps
+    an error says little of it, and the notes that were added to it; in one line."""
+    root = causes(error)[-1]
+    rest = [] if root is error else [f"raised from {type(root).__name__}: {first_line(root, 250)}"]
+    rest += [note.partition("\n")[0][:200] for note in getattr(error, "__notes__", ())]
+    ending = "; ".join(rest)[:400]
+    text = f"{type(error).__name__}: {first_line(error, 500 - len(ending))}"
+    return f"{text}; {ending}" if ending else text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

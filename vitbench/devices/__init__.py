@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vitbench import listed
-from vitbench.errors import BadInput, named, nearest
+from vitbench.errors import BadInput, causes, named, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -547,11 +547,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, the host's or a device's; also inside what torch.compile raises of it
     and what was raised from it."""
     kinds = [_module(kind).Device for kind in names()]
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        if any(kind.is_out_of_memory(cause) for kind in kinds):
-            return True
-        causes.append(cause)
-        cause = getattr(cause, "inner_exception", None) or cause.__cause__
-    return False
+    return any(kind.is_out_of_memory(cause) for cause in causes(error) for kind in kinds)

@@ -16,7 +16,7 @@ import torch
 from vitbench import devices, instruments, runtimes
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
-from vitbench.errors import BadInput, first_line, named
+from vitbench.errors import BadInput, causes, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
@@ -85,7 +85,7 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
         # A mechanism may raise anything; the sweep goes on, and the row carries the message.
         except (Exception, SystemExit) as error:
             if devices.is_out_of_memory(error):
-                return Failed("out_of_memory", first_line(error))
+                return Failed("out_of_memory", first_line(causes(error)[-1]))
             return Failed("error", named(error))
 
     return guarded_work

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
+from torch import Tensor
 
-from vitbench.runtimes import Subject
+from vitbench.runtimes import Subject, _artifact
 
 # Of onnxscript's rules, those that the runtimes do not apply themselves.
 _RULES = (
@@ -30,15 +32,35 @@ _RULES = (
 )
 
 
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
 def save(subject: Subject, file: Path) -> None:
     """Exports what runs the module, its constants folded and its changes of shape joined."""
+    exported = _artifact.exported(subject).run_decompositions({_ATTENTION: _with_four_dimensions})
     # Not optimize=True: that takes `x + 1e-15` for `x + 0`, and what is divided by it becomes NaN.
-    program = torch.onnx.export(
-        subject.runnable, (subject.x,), dynamo=True, verbose=False, optimize=False
-    )
+    program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False)
     assert program is not None
     optimizer.inline(program.model)
     for _ in range(2):  # what one round joins, the next one folds
         optimizer.fold_constants(program.model)
         rewriter.rewrite(program.model, [getattr(common, f"{rule}_rule") for rule in _RULES])
     program.save(file)
+
+
+def _with_four_dimensions(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """The same attention of tensors (batch, heads, tokens, head_dim): torch exports no other."""
+    if q.ndim == 4:
+        return NotImplemented
+    if mask is not None and mask.ndim > 3:
+        mask = _joined(mask.expand(*q.shape[:-3], *mask.shape[-3:]))
+    output = _ATTENTION(_joined(q), _joined(k), _joined(v), mask, *args, **kwargs)
+    return output.view(*q.shape[:-1], v.shape[-1])
+
+
+def _joined(x: Tensor) -> Tensor:
+    """With one dimension before the last three."""
+    x = x if x.ndim > 2 else x.unsqueeze(0)
+    return x.reshape(-1, *x.shape[-3:])

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import attentions
@@ -206,18 +207,47 @@ class Share(nn.Module):
         return x / (x.sum(dim=-1, keepdim=True) + 1e-15)
 
 
+def converted(module: nn.Module, x: Tensor, runtime: str, folder: Path) -> Tensor:
+    """The output of a module that is not a mechanism's, converted for a runtime."""
+    subject = build.build(case(runtime=runtime), {})
+    subject = dataclasses.replace(subject, module=module, runnable=module, x=x)
+    loaded = cast("runtimes.Converting", runtimes.load(runtime))
+    with torch.inference_mode():
+        _artifact.make(loaded, subject, folder)
+        output = loaded.prepare(subject, folder).call()
+    assert isinstance(output, Tensor)
+    return output
+
+
 @pytest.mark.parametrize("runtime", CONVERTING)
 def test_a_small_term_is_kept(tmp_path: Path, runtime: str) -> None:
     """One that keeps a quotient finite is not taken for zero."""
-    module, folder = Share().eval(), tmp_path / "artifact"
-    subject = build.build(case(runtime=runtime), {})
-    subject = dataclasses.replace(
-        subject, module=module, runnable=module, x=torch.zeros_like(subject.x)
-    )
-    with torch.inference_mode():
-        loaded = cast("runtimes.Converting", runtimes.load(runtime))
-        _artifact.make(loaded, subject, folder)
-        assert torch.equal(loaded.prepare(subject, folder).call(), subject.x)
+    x = torch.zeros(2, 5, 8)
+    assert torch.equal(converted(Share().eval(), x, runtime, tmp_path / "artifact"), x)
+
+
+class Shapes(nn.Module):
+    """Attention without a dimension for heads, and with one for windows, whose masks differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks = nn.Buffer(torch.randn(3, 1, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, 2)
+        mixed = F.scaled_dot_product_attention(tokens, tokens, tokens, scale=0.5).view_as(x)
+        return mixed + F.scaled_dot_product_attention(x, x, x, self.masks)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "onnxruntime")) for name in CONVERTING],
+)
+def test_attention_of_any_shape(tmp_path: Path, runtime: str) -> None:
+    """Not only of (batch, heads, tokens, head_dim): timm's Twins has windows beside the heads."""
+    module, x = Shapes().eval(), torch.randn(2, 3, 4, 6, 8)
+    output = converted(module, x, runtime, tmp_path / "artifact")
+    assert torch.allclose(output, module(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", CONVERTING)
