@@ -19,6 +19,7 @@ _SUBJECT = ("attention", "backbone", "settings", "impl")
 # What every dtype's gain is over: the default runtime in this one.
 BASE_DTYPE = "float32"
 _SETTING = tuple(name for name in (*IDENTITY, *MACHINE) if name not in ("runtime", *_SUBJECT))
+_WITHOUT_DTYPE = tuple(name for name in _SETTING if name != "dtype")
 
 Rows = Mapping[str, Record]
 
@@ -27,12 +28,15 @@ Rows = Mapping[str, Record]
 class Comparison:
     """The cases of one setting that several runtimes were asked for.
 
-    runtimes  those that measured something, the default first
-    subjects  for each mechanism or backbone its rows by runtime, measured or not
+    runtimes    those that measured something, the default first
+    subjects    for each mechanism or backbone its rows by runtime, measured or not; those of the
+                setting first
+    base_dtype  of the rows of the default runtime, where that was not asked for the setting's
     """
 
     runtimes: tuple[str, ...]
     subjects: tuple[Rows, ...]
+    base_dtype: str = ""
 
     @property
     def rows(self) -> list[Record]:
@@ -86,12 +90,9 @@ class Swap:
 
 def gains(records: Iterable[Record]) -> list[list[Gain]]:
     """Of each setting the subjects whose base may be trusted, in the order of the rows."""
-    names = tuple(name for name in _SETTING if name != "dtype")
     found: dict[object, dict[object, list[Record]]] = {}
     for row in filter(is_trusted, records):
-        setting, subject = (
-            tuple(str(row[name] or "") for name in own) for own in (names, _SUBJECT)
-        )
+        setting, subject = (_values(row, names) for names in (_WITHOUT_DTYPE, _SUBJECT))
         found.setdefault(setting, {}).setdefault(subject, []).append(row)
     settings = [[*filter(None, map(_gain, subjects.values()))] for subjects in found.values()]
     return [own for own in settings if own]
@@ -108,21 +109,41 @@ def _is_base(row: Record) -> bool:
 
 
 def comparisons(records: Iterable[Record]) -> list[Comparison]:
-    """One for each setting in which two runtimes or more measured something."""
+    """One for each setting in which two runtimes or more measured something. Where nobody asked for
+    the default runtime in the dtype of a setting, as in int8, its rows in BASE_DTYPE stand there.
+    """
     settings: dict[object, dict[object, dict[str, Record]]] = {}
+    bases: dict[object, Record] = {}
     for record in records:
         setting, subject = (_values(record, names) for names in (_SETTING, _SUBJECT))
         rows = settings.setdefault(setting, {}).setdefault(subject, {})
         rows[str(record["runtime"])] = record
-    found = []
-    for subjects in settings.values():
-        cells = [row for rows in subjects.values() for row in rows.values()]
-        measured = {str(row["runtime"]) for row in cells if row["status"] == MEASURED}
-        if len(measured) > 1:
-            ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
-            names = tuple(name for name in ordered if name in measured)
-            found.append(Comparison(names, tuple(subjects.values())))
-    return found
+        if _is_base(record):
+            bases[_without_dtype(record)] = record
+    compared = (_comparison(subjects, bases) for subjects in settings.values())
+    return [one for one in compared if len(one.runtimes) > 1]
+
+
+def _comparison(
+    subjects: Mapping[object, dict[str, Record]], bases: Mapping[object, Record]
+) -> Comparison:
+    """Of one setting, which has at least one row of each subject."""
+    base_dtype = ""
+    if not any(runtimes.DEFAULT in rows for rows in subjects.values()):
+        for rows in subjects.values():
+            base = bases.get(_without_dtype(next(iter(rows.values()))))
+            if base is not None:
+                rows[runtimes.DEFAULT], base_dtype = base, BASE_DTYPE
+    cells = [row for rows in subjects.values() for row in rows.values()]
+    measured = {str(row["runtime"]) for row in cells if row["status"] == MEASURED}
+    ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
+    names = tuple(name for name in ordered if name in measured)
+    return Comparison(names, tuple(subjects.values()), base_dtype)
+
+
+def _without_dtype(row: Record) -> tuple[str, ...]:
+    """Its setting and subject, apart from the dtype."""
+    return _values(row, (*_WITHOUT_DTYPE, *_SUBJECT))
 
 
 def _values(row: Record, names: Iterable[str]) -> tuple[str, ...]:

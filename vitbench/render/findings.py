@@ -38,7 +38,9 @@ def _of(comparison: Comparison) -> list[str]:
     levels: dict[str, list[str]] = {}
     for one in best:
         used = [str(row["runtime"]) for row in one.rows]
-        level = " or ".join(name for name in comparison.runtimes if name in used)
+        level = " or ".join(
+            labels.runtime_in(comparison, name) for name in comparison.runtimes if name in used
+        )
         level += ", alike within noise" if len(used) > 1 else ""
         levels.setdefault(level, []).append(names[id(one.rows[0])])
     found = [
@@ -49,13 +51,14 @@ def _of(comparison: Comparison) -> list[str]:
     if speedups:
         mean = stats.geometric_mean(speedups)
         found.append(
-            f"the fastest is {mean:.2f} times as fast as {runtimes.DEFAULT}"
+            f"the fastest is {mean:.2f} times as fast as "
+            + labels.runtime_in(comparison, runtimes.DEFAULT)
             + (f": the geometric mean of {len(speedups)}" if len(speedups) > 1 else "")
         )
     # The pairs grow with the square of the subjects, and nobody reads so many.
     swaps = across_runtimes.swaps(comparison) if len(comparison.subjects) <= _MOST_SUBJECTS else []
     told = _varied(swaps, names)
-    found += [_sentence(swap, names) for swap in told]
+    found += [_sentence(swap, names, comparison) for swap in told]
     if (more := len(swaps) - len(told)) > 0:
         found.append(f"{more} more pairs change their order between runtimes")
     measured = [row for row in comparison.rows if row["status"] == MEASURED]
@@ -86,12 +89,13 @@ def _varied(swaps: Sequence[Swap], names: Mapping[int, str]) -> list[Swap]:
     return told
 
 
-def _sentence(swap: Swap, names: Mapping[int, str]) -> str:
+def _sentence(swap: Swap, names: Mapping[int, str], comparison: Comparison) -> str:
     one, other = (names[id(rows[swap.ahead])] for rows in (swap.one, swap.other))
     ahead, behind = (_times(swap.one, swap.other, name) for name in (swap.ahead, swap.behind))
+    first, second = (labels.runtime_in(comparison, name) for name in (swap.ahead, swap.behind))
     return (
-        f"{one} is faster than {other} in {swap.ahead} ({ahead:.2f} times) and slower in "
-        f"{swap.behind} ({behind:.2f} times)"
+        f"{one} is faster than {other} in {first} ({ahead:.2f} times) and slower in {second} "
+        f"({behind:.2f} times)"
     )
 
 

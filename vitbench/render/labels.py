@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vitbench import runtimes
 from vitbench.analysis.across_runtimes import Comparison
 from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.case import Resolution
@@ -56,6 +57,13 @@ def subjects_of(comparison: Comparison) -> list[str]:
         f"{name} {record['impl']}" if count[name] > 1 else name
         for name, record in zip(bare, records, strict=True)
     ]
+
+
+def runtime_in(comparison: Comparison, name: str) -> str:
+    """What a runtime is called in it: `openvino`, or `eager float32` where that stands for a dtype
+    in which nobody asked for it."""
+    is_base = name == runtimes.DEFAULT
+    return f"{name} {comparison.base_dtype}".strip() if is_base else name
 
 
 def settings_of(comparisons: Sequence[Comparison]) -> list[str]:

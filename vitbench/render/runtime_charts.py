@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -66,14 +67,15 @@ def heat_map(comparison: Comparison, words: str, caption: str) -> Figure:
         _draw_row(axes, y, comparison.subjects[index], columns, base, reach, best)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(order) - 0.5, -0.5)
-    titles = [f"{name}\nms a call" if name == base else name for name in columns]
+    titles = _titles(comparison, columns)
+    titles[0] += "\nms a call"
     axes.set_xticks(range(len(columns)), titles, fontsize=9)
     axes.set_yticks(range(len(order)), [names[i] for i in order], fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"Speed over {base} at {words}", pad=12)
+    axes.set_title(f"Speed over {labels.runtime_in(comparison, base)} at {words}", pad=12)
     scale = ScalarMappable(LogNorm(1 / reach, reach), _COLOURS)
     bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 6 / len(order)), aspect=14, pad=0.02)
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -84,6 +86,11 @@ def heat_map(comparison: Comparison, words: str, caption: str) -> Figure:
     bar.outline.set_visible(False)
     style.caption_below(figure, "\n".join([caption, *_key(comparison, best)]))
     return figure
+
+
+def _titles(comparison: Comparison, columns: Iterable[str]) -> list[str]:
+    """Of columns, each a runtime; a dtype of its own in a second line."""
+    return [labels.runtime_in(comparison, name).replace(" ", "\n") for name in columns]
 
 
 def _label_size(names: Sequence[str], least_height: float) -> tuple[float, float]:
@@ -173,7 +180,9 @@ def ranks(comparison: Comparison, words: str, caption: str) -> Figure | None:
         return None
     names = labels.subjects_of(comparison)
     wrapped = [style.wrapped(name) for name in names]
-    shown = Comparison(tuple(columns), tuple(subjects[i] for i in drawn))
+    shown = dataclasses.replace(
+        comparison, runtimes=tuple(columns), subjects=tuple(subjects[i] for i in drawn)
+    )
     swaps = across_runtimes.swaps(shown)
     moved = {id(row) for swap in swaps for rows in (swap.one, swap.other) for row in rows.values()}
     places = {name: [i for i in _by_speed(comparison, name) if i in drawn] for name in columns}
@@ -208,7 +217,7 @@ def ranks(comparison: Comparison, words: str, caption: str) -> Figure | None:
             )
     axes.set_xlim(-0.05, len(columns) - 0.95)
     axes.set_ylim(len(drawn) + 0.6, 0.4)
-    axes.set_xticks(range(len(columns)), columns, fontsize=9)
+    axes.set_xticks(range(len(columns)), _titles(comparison, columns), fontsize=9)
     axes.xaxis.tick_top()
     axes.set_yticks([])
     axes.tick_params(length=0)
@@ -229,7 +238,9 @@ def _left_out(
 ) -> list[str]:
     """What the ranks are of, a line each."""
     lines = ["coloured: changes places with another, beyond noise and in rows of trust A and B"]
-    few = [name for name in comparison.runtimes if name not in columns]
+    few = [
+        labels.runtime_in(comparison, name) for name in comparison.runtimes if name not in columns
+    ]
     if few:
         lines.append(f"without {', '.join(few)}, which measured half of them or fewer")
     absent = [name for index, name in enumerate(names) if index not in drawn]

@@ -59,6 +59,39 @@ def test_settings_are_compared_apart() -> None:
     assert [list(rows) for rows in one.subjects] == [["openvino", "eager", "executorch"]]
 
 
+def test_a_dtype_without_eager_is_compared_with_eager_in_float32() -> None:
+    """In int8, also where one runtime has it; with the row of the same subject and size, if there
+    is one. A dtype in which eager was asked for keeps to it, even where that failed."""
+    records = [
+        row("msa", "eager", 0.04),
+        row("msa", "eager", 0.01, batch_size=4),
+        row("msa", "openvino", 0.01, dtype="int8"),
+        row("dat", "openvino", 0.02, dtype="int8"),
+    ]
+    one = compared(*records)
+    assert (one.runtimes, one.base_dtype) == (("eager", "openvino"), "float32")
+    assert [list(rows) for rows in one.subjects] == [["openvino", "eager"], ["openvino"]]
+    (best,) = across_runtimes.fastest(one)
+    assert best.speedup == pytest.approx(4, rel=0.01)
+    half = [row("msa", name, 0.02, dtype="bfloat16") for name in ("openvino", "compile")]
+    failed = case(runtime="eager", params=(), dtype="bfloat16")
+    half.append(build_record(failed, [Failed("error", "no")], None, environment()))
+    own = compared(records[0], *half)
+    assert (own.runtimes, own.base_dtype) == (("compile", "openvino"), "")
+
+
+def test_an_order_that_changes_from_eager_float32_to_int8() -> None:
+    """It is a pair like any other."""
+    times = {"eager": (0.04, 0.05), "openvino": (0.02, 0.01)}
+    records = [
+        row(attention, runtime, time_s, dtype="float32" if runtime == "eager" else "int8")
+        for runtime, own in times.items()
+        for attention, time_s in zip(("msa", "dat"), own, strict=True)
+    ]
+    (swap,) = across_runtimes.swaps(compared(*records))
+    assert {swap.ahead, swap.behind} == {"eager", "openvino"}
+
+
 def test_the_fastest_and_what_is_level_with_it() -> None:
     """Rows no further from the fastest than processes differ are named with it; its gain over
     eager."""

@@ -122,6 +122,42 @@ def test_what_was_not_measured_is_hatched_and_said(tmp_path: Path) -> None:
     assert "hatched: not measured" in figures["runtimes-64px"].get_supxlabel()
 
 
+def test_int8_is_drawn_over_eager_float32(tmp_path: Path) -> None:
+    """Its map, its ranks and its sentences say which eager they mean; the map of float32 does not
+    need to."""
+    outcomes = {
+        case(attention=name, params=(), runtime=runtime, dtype=dtype): [
+            measured(*(time_ms / 1e3,) * 20)
+        ]
+        * 2
+        for runtime, dtype, times in (
+            ("eager", "float32", (10, 20)),
+            ("openvino", "float32", (8, 16)),
+            ("openvino", "int8", (5, 2)),
+        )
+        for name, time_ms in zip(("msa", "dat"), times, strict=True)
+    }
+    rows = frame.read(run_folder(tmp_path, outcomes))
+    with style.styled():
+        figures = dict(charts.of_resolutions(rows, "A CPU"))
+    chart = figures["runtimes-64px-int8"]
+    assert chart.axes[0].get_title(loc="left") == "Speed over eager float32 at 64 px, int8"
+    columns = [label.get_text() for label in chart.axes[0].get_xticklabels()]
+    assert columns == ["eager\nfloat32\nms a call", "openvino"]
+    assert cells(chart)["dat", "openvino"][0] == "10.0"
+    assert cells(chart)["dat", "eager"][0] == "20.0"
+    (axes,) = figures["runtime-ranks-64px-int8"].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["eager\nfloat32", "openvino"]
+    own = findings.groups(frame.records(rows))
+    assert dict(own)["across runtimes, 64 px, int8"] == [
+        "fastest in openvino: msa, dat",
+        "the fastest is 4.47 times as fast as eager float32: the geometric mean of 2",
+        "msa is faster than dat in eager float32 (2.00 times) and slower in openvino (0.40 times)",
+    ]
+    plain = figures["runtimes-64px-float32"].axes[0].get_title(loc="left")
+    assert plain == "Speed over eager at 64 px, float32"
+
+
 def test_the_ranks(tmp_path: Path) -> None:
     """By speed in each runtime, of those that all measured; coloured where an order changes."""
     figures, _ = drawn(tmp_path / "all")
