@@ -52,6 +52,40 @@ def expected_grade(every: Sequence[Finding], row: Mapping[str, Any]) -> str:
     return max([str(row["trust"] or "D"), *(finding.grade for finding in every)])
 
 
+# As their makers write them.
+_INT8_NAMES = {
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "amx_int8": "AMX-INT8",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+}
+
+
+def int8(environment: Mapping[str, Any]) -> str:
+    """What the CPU's instructions for 8-bit numbers mean for int8, in a sentence; "" where the
+    environment is of another device, or of a release that did not ask for them."""
+    cpu, host = environment.get("cpu") or {}, devices.host()
+    if "int8_instructions" not in cpu or environment.get("device", host) != host:
+        return ""
+    instructions = cpu["int8_instructions"]
+    if instructions is None:
+        return (
+            "this system does not name the CPU's instructions for 8-bit numbers: weights keep 7 "
+            "bits, and only a run shows what int8 gains"
+        )
+    if not instructions:
+        return (
+            "the CPU has no instructions for sums of 8-bit products (VNNI, AMX-INT8, dotprod, "
+            "i8mm): weights keep 7 bits, and int8 gains little over float32"
+        )
+    names = ", ".join(_INT8_NAMES.get(name, name) for name in instructions)
+    return (
+        f"the CPU sums 8-bit products exactly in one instruction ({names}): weights keep 8 bits, "
+        "and int8 may be twice as fast as float32"
+    )
+
+
 def _graded(column: str, value: float | None, remedy: str) -> Iterator[Finding]:
     """A finding where the trust grade would fall for this reading of a column."""
     (limit,) = (limit for limit in trust.LIMITS if limit.column == column)

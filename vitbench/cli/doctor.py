@@ -39,6 +39,7 @@ def doctor(
         report = {
             "expected_trust": grade,
             "findings": [dataclasses.asdict(finding) for finding in findings],
+            "int8": doctors.int8(environment),
             "machine": dataclasses.asdict(snapshot),
             "noise_floor": {name: row[name] for name in _FLOOR},
             "environment": environment,
@@ -69,6 +70,7 @@ _FLOOR = ("latency_s", "noise", "round_spread", "samples", "rounds", "trust", "t
 def _print(
     environment: Mapping[str, Any], findings: Sequence[Finding], row: Record, grade: str
 ) -> None:
+    from vitbench.analysis import doctor as doctors
     from vitbench.render import tables
     from vitbench.results.outcome import MEASURED
 
@@ -79,6 +81,8 @@ def _print(
         console.print(tables.listing(("trust", "finding", "good is", "remedy"), rows))
     else:
         console.print("nothing found that costs precision")
+    if sentence := doctors.int8(environment):
+        console.print(f"\nint8: {sentence}", soft_wrap=True)
     if row["status"] != MEASURED:
         console.print(f"\na small layer could not be measured: {row['status']}: {row['message']}")
         return

@@ -41,6 +41,7 @@ GOOD: dict[str, Any] = {
         "fast_cores": 8,
         "slow_cores": 0,
         "sockets": 1,
+        "int8_instructions": ["avx512_vnni"],
     },
     "torch": {"version": "2.14", "threads": 8},
     "unused_devices": [],
@@ -127,6 +128,29 @@ def test_flaws(place: str, value: Any, grade: str, words: list[str]) -> None:
         assert word in f"{found.what} | {found.limit} | {found.remedy}"
 
 
+@pytest.mark.parametrize(
+    ("instructions", "words"),
+    [
+        (["avx_vnni", "amx_int8"], ["AVX-VNNI, AMX-INT8", "8 bits", "twice"]),
+        (["asimddp", "i8mm"], ["dotprod, i8mm"]),
+        ([], ["no instructions", "VNNI", "7 bits", "gains little"]),
+        (None, ["does not name", "7 bits", "only a run"]),
+    ],
+)
+def test_what_the_cpu_means_for_int8(instructions: list[str] | None, words: list[str]) -> None:
+    """One sentence: what the CPU has, what weights keep, and what int8 may gain."""
+    sentence = doctor.int8(changed("cpu.int8_instructions", instructions))
+    for word in words:
+        assert word in sentence
+
+
+def test_int8_is_not_told_of_other_devices_and_older_runs() -> None:
+    """A GPU does not use the CPU's instructions, and an older file does not list them."""
+    assert doctor.int8(GOOD | {"device": "cuda"}) == ""
+    assert doctor.int8({"cpu": {"cores_usable": 2}}) == ""
+    assert doctor.int8({}) == ""
+
+
 def test_the_driver_library_of_wsl() -> None:
     """It lies where a loader may not look, and the remedy names the folder."""
     platform = "Linux-5.15.167.4-microsoft-standard-WSL2-x86_64-with-glibc2.39"
@@ -171,6 +195,7 @@ def test_what_it_prints(
     assert run(["doctor"]) == 0
     output = capsys.readouterr().out
     assert "nothing found that costs precision" in output
+    assert "int8: the CPU sums 8-bit products exactly in one instruction (AVX512-VNNI)" in output
     assert "expected trust of a row: A" in output
     monkeypatch.setattr(host, "watch", lambda *_: BUSY)
     assert run(["doctor"]) == 0
@@ -183,6 +208,7 @@ def test_as_json(examined: Record, capsys: pytest.CaptureFixture[str]) -> None:
     output = json.loads(capsys.readouterr().out)
     assert output["expected_trust"] == "A"
     assert output["findings"] == []
+    assert "AVX512-VNNI" in output["int8"]
     assert output["environment"]["torch"]["threads"] == 8
     assert output["noise_floor"]["noise"] == examined["noise"]
 

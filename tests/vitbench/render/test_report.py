@@ -248,6 +248,17 @@ def test_records_alone_make_a_page(tmp_path: Path) -> None:
     assert content["names"] == list(COLUMN_NAMES)
 
 
+def test_the_machine_says_what_it_means_for_int8(tmp_path: Path) -> None:
+    """In its table, where the run listed the CPU's instructions."""
+    folder = run_folder(tmp_path / "run", {case(): [measured()]})
+    sentence = "weights keep 7 bits, and int8 gains little"
+    for instructions, is_told in (([], True), (["amx_int8"], False)):
+        file = {"environment": {"cpu": {"int8_instructions": instructions}}}
+        (folder / "environment.json").write_text(json.dumps(file))
+        page, _ = report.write([folder])
+        assert (sentence in page.read_text()) is is_told
+
+
 def test_two_runs_have_their_names(tmp_path: Path) -> None:
     """Folders of one name are told apart by their parents."""
     folders = []

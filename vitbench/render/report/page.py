@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 import vitbench
+from vitbench.analysis import doctor
 from vitbench.render import text
 from vitbench.render.report import data
 from vitbench.render.report.contents import Contents
@@ -98,6 +99,7 @@ def _machine(source: Source) -> list[tuple[str, str]]:
         ("torch", ", ".join(sorted({str(record["torch"] or "") for record in records}))),
     ]
     lines += _flat("", source.environment)
+    lines.append(("int8", doctor.int8(source.environment)))
     lines += _flat("plan", source.plan)
     lines += _flat("ceilings", source.file.get("ceilings") or {})
     return [(name, words) for name, words in dict(lines).items() if words]
