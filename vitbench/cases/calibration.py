@@ -15,6 +15,8 @@ from vitbench.errors import BadInput, first_line
 SUFFIXES = (".jpeg", ".jpg", ".png")
 # Ranges hardly change beyond so many.
 MOST_IMAGES = 128
+# Inputs of a layer; each has thousands of tokens, so more of them hardly widen a range.
+NORMAL_INPUTS = 4
 # Photographs in scikit-image's wheel; what else it has would be downloaded.
 _BUNDLED = (
     "astronaut.png",
@@ -72,6 +74,11 @@ class Calibration:
                 f"the run was begun with other images for calibration: {self.source} have changed "
                 "since; start a new run"
             )
+
+
+def calls(batch_size: int, calibration: Calibration | None) -> int:
+    """How often a module is called to take its ranges; of a layer there are no images."""
+    return NORMAL_INPUTS if calibration is None else -(-calibration.images // batch_size)
 
 
 def read(folder: Path | None) -> Calibration:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitbench import devices, runtimes
+from vitbench.cases import calibration as images
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.devices import ALLOCATORS, Allocator
@@ -189,6 +190,10 @@ def warmup_floor(device: str) -> tuple[int, float]:
 START_S = 2.5
 _PASSES_S = 0.6
 _MODEL_PASSES_S = 3.0
+# What a whole model takes to convert, in times of a layer; a call that observes ranges, in times of
+# a plain one.
+_MODEL_CONVERSIONS = 8.0
+_OBSERVING = 3.0
 # MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
 _MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
 
@@ -233,25 +238,44 @@ def overhead_s(case: Case, *, first_round: bool) -> float:
         passes += 2 * images * call_s(dataclasses.replace(case, dtype="float64"))
     rules = runtimes.load(case.runtime).RULES
     is_prepared = rules.converts or not first_round
-    return passes + (rules.loading_s if is_prepared else rules.conversion_s)
+    return passes + (rules.loading_s if is_prepared else conversion_s(case))
 
 
-def fixed_s(cases: Sequence[Case], rounds: int) -> float:
+def conversion_s(case: Case, calibration: Calibration | None = None) -> float:
+    """What its runtime takes once to make a case ready; of one in int8, with the calls on the
+    images of a backbone or the inputs of a layer."""
+    rules = runtimes.load(case.runtime).RULES
+    is_int8 = case.dtype == runtimes.INT8
+    once = rules.int8_conversion_s if is_int8 else rules.conversion_s
+    if case.backbone:
+        once *= _MODEL_CONVERSIONS
+    if is_int8:
+        once += images.calls(case.batch_size, calibration) * _OBSERVING * call_s(case)
+    return once
+
+
+def conversions_s(cases: Iterable[Case], calibration: Calibration | None = None) -> float:
+    """What a run takes to convert modules before its first round."""
+    converted = [case for case in cases if runtimes.load(case.runtime).RULES.converts]
+    return sum(conversion_s(case, calibration) for case in converted)
+
+
+def fixed_s(cases: Sequence[Case], rounds: int, calibration: Calibration | None = None) -> float:
     """What a run takes apart from warm-up and sampling."""
-    rules = [runtimes.load(case.runtime).RULES for case in cases]
-    conversions = [one.conversion_s for one in rules if one.converts]
+    conversions = conversions_s(cases, calibration)
     starts = rounds * len({group_of(case) for case in cases}) + bool(conversions)
     first = sum(overhead_s(case, first_round=True) for case in cases)
     later = sum(overhead_s(case, first_round=False) for case in cases)
-    return sum(conversions) + starts * START_S + first + (rounds - 1) * later
+    return conversions + starts * START_S + first + (rounds - 1) * later
 
 
 def estimate_s(plan: Plan) -> tuple[float, float]:
     """The least and the most that the run takes: noise decides between them."""
     if not plan.timed:
-        once = fixed_s(plan.cases, 1)
+        once = fixed_s(plan.cases, 1, plan.calibration)
         return once, 2 * once
-    fixed, bounds = fixed_s(plan.cases, plan.rounds), [case_s(c, plan.rule) for c in plan.cases]
+    fixed = fixed_s(plan.cases, plan.rounds, plan.calibration)
+    bounds = [case_s(case, plan.rule) for case in plan.cases]
     least, most = (fixed + plan.rounds * sum(side) for side in zip(*bounds, strict=True))
     most += len(plan.cases) * plan.rule.energy_s  # where the device counts it
     if plan.budget_s is not None:

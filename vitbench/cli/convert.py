@@ -159,12 +159,16 @@ def _script(case: Case, row: Record, out: Path) -> Path:
 
     title = f"{name_of(case)}, for {case.runtime} {row['runtime_version']}"
     script = out.with_suffix(".py")
-    text = runtimes.converting()[case.runtime].SCRIPT.format(
-        title=json.dumps(title),
-        file=out.name,
-        shape=case.input_shape,
-        dtype=case.tensor_dtype,
-        device=case.device,
+    text = (
+        runtimes.converting()[case.runtime]
+        .script(case.tensor_dtype)
+        .format(
+            title=json.dumps(title),
+            file=out.name,
+            shape=case.input_shape,
+            dtype=case.tensor_dtype,
+            device=case.device,
+        )
     )
     script.write_text(text, encoding="utf-8")
     return script

@@ -183,25 +183,39 @@ def _print_plan(plan: Plan) -> None:
 
 
 def outlook(plan: Plan) -> str:
-    """How much there is to do, and the time or the precision to expect."""
+    """How much there is to do, the time or the precision to expect, and what of it converts."""
     from vitbench.cases import plan as plans
     from vitbench.engine import budget
     from vitbench.render import units
 
     least, most = plans.estimate_s(plan)
     cases = f"{len(plan.cases)} {'case' if len(plan.cases) == 1 else 'cases'}"
+    converts = _conversions(plan)
     if not plan.timed:
-        return f"{cases} on {plan.device}, untimed: about {units.duration(least)}"
+        return f"{cases} on {plan.device}, untimed: about {units.duration(least)}{converts}"
     rounds = f"{plan.rounds} {'round' if plan.rounds == 1 else 'rounds'}"
     scope = f"{cases} on {plan.device}, {rounds}: "
     if plan.budget_s is None:
-        return scope + f"{units.duration(least)} to {units.duration(most)}, depending on the noise"
+        span = f"{units.duration(least)} to {units.duration(most)}"
+        return f"{scope}{span}, depending on the noise{converts}"
     samples = budget.samples_each(plan)
     return scope + (
         f"at most {units.duration(plan.budget_s)}, about {samples} samples per case; if samples "
         f"scatter by 10%, the median is known to {budget.half_width(0.1, samples):.1%}, plus the "
-        "differences between processes"
+        f"differences between processes{converts}"
     )
+
+
+def _conversions(plan: Plan) -> str:
+    """What of the time converts modules; "" where nothing is converted."""
+    from vitbench.cases import plan as plans
+    from vitbench.render import units
+
+    seconds = plans.conversions_s(plan.cases, plan.calibration)
+    if not seconds:
+        return ""
+    on = f", calibrated on {plan.calibration.source}" if plan.calibration else ""
+    return f"; about {units.duration(seconds)} of it converts modules{on}"
 
 
 def _carry_out(work: Callable[[Path, ProgressBar], Run], folder: Path, *, quiet: bool) -> int:

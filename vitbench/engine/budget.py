@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from vitbench import instruments, runtimes
 from vitbench.analysis import stats
 from vitbench.cases import plan as plans
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput
@@ -25,24 +26,39 @@ _LEAST_S = 0.1
 _FIRST_ROUND = ("check", *instruments.names())
 
 
-def rounds_in(budget_s: float, cases: Sequence[Case], rule: TimingRule) -> int:
+def rounds_in(
+    budget_s: float,
+    cases: Sequence[Case],
+    rule: TimingRule,
+    calibration: Calibration | None = None,
+) -> int:
     """How many rounds to plan. Processes differ more than the samples of one do, so time that a
     round cannot use well goes to another round. Raises BadInput where not even a short sample of
     each case fits.
     """
     comfortable_s = len(cases) * (rule.warmup_s + rule.cap_s / 2)
+
+    def needed_s(rounds: int) -> float:
+        return _END_S + plans.fixed_s(cases, rounds, calibration) + rounds * comfortable_s
+
     rounds = MIN_ROUNDS
-    while rounds < MAX_ROUNDS and _needed_s(cases, rule, rounds + 1, comfortable_s) <= budget_s:
+    while rounds < MAX_ROUNDS and needed_s(rounds + 1) <= budget_s:
         rounds += 1
-    while rounds > 1 and least_s(cases, rule, rounds) > budget_s:
+    while rounds > 1 and least_s(cases, rule, rounds, calibration) > budget_s:
         rounds -= 1
-    check(budget_s, cases, rule, rounds)
+    check(budget_s, cases, rule, rounds, calibration)
     return rounds
 
 
-def check(budget_s: float, cases: Sequence[Case], rule: TimingRule, rounds: int) -> None:
+def check(
+    budget_s: float,
+    cases: Sequence[Case],
+    rule: TimingRule,
+    rounds: int,
+    calibration: Calibration | None = None,
+) -> None:
     """Raises BadInput where the rounds do not fit even with the shortest samples."""
-    least = least_s(cases, rule, rounds)
+    least = least_s(cases, rule, rounds, calibration)
     if least > budget_s:
         raise BadInput(
             f"a budget of {budget_s:g} s is too short for {len(cases)} cases in {rounds} "
@@ -51,15 +67,15 @@ def check(budget_s: float, cases: Sequence[Case], rule: TimingRule, rounds: int)
         )
 
 
-def least_s(cases: Sequence[Case], rule: TimingRule, rounds: int) -> float:
-    """What the rounds take with the shortest samples."""
-    return _needed_s(cases, rule, rounds, sum(_floor_s(c, plans.call_s(c), rule) for c in cases))
-
-
-def _needed_s(
-    cases: Sequence[Case], rule: TimingRule, rounds: int, timing_of_a_round_s: float
+def least_s(
+    cases: Sequence[Case],
+    rule: TimingRule,
+    rounds: int,
+    calibration: Calibration | None = None,
 ) -> float:
-    return _END_S + plans.fixed_s(cases, rounds) + rounds * timing_of_a_round_s
+    """What the rounds take with the shortest samples."""
+    of_a_round_s = sum(_floor_s(case, plans.call_s(case), rule) for case in cases)
+    return _END_S + plans.fixed_s(cases, rounds, calibration) + rounds * of_a_round_s
 
 
 def _floor_s(case: Case, call_s: float, rule: TimingRule) -> float:
@@ -74,7 +90,8 @@ def _warmup_floor_s(case: Case, rule: TimingRule) -> float:
 def samples_each(plan: Plan) -> int:
     """About how many samples a case will have, over all rounds, when all time is used."""
     assert plan.budget_s is not None
-    free_s = plan.budget_s - _END_S - plans.fixed_s(plan.cases, plan.rounds)
+    fixed_s = plans.fixed_s(plan.cases, plan.rounds, plan.calibration)
+    free_s = plan.budget_s - _END_S - fixed_s
     slot_s = free_s / (plan.rounds * len(plan.cases))
     calls = sorted(plans.call_s(case) for case in plan.cases)
     sample_s = max(plan.rule.sample_s, calls[len(calls) // 2])

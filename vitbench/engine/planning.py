@@ -115,14 +115,15 @@ def make_plan(
     cases, timing, left_out = planned if device == possible else planned_on(device)
     for sentence in left_out:
         on_note(sentence)
+    chosen = _calibration(cases, calibration)
     if not timed:
         rounds = 1
     elif budget_s is None or not cases:
         rounds = plans.rounds_of(effort, device) if rounds is None else rounds
     elif rounds is None:
-        rounds = budget.rounds_in(budget_s, cases, timing)
+        rounds = budget.rounds_in(budget_s, cases, timing, chosen)
     else:
-        budget.check(budget_s, cases, timing, rounds)
+        budget.check(budget_s, cases, timing, rounds, chosen)
     plan = Plan(
         title=_title(loaded.title, cases, axes, params),
         suite=Path(suite).stem,
@@ -135,7 +136,7 @@ def make_plan(
         reference=loaded.reference,
         plugins=files,
         weights=weights and weights.resolve(),
-        calibration=_calibration(cases, calibration),
+        calibration=chosen,
         memory_limit_bytes=_memory_limit(memory_limit_bytes, device),
         allocator=allocator,
         seed=seed,

@@ -45,6 +45,7 @@ class Rules:
     summary          one line for a list
     columns          of records.csv that only this runtime fills
     conversion_s     what preparing a layer takes once, for estimates before a run
+    int8_conversion_s  the same in int8, apart from calls of the module on samples
     loading_s        what it takes in each process after that
     keeps_processes  it starts processes that serve the next case too
     packages         that it imports beside torch
@@ -58,6 +59,7 @@ class Rules:
     summary: str
     columns: tuple[Column, ...] = ()
     conversion_s: float = 0.0
+    int8_conversion_s: float = 0.0
     loading_s: float = 0.0
     keeps_processes: bool = False
     packages: tuple[str, ...] = ()
@@ -183,13 +185,15 @@ class Runtime(Protocol):
 class Converting(Runtime, Protocol):
     """The file of a runtime that converts.
 
-    FILE    what it loads, by its name in the folder; other files there belong to that one
-    SCRIPT  Python that loads it with the runtime's own package and runs it, to be formatted with
-            `title` (a literal), `file` (its name), `shape`, `dtype` and `device` of the input
+    FILE  what it loads, by its name in the folder; other files there belong to that one
     """
 
     FILE: str
-    SCRIPT: str
+
+    def script(self, dtype: str) -> str:
+        """Python that loads FILE with the runtime's own package and runs it on an input of that
+        dtype; to be formatted with `title` (a literal), `file` (its name), `shape`, `dtype` and
+        `device` of the input."""
 
     def convert(self, subject: Subject, folder: Path) -> Mapping[str, Any]:
         """Puts what it runs into an empty folder; returns columns. Raises Unsuitable."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 RULES = Rules(
     name="onnxruntime",
     summary="ONNX Runtime, from torch.onnx.export",
-    conversion_s=2.0,
+    conversion_s=1.0,
+    int8_conversion_s=1.5,
     loading_s=0.1,
     packages=("onnxruntime", "onnx", "onnxscript"),
     extra="runtimes",
@@ -27,7 +28,32 @@ RULES = Rules(
     converts=True,
 )
 FILE = "model.onnx"
-SCRIPT = '''\
+_SCRIPT = '''\
+{title}
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+file = Path(__file__).parent / {file!r}
+providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+able = [name for name in providers if name in onnxruntime.get_available_providers()]
+model = onnxruntime.InferenceSession(file, providers=able)
+name = model.get_inputs()[0].name
+
+
+def run(x):
+    """The outputs for an input, all of them arrays."""
+    return model.run(None, {{name: np.asarray(x, np.{dtype})}})
+
+
+if __name__ == "__main__":
+    x = np.random.standard_normal({shape})
+    print(*(y.shape for y in run(x)))
+'''
+# numpy has no bfloat16, and torch has.
+_SCRIPT_IN_BFLOAT16 = '''\
 {title}
 
 from pathlib import Path
@@ -76,6 +102,11 @@ def refuses(device: str, dtype: str, mode: str) -> str | None:
     on_cuda = ("float32", *_HALVES)
     on_host = ("float32", INT8)
     return _artifact.refuses(RULES.name, device, dtype, mode, on_host=on_host, on_cuda=on_cuda)
+
+
+def script(dtype: str) -> str:
+    """With numpy alone, where that has the dtype."""
+    return _SCRIPT_IN_BFLOAT16 if dtype == "bfloat16" else _SCRIPT
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 RULES = Rules(
     name="openvino",
     summary="OpenVINO, from torch.export",
-    conversion_s=2.0,
+    conversion_s=1.0,
+    int8_conversion_s=2.0,
     loading_s=0.1,
     packages=("openvino",),
     extra="runtimes",
@@ -25,7 +26,7 @@ RULES = Rules(
     converts=True,
 )
 FILE = "model.xml"
-SCRIPT = '''\
+_SCRIPT = '''\
 {title}
 
 from pathlib import Path
@@ -73,6 +74,11 @@ def _check_capability(dtype: str) -> None:
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[dtype] not in able:
         raise Unsuitable(f"OpenVINO computes in no {dtype} on this CPU, but in another dtype")
+
+
+def script(dtype: str) -> str:
+    """The same for every dtype."""
+    return _SCRIPT
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:

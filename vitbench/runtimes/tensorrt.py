@@ -22,7 +22,7 @@ RULES = Rules(
     converts=True,
 )
 FILE = "model.engine"
-SCRIPT = '''\
+_SCRIPT = '''\
 {title}
 
 from pathlib import Path
@@ -94,6 +94,11 @@ def _log() -> Any:
 def _failed(what: str, log: Any) -> RuntimeError:
     """TensorRT returns nothing where it fails, and says why in its log."""
     return RuntimeError("; ".join([f"TensorRT {what}", *log.errors[:1]]))
+
+
+def script(dtype: str) -> str:
+    """The same for every dtype."""
+    return _SCRIPT
 
 
 def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:

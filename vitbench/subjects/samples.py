@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vitbench.cases import calibration as images
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.runtimes import Samples
 
-# Inputs of a layer; each has thousands of tokens, so more of them hardly widen a range.
-_NORMAL_INPUTS = 4
 # By channel, of the images of ImageNet.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,18 +39,16 @@ def normal(case: Case, seed: int) -> Tensor:
 def of(case: Case, seed: int, calibration: Calibration | None) -> Samples:
     """Of a layer, normal inputs with seeds from this one on; of a backbone, images."""
     if calibration is None:
-        seeds = range(seed, seed + _NORMAL_INPUTS)
+        seeds = range(seed, seed + images.NORMAL_INPUTS)
         return Samples(_Again(lambda: (normal(case, each) for each in seeds)), "normal inputs")
     return Samples(_Again(lambda: batches(case, calibration)), calibration.source)
 
 
 def batches(case: Case, calibration: Calibration) -> Iterator[Tensor]:
     """All images; the last batch is filled up with the first ones."""
-    files = calibration.files()
-    count = -(-len(files) // case.batch_size) * case.batch_size
-    images = (_image(path, case) for path in itertools.islice(itertools.cycle(files), count))
-    for _ in range(count // case.batch_size):
-        yield torch.stack(list(itertools.islice(images, case.batch_size)))
+    read = (_image(path, case) for path in itertools.cycle(calibration.files()))
+    for _ in range(images.calls(case.batch_size, calibration)):
+        yield torch.stack(list(itertools.islice(read, case.batch_size)))
 
 
 def _image(path: Path, case: Case) -> Tensor:

@@ -15,6 +15,7 @@ from tests.vitbench.examples import backbone_case, case, plan
 from vitbench import devices, runtimes
 from vitbench.analysis import stats
 from vitbench.cases import plan as plans
+from vitbench.cases.calibration import Calibration, calls
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput
 from vitbench.instruments.timing import TimingRule
@@ -164,6 +165,27 @@ def test_a_conversion_is_paid_once_a_run(runtime: str) -> None:
         more_s = plans.fixed_s([converted], rounds) - plans.fixed_s([eager], rounds)
         once_s = rules.conversion_s + plans.START_S
         assert more_s == pytest.approx(once_s + rounds * rules.loading_s)
+
+
+IMAGES = Calibration(folder=None, images=12, sha256="")
+INT8 = [name for name in CONVERTING if runtimes.load(name).RULES.int8_packages is not None]
+
+
+@pytest.mark.parametrize("runtime", INT8)
+def test_quantizing_takes_longer(runtime: str) -> None:
+    """Than converting alone; of a whole model longer than of a layer, and longer on more images,
+    as many of which as a batch holds are one call."""
+    layer, model = case(runtime=runtime), backbone_case(runtime=runtime)
+    layer8, model8 = (dataclasses.replace(one, dtype="int8") for one in (layer, model))
+    layer_s, model_s = plans.conversion_s(layer), plans.conversion_s(model)
+    layer8_s, model8_s = plans.conversion_s(layer8), plans.conversion_s(model8, IMAGES)
+    assert layer_s < layer8_s < model8_s
+    assert layer_s < model_s < model8_s
+    more = dataclasses.replace(IMAGES, images=120)
+    assert plans.conversion_s(model8, more) > model8_s
+    plain, on_more = plan(model8, calibration=IMAGES), plan(model8, calibration=more)
+    assert plans.estimate_s(on_more) > plans.estimate_s(plain)
+    assert (calls(50, IMAGES), calls(5, IMAGES)) == (1, 3)
 
 
 def test_compiling_is_paid_once_a_run() -> None:

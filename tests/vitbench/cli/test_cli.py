@@ -15,10 +15,23 @@ import pytest
 import attentions
 import vitbench
 from tests.vitbench import examples
-from tests.vitbench.examples import PLUGIN, ROOT, ceilings, environment, measured, plugin, read_csv
+from tests.vitbench.examples import (
+    PLUGIN,
+    ROOT,
+    backbone_case,
+    case,
+    ceilings,
+    environment,
+    measured,
+    plan,
+    plugin,
+    read_csv,
+)
 from vitbench.__main__ import run
 from vitbench.cases import suite
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.plan import Plan
+from vitbench.cli.run import outlook
 from vitbench.engine import runner
 from vitbench.errors import StorageFull
 from vitbench.results import journal
@@ -559,6 +572,19 @@ def test_dry_run_writes_nothing(vitbench_here: Vitbench, tmp_path: Path) -> None
     assert "msa 32px float32 batch 1" in answer.out
     assert "1 case on cpu, 1 round:" in answer.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_announcement_says_what_converts() -> None:
+    """A part of the time, and on which images a model in int8 is calibrated; nothing of it where
+    nothing is converted."""
+    assert "convert" not in outlook(plan(case(), case(runtime="compile")))
+    assert "s of it converts modules" in outlook(plan(case(runtime="openvino")))
+    model = backbone_case(runtime="openvino", dtype="int8")
+    images = Calibration(folder=Path("photos"), images=7, sha256="")
+    said = outlook(plan(model, calibration=images))
+    assert said.endswith("of it converts modules, calibrated on photos (7 images)")
+    untimed = outlook(plan(case(runtime="openvino"), timed=False))
+    assert untimed.endswith("s of it converts modules")
 
 
 def test_list(vitbench_here: Vitbench) -> None:

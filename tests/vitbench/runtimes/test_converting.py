@@ -152,11 +152,13 @@ def test_a_dtype_that_a_cpu_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert outcome.message.startswith("OpenVINO computes in no bfloat16 on this CPU")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("runtime", runtimes.converting())
-def test_a_script_is_python(runtime: str) -> None:
-    """Whatever the case."""
-    script = runtimes.converting()[runtime].SCRIPT.format(
-        title='"msa"', file="model.x", shape=(1, 2), dtype="bfloat16", device="cuda:1"
+def test_a_script_is_python(runtime: str, dtype: str) -> None:
+    """Whatever the case and the name of its file."""
+    script = runtimes.converting()[runtime].script(dtype)
+    script = script.format(
+        title='"msa"', file="my {model} 'ü'.x", shape=(1, 2), dtype=dtype, device="cuda:1"
     )
     compile(script, "model.py", "exec")
 
