@@ -114,7 +114,7 @@ class FindReasons(_Message):
 
 class Convert(_Message):
     """Converts the module of a case for its runtime, into a folder of its own. The reply is
-    Accepted, or Finished where that failed."""
+    Accepted, Finished where that failed, or Refused where the disk is full."""
 
     type: Literal["convert"] = "convert"
     case: Case

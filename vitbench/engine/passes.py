@@ -16,7 +16,7 @@ import torch
 from vitbench import devices, instruments, runtimes
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
-from vitbench.errors import BadInput, causes, first_line, named
+from vitbench.errors import BadInput, StorageFull, causes, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
@@ -82,6 +82,10 @@ def guarded(work: Callable[Arguments, Result]) -> Callable[Arguments, Result | F
             return Failed("unsupported", str(reason))
         except WrongOutput as reason:
             return Failed("wrong_output", str(reason))
+        except _artifact.Changed as reason:
+            return Failed("error", str(reason))
+        except StorageFull:
+            raise
         # A mechanism may raise anything; the sweep goes on, and the row carries the message.
         except (Exception, SystemExit) as error:
             if devices.is_out_of_memory(error):
@@ -158,6 +162,8 @@ def prepare(
     settings.seed(subjects.seed_of(case))
     with _stopwatch(spent, "prepare"), own.noted(case, plugins, subject.x):
         artifact = None if artifacts is None else artifact_of(case, artifacts)
+        if artifact is not None and runtime.RULES.converts:
+            _artifact.check(artifact)
         prepared = runtime.prepare(subject, artifact)
     watched = None
     if with_facts and behaviour.is_of_a_user(case, plugins):
@@ -201,10 +207,11 @@ def convert(
     weights: Path | None = None,
     calibration: Calibration | None = None,
 ) -> None:
-    """Converts the module of a case for its runtime, where it was not converted before."""
+    """Converts the module of a case for its runtime, where it was not converted before. Raises
+    StorageFull: the next case would not fit either."""
     _runtime_of(case)
     folder = artifact_of(case, artifacts)
-    if folder.exists():
+    if _artifact.is_whole(folder):
         return
     with conditions(case, plugins), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights, calibration)

@@ -182,7 +182,11 @@ def _with_versions(base: Revision, head: Revision) -> tuple[Revision, Revision]:
     else:
         pythons = {side.target.python or sys.executable for side in sides}
     versions = {python: _versions(python) for python in sorted(pythons)}
-    packages = [name for name in _packages() if len({v.get(name) for v in versions.values()}) > 1]
+    packages = [
+        name
+        for name in runtimes.all_packages()
+        if len({own.get(name) for own in versions.values()}) > 1
+    ]
 
     def labelled(side: Revision) -> Revision:
         if side.target.python is None:
@@ -195,18 +199,12 @@ def _with_versions(base: Revision, head: Revision) -> tuple[Revision, Revision]:
     return labelled(base), labelled(head)
 
 
-def _packages() -> list[str]:
-    """Those that runtimes import, as they are imported."""
-    rules = [runtimes.load(name).RULES for name in runtimes.names()]
-    return sorted({package for one in rules for package in one.packages})
-
-
 def _versions(python: str) -> Mapping[str, str]:
     """Of Python, torch and the runtimes' packages that are there. Raises BadInput where it has no
     torch."""
     try:
         done = subprocess.run(
-            [python, "-c", _VERSIONS, *_packages()],
+            [python, "-c", _VERSIONS, *runtimes.all_packages()],
             capture_output=True,
             text=True,
             timeout=60,

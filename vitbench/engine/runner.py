@@ -231,7 +231,19 @@ class _Runner:
             self._journal.append(journals.environment_entry(environment, ceilings))
         elif self._previous_environment is not None:
             _check_same_machine(self._previous_environment, environment)
+            _check_same_packages(self._run.plan, self._previous_environment, environment)
             self._previous_environment = None
+
+
+def _check_same_packages(plan: Plan, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises BadInput where the rounds of a case would be of two versions of its runtime. Older
+    runs did not record any."""
+    old, here = (environment.get("packages") or {} for environment in (before, now))
+    used = {(case.runtime, case.dtype) for case in plan.cases if case.runtime in runtimes.names()}
+    for name in sorted({name for each in used for name in runtimes.packages(*each)}):
+        if name in old and name in here and old[name] != here[name]:
+            was, is_now = (version or "not installed" for version in (old[name], here[name]))
+            raise BadInput(f"the run was begun with another {name}: {was}, and here is {is_now}")
 
 
 def _check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

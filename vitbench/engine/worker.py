@@ -22,7 +22,7 @@ from attentions import BrokenAttention
 from vitbench import devices
 from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, StorageFull
 from vitbench.instruments import host
 from vitbench.results.outcome import Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
@@ -112,6 +112,7 @@ class Worker:
         facts = ceilings = None
         if request.environment:
             facts = device.fingerprint(request.plugins) | {"allocator": allocator}
+            facts["packages"] = {**facts["packages"], **runtimes.versions()}
         if request.ceilings:
             dtypes = subjects.dtypes_computed(device, request.ceilings)
             ceilings, reasons = device.ceilings(dtypes)
@@ -152,13 +153,16 @@ class Worker:
     def _convert(self, case: Case) -> messages.Reply:
         self._configure()
         assert self._setup.artifacts is not None
-        failed = passes.convert(
-            case,
-            self._setup.plugins,
-            self._setup.artifacts,
-            self._setup.weights,
-            self._setup.calibration,
-        )
+        try:
+            failed = passes.convert(
+                case,
+                self._setup.plugins,
+                self._setup.artifacts,
+                self._setup.weights,
+                self._setup.calibration,
+            )
+        except StorageFull as error:
+            return messages.Refused(reason=str(error))
         return messages.Accepted() if failed is None else self._finished(failed)
 
     def _prepare(self, request: messages.PrepareCase) -> messages.Reply:

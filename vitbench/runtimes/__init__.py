@@ -11,6 +11,7 @@ import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vitbench import listed
@@ -256,6 +257,32 @@ def missing(name: str, dtype: str) -> str | None:
     extras = ",".join(extra for extra, names in absent.items() if names)
     asked = f" in {INT8}" if absent.get(INT8) else ""
     return f"--runtime {name}{asked} needs {', '.join(packages)}: pip install 'vitbench[{extras}]'"
+
+
+def packages(name: str, dtype: str) -> tuple[str, ...]:
+    """What a runtime imports beside torch to compute in a dtype. Raises BadInput."""
+    rules = load(name).RULES
+    return rules.packages + ((rules.int8_packages or ()) if dtype == INT8 else ())
+
+
+def all_packages() -> list[str]:
+    """What any runtime imports beside torch, as it is imported."""
+    return sorted({package for name in names() for package in packages(name, INT8)})
+
+
+def versions() -> Mapping[str, str | None]:
+    """Of `all_packages`; None for one that is not here."""
+    return {name: _version(name) for name in all_packages()}
+
+
+def _version(package: str) -> str | None:
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # it has another name where it is installed from
+        distributions = metadata.packages_distributions().get(package, [])
+        return metadata.version(distributions[0]) if distributions else None
 
 
 def refusal(name: str, device: str, dtype: str, mode: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitbench import devices
 from vitbench.devices import Call
+from vitbench.errors import StorageFull
 from vitbench.instruments import memory
 from vitbench.runtimes import INT8, Converting, Prepared, Subject, Unsuitable
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _COLUMNS = "columns.json"
+# What a disk has left at least where it took all that was written.
+_ROOM_BYTES = 2**20
+
+
+class Changed(Exception):
+    """What was converted is not there any more as it was made; the message says so."""
 
 
 def refuses(
@@ -46,23 +54,78 @@ def refuses(
 
 
 def make(runtime: Converting, subject: Subject, folder: Path) -> None:
-    """Converts into the folder; nothing is left of a conversion that fails or is killed but a
-    folder with another name, which the next one clears. Raises whatever the conversion raises.
+    """Converts into the folder, in place of what may be there. Nothing is left of a conversion that
+    fails; of one that is killed a folder with another name, which the next one clears. Raises
+    StorageFull, and whatever the conversion raises.
     """
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    start = time.perf_counter()
-    columns = runtime.convert(subject, part)
-    conversion_s = time.perf_counter() - start
-    files = [path for path in part.rglob("*") if path.is_file()]
-    columns = {
-        "conversion_s": conversion_s,
-        "artifact_bytes": sum(path.stat().st_size for path in files),
-        **columns,
-    }
-    (part / _COLUMNS).write_text(json.dumps(columns), encoding="utf-8")
-    os.replace(part, folder)
+    try:
+        part.mkdir(parents=True)
+        start = time.perf_counter()
+        columns = runtime.convert(subject, part)
+        conversion_s = time.perf_counter() - start
+        columns = {
+            "conversion_s": conversion_s,
+            "artifact_bytes": sum(path.stat().st_size for path in _files(part)),
+            **columns,
+        }
+        text = json.dumps({"columns": columns, "sha256": _digest(part)})
+        (part / _COLUMNS).write_text(text, encoding="utf-8")
+        _check_room(part)  # not every library says that it could not write all
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except Exception:
+        try:
+            _check_room(part)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _check_room(part: Path) -> None:
+    """Raises StorageFull where the disk has none left."""
+    if part.exists() and shutil.disk_usage(part).free < _ROOM_BYTES:
+        raise StorageFull(f"the disk that holds {part.parent} is full") from None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether what was converted is there as it was made."""
+    try:
+        return bool(_made(folder)["sha256"] == _digest(folder))
+    except (OSError, ValueError, LookupError, TypeError):  # it may hold anything
+        return False
+
+
+def check(folder: Path) -> None:
+    """Raises Changed."""
+    if not is_whole(folder):
+        raise Changed(f"{_place(folder)} is not as it was converted: begin a new run")
+
+
+def _made(folder: Path) -> Any:
+    return json.loads((folder / _COLUMNS).read_text(encoding="utf-8"))
+
+
+def _digest(folder: Path) -> str:
+    """Of what the runtime put into its folder, with the names."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All but ours, below any folder of it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if path != folder / _COLUMNS]
+
+
+def _place(path: Path, depth: int = 2) -> str:
+    """Of an artifact's folder, or of a file in it, in the run's folder."""
+    return Path(*path.parts[-depth:]).as_posix()
 
 
 def files_of(artifact: Path) -> list[Path]:
@@ -110,11 +173,9 @@ class Loaded(Prepared):
 
     def columns(self) -> Mapping[str, Any]:
         """Those of the conversion, and the file's place in the run's folder."""
-        text = (self._file.parent / _COLUMNS).read_text(encoding="utf-8")
-        place = Path(*self._file.parts[-3:]).as_posix()
         return {
-            **json.loads(text),
-            "artifact": place,
+            **_made(self._file.parent)["columns"],
+            "artifact": _place(self._file, 3),
             "runtime_version": self._version,
             **self.more,
         }

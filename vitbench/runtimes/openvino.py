@@ -143,7 +143,7 @@ def prepare(subject: Subject, artifact: Path | None) -> Prepared:
     result = outputs[0] if len(outputs) == 1 else outputs
 
     def call() -> Any:
-        request.infer()
+        request.infer(share_outputs=True)  # else it returns copies too
         return result
 
     prepared = Loaded(call, artifact / FILE, openvino.__version__, before_bytes)

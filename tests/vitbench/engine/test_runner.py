@@ -161,6 +161,55 @@ def test_a_run_cut_off_while_it_converts_loses_nothing(workers: Workers, folder:
     assert {case_id for _, case_id in workers.converted} == {one.id for one in chosen.cases}
 
 
+def test_a_disk_that_is_full_ends_the_run(workers: Workers, folder: Path) -> None:
+    """While it converts: that is nobody's failure, so the run that is continued converts again."""
+    chosen = plan(*(case(runtime="openvino", batch_size=size) for size in (1, 2)), rounds=2)
+    full = Refused(reason="the disk that holds it is full")
+    workers.conversion = lambda one: full if one == chosen.cases[1] else Accepted()
+    with pytest.raises(BadInput, match="the disk that holds it is full"):
+        runner.measure(chosen, folder)
+    assert not journal.read(folder).outcomes
+    workers.conversion = lambda _: Accepted()
+    assert runner.resume(folder).outcomes.keys() == whole(chosen)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype", "before", "now", "words"),
+    [
+        ("openvino", "float32", "2026.3", "2026.4", "another openvino: 2026.3, and here is 2026.4"),
+        ("openvino", "float32", "2026.3", None, "openvino: 2026.3, and here is not installed"),
+        ("openvino", "float32", "2026.3", "2026.3", ""),
+        ("openvino", "int8", "2026.3", "2026.3", "another nncf: 1, and here is 2"),
+        ("onnxruntime", "float32", "2026.3", "2026.4", ""),
+        ("eager", "float32", "2026.3", "2026.4", ""),
+    ],
+)
+def test_resume_keeps_to_the_versions_of_its_runtimes(
+    workers: Workers,
+    folder: Path,
+    runtime: str,
+    dtype: str,
+    before: str,
+    now: str | None,
+    words: str,
+) -> None:
+    """Rounds of a case are of one version; those of packages that it does not use do not matter."""
+    chosen = plan(case(runtime=runtime, dtype=dtype), rounds=2)
+    answers: Iterator[Answer] = iter([measured(), KeyboardInterrupt()])
+    workers.script = lambda _: next(answers)
+    workers.environment = environment(packages={"openvino": before, "nncf": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        runner.measure(chosen, folder)
+    workers.script = lambda _: measured()
+    workers.environment = environment(packages={"openvino": now, "nncf": "2"})
+    if words:
+        with pytest.raises(BadInput, match=words):
+            runner.resume(folder)
+        assert len(journal.read(folder).outcomes) == 1
+    else:
+        assert runner.resume(folder).outcomes.keys() == whole(chosen)
+
+
 def test_a_budget_that_conversions_use_up_ends_the_run(
     workers: Workers, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,8 @@ import dataclasses
 import importlib.util
 import itertools
 import mmap
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from vitbench import runtimes
 from vitbench.cases.case import Case
 from vitbench.cases.sweep import Sweep
 from vitbench.engine import passes
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, StorageFull
 from vitbench.instruments import host, timing
 from vitbench.instruments.correctness import WrongOutput
 from vitbench.results.outcome import Counted, Failed, Measured
@@ -331,6 +332,77 @@ def test_a_conversion_is_there_as_a_whole_or_not_at_all(
         assert passes.convert(one, {}, tmp_path) is None
     assert calls == [[], []]
     assert sorted(path.name for path in folder.iterdir()) == ["columns.json", "half"]
+
+
+def damage_nothing(folder: Path) -> None:
+    """It stays as it was made."""
+
+
+def truncate(folder: Path) -> None:
+    """A file is shorter."""
+    (folder / "model.onnx").write_bytes(b"mod")
+
+
+def replace(folder: Path) -> None:
+    """A file is another one of the same length."""
+    (folder / "model.onnx").write_bytes(b"nodel")
+
+
+def remove(folder: Path) -> None:
+    """A file is gone."""
+    (folder / "model.onnx").unlink()
+
+
+def forget(folder: Path) -> None:
+    """What it was is not known, as in a folder of an older release."""
+    (folder / "columns.json").write_text('{"conversion_s": 1.0}')
+
+
+@pytest.mark.parametrize("damage", [damage_nothing, truncate, replace, remove, forget])
+def test_a_file_that_changed_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    """It is the case's failure, in words, though it may load; a run that is continued makes it
+    anew."""
+    one, calls = case(runtime="onnxruntime"), []
+
+    def convert(subject: runtimes.Subject, folder: Path) -> Mapping[str, Any]:
+        calls.append(folder)
+        (folder / "model.onnx").write_bytes(b"model")
+        return {}
+
+    monkeypatch.setattr(converting, "convert", convert)
+    assert passes.convert(one, {}, tmp_path / "artifacts") is None
+    folder = passes.artifact_of(one, tmp_path / "artifacts")
+    damage(folder)
+    outcome = passes.measure(one, None, {}, with_facts=False, artifacts=tmp_path / "artifacts")
+    is_changed = damage is not damage_nothing
+    sentence = f"artifacts/{folder.name} is not as it was converted: begin a new run"
+    assert (outcome == Failed("error", sentence)) is is_changed
+    assert passes.convert(one, {}, tmp_path / "artifacts") is None
+    assert len(calls) == 1 + is_changed
+    assert _artifact.is_whole(folder)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_full_disk_is_no_failure_of_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """Whether the library says that it could not write all, or not; nothing is left there."""
+    one = case(runtime="onnxruntime")
+
+    def convert(subject: runtimes.Subject, folder: Path) -> Mapping[str, Any]:
+        (folder / "model.onnx").write_bytes(b"mod")
+        if is_told:
+            raise RuntimeError("cannot write")
+        return {}
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(converting, "convert", convert)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageFull, match=r"the disk that holds .*artifacts is full"):
+        passes.convert(one, {}, tmp_path / "artifacts")
+    assert list((tmp_path / "artifacts").iterdir()) == []
 
 
 def test_no_sample_holds_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
