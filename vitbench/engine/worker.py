@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO, assert_never
 
 from attentions import BrokenAttention
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases.case import Case
 from vitbench.engine import messages, passes, prepared_case
 from vitbench.errors import BadInput, StorageFull
