@@ -65,10 +65,12 @@ _INT8_NAMES = {
 def int8(environment: Mapping[str, Any]) -> str:
     """What the CPU's instructions for 8-bit numbers mean for int8, in a sentence; "" where the
     environment is of another device, or of a release that did not ask for them."""
-    cpu, host = environment.get("cpu") or {}, devices.host()
-    if "int8_instructions" not in cpu or environment.get("device", host) != host:
+    if environment.get("device", devices.host()) != devices.host():
         return ""
-    instructions = cpu["int8_instructions"]
+    try:
+        instructions = environment["cpu"]["int8_instructions"]
+    except KeyError:
+        return ""
     if instructions is None:
         return (
             "this system does not name the CPU's instructions for 8-bit numbers: weights keep 7 "
