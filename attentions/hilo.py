@@ -34,7 +34,10 @@ class Params:
 
 
 class HiLo(nn.Module):
-    """HiLo attention. Parameter names as in the authors' code: h_qkv, h_proj, l_q, l_kv, l_proj."""
+    """HiLo attention. Parameter names as in the authors' code: h_qkv, h_proj, l_q, l_kv, l_proj.
+
+    head_groups  the channels of the output that each group of heads gives, in their order
+    """
 
     same_window: Tensor | None
 
@@ -47,6 +50,8 @@ class HiLo(nn.Module):
         self.h_heads, self.l_heads = split_of(num_heads, params.window_size, params.alpha)
         head_dim = dim // num_heads
         h_dim, l_dim = self.h_heads * head_dim, self.l_heads * head_dim
+        groups = {"Hi-Fi": h_dim, "Lo-Fi": l_dim}
+        self.head_groups = {name: width for name, width in groups.items() if width}
         if h_dim:
             self.h_qkv = nn.Linear(dim, 3 * h_dim, bias=params.qkv_bias)
             self.h_proj = nn.Linear(h_dim, h_dim)

@@ -90,11 +90,14 @@ def dry(words: list[str]) -> list[str]:
     return words
 
 
-# What measures and has to: doctor takes three fresh processes, check one, convert two.
+# What measures and has to: doctor takes three fresh processes, check and spectrum one, convert
+# two.
 SLOW = (
     "vitbench doctor",
     "vitbench check baseline.csv --untimed",
     "vitbench convert hilo --runtime openvino --resolution 224 --out model.xml",
+    "vitbench spectrum hilo msa window",
+    "vitbench spectrum vit_small --layer 'blocks.*.attn'",
 )
 
 

@@ -1,4 +1,6 @@
-"""The images that quantized backbones take their ranges from. No torch."""
+"""Images: quantized backbones take their ranges from them, and spectra are read over them. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,8 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 MOST_IMAGES = 128
 # Inputs of a layer; each has thousands of tokens, so more of them hardly widen a range.
 NORMAL_INPUTS = 4
+# The option that names the folder, and the extra that installs scikit-image, of int8.
+_OPTION, _EXTRA = "--calibration", "int8"
 # Photographs in scikit-image's wheel; what else it has would be downloaded.
 _BUNDLED = (
     "astronaut.png",
@@ -81,49 +85,49 @@ def calls(batch_size: int, calibration: Calibration | None) -> int:
     return NORMAL_INPUTS if calibration is None else -(-calibration.images // batch_size)
 
 
-def read(folder: Path | None) -> Calibration:
+def read(folder: Path | None, option: str = _OPTION, extra: str = _EXTRA) -> Calibration:
     """The images of a folder and of those below it, else scikit-image's. Raises BadInput where
     there are none, or one cannot be read."""
-    files, digest = _files(folder), hashlib.sha256()
+    files, digest = _files(folder, option, extra), hashlib.sha256()
     for path in files:
-        _check(path)
+        _check(path, option)
         digest.update(path.name.encode(errors="surrogateescape"))
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return Calibration(folder, len(files), digest.hexdigest())
 
 
-def _files(folder: Path | None) -> list[Path]:
+def _files(folder: Path | None, option: str = _OPTION, extra: str = _EXTRA) -> list[Path]:
     """Raises BadInput where there are none."""
     if folder is None:
-        return _bundled()
+        return _bundled(option, extra)
     try:
         if not folder.is_dir():
-            raise BadInput(f"--calibration takes a folder of images, got {folder}")
+            raise BadInput(f"{option} takes a folder of images, got {folder}")
         paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     except OSError as error:
-        raise BadInput(f"--calibration {folder} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{option} {folder} cannot be read: {error.strerror}") from None
     if not paths:
-        raise BadInput(f"--calibration {folder} holds no images ({', '.join(SUFFIXES)})")
+        raise BadInput(f"{option} {folder} holds no images ({', '.join(SUFFIXES)})")
     paths.sort()
     # From the whole of it: the first ones may all show the same.
     count = min(len(paths), MOST_IMAGES)
     return [paths[index * len(paths) // count] for index in range(count)]
 
 
-def _bundled() -> list[Path]:
+def _bundled(option: str, extra: str) -> list[Path]:
     spec = importlib.util.find_spec("skimage")
     folders = [] if spec is None else spec.submodule_search_locations or []
     paths = [Path(folder, "data", name) for folder in folders for name in _BUNDLED]
     found = [path for path in paths if path.is_file()]
     if not found:
         raise BadInput(
-            "a backbone in int8 is calibrated on images: give a folder with --calibration, or take "
-            "scikit-image's: pip install 'vitbench[int8]'"
+            f"this needs images: give a folder with {option}, or take scikit-image's: "
+            f"pip install 'vitbench[{extra}]'"
         )
     return found
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, option: str) -> None:
     """Raises BadInput for what is no image."""
     from PIL import Image
 
@@ -132,4 +136,4 @@ def _check(path: Path) -> None:
             image.load()
     # A broken file: Pillow raises what its parser of the format does.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"--calibration: {path} is no image: {first_line(error)}") from None
+        raise BadInput(f"{option}: {path} is no image: {first_line(error)}") from None

@@ -20,6 +20,7 @@ from vitbench.cli import (
     report,
     run,
     show,
+    spectrum,
     trend,
 )
 
@@ -70,4 +71,5 @@ app.command("compare")(judge.compare)
 app.command("check")(judge.check)
 app.command("trend")(trend.trend)
 app.command("convert")(convert.convert)
+app.command("spectrum")(spectrum.spectrum)
 app.add_typer(judge.baseline, name="baseline")

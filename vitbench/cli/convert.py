@@ -13,11 +13,9 @@ import typer
 from vitbench import devices, runtimes
 from vitbench.cases.axes import AXES
 from vitbench.cli import complete, options, parse, terminal
-from vitbench.errors import BadInput, check_writable, nearest, writing
+from vitbench.errors import BadInput, check_writable, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from vitbench.cases.case import Case
     from vitbench.results.record import Record
 
@@ -61,7 +59,7 @@ def convert(
     from vitbench.results.outcome import COUNTED, UNSUPPORTED
 
     files = tuple(plugin or ())
-    kind, name = _kind(subject, planning.plugin_files(files))
+    kind, name = parse.subject(subject, planning.plugin_files(files))
     if "task" not in axes:  # each task has a size of its own
         axes.setdefault("resolution", AXES["resolution"].defaults)
     own = {key: (value,) for key, value in parse.own_params(param or []).items()}
@@ -114,26 +112,6 @@ def _check_free(out: Path, runtime: runtimes.Converting) -> None:
         if os.path.lexists(path):
             raise BadInput(f"{path} exists; choose another --out")
     check_writable(out, BadInput)
-
-
-def _kind(subject: str, plugins: Mapping[str, Path]) -> tuple[str, str]:
-    """The axis that the subject is a value of, and its name. Raises BadInput."""
-    import attentions
-    from vitbench.cases import backbone_names as models
-    from vitbench.cases import class_names
-    from vitbench.subjects.plugins import is_backbone
-
-    name, written = models.parse(subject)
-    if name in plugins:
-        return "backbone" if is_backbone(plugins[name]) else "attention", name
-    if name in attentions.names():
-        return "attention", name
-    if class_names.is_layer(name, written):
-        return "attention", name
-    if name not in models.NAMES and ":" not in name:
-        known = nearest(name, (*attentions.names(), *models.NAMES, *plugins))
-        raise BadInput(f"no mechanism or backbone is called {name!r}; {known}")
-    return "backbone", name
 
 
 def _move(file: Path, out: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vitbench.cases.axes import split
-from vitbench.errors import BadInput
+from vitbench.errors import BadInput, nearest
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -87,3 +89,23 @@ def duration(text: str) -> float:
     if not total:
         raise BadInput(f"a duration is longer than nothing, got {text!r}")
     return total
+
+
+def subject(text: str, plugins: Mapping[str, Path]) -> tuple[str, str]:
+    """`hilo`, `litv2_s[attention=sra]`: the axis that it is a value of, and its name."""
+    import attentions
+    from vitbench.cases import backbone_names as models
+    from vitbench.cases import class_names
+    from vitbench.subjects.plugins import is_backbone
+
+    name, written = models.parse(text)
+    if name in plugins:
+        return "backbone" if is_backbone(plugins[name]) else "attention", name
+    if name in attentions.names():
+        return "attention", name
+    if class_names.is_layer(name, written):
+        return "attention", name
+    if name not in models.NAMES and ":" not in name:
+        known = nearest(name, (*attentions.names(), *models.NAMES, *plugins))
+        raise BadInput(f"no mechanism or backbone is called {name!r}; {known}")
+    return "backbone", name

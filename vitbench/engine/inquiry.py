@@ -1,17 +1,20 @@
-"""What a worker answers of a user's plugins without measuring: this process imports none of them.
+"""What a worker answers without measuring. A user's plugins are imported there, never here.
 
 A plugin may print, end the process, hang, or change what holds for all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitbench import devices
+from vitbench.analysis.spectrum import Spectrum
+from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.class_names import classes_of, is_class, name_in
+from vitbench.cases.plan import Plan
 from vitbench.cases.sweep import Question
 from vitbench.engine import messages
 from vitbench.engine.pool import START_TIMEOUT_S, CaseFailed, Pool, WorkerSpec
@@ -52,6 +55,24 @@ def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> Mappi
         except CaseFailed as error:
             raise BadInput(f"the plugins cannot be asked what they support: {error}") from None
     return {by_id[case_id]: reason for case_id, reason in reasons.items()}
+
+
+def spectra(
+    plan: Plan, images: Calibration, layers: Sequence[str]
+) -> Iterator[tuple[Case, tuple[Spectrum, ...]]]:
+    """Each case of a plan, with `subjects.spectra.read` of it, in a worker. Raises BadInput,
+    BrokenPlugin.
+    """
+    setup = messages.SetUp.of(plan).model_copy(update={"calibration": images})
+    with Pool({_SLOT: WorkerSpec(lambda: setup)}, plan.timeout_s) as pool:
+        pool.check_plugins(_SLOT, plan.plugins)
+        pool.check_classes(_SLOT, plan.cases)
+        for case in plan.cases:
+            request = messages.ReadSpectra(case=case, layers=tuple(layers))
+            try:
+                yield case, pool.ask(_SLOT, request, messages.Spectra).spectra
+            except CaseFailed as error:
+                raise BadInput(f"{case.subject} has no spectrum: {error}") from None
 
 
 def _pool(plugins: Mapping[str, Path]) -> Pool[str]:

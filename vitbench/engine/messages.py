@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from vitbench.analysis.spectrum import Spectrum
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
@@ -36,7 +37,7 @@ class SetUp(_Message):
     threads         of the CPU; None: as many as may be used
     plugins         mechanisms and backbones of the user's own: name -> file
     weights         the checkpoint of every backbone
-    calibration     the images of every backbone in int8
+    calibration     the images of every backbone in int8, and of spectra
     workers         that use the device at a time
     autotune        whether libraries may choose among their kernels by trying them
     artifacts       folder of what runtimes convert modules into
@@ -110,6 +111,15 @@ class FindReasons(_Message):
 
     type: Literal["find_reasons"] = "find_reasons"
     cases: tuple[Case, ...]
+
+
+class ReadSpectra(_Message):
+    """Asks for the frequencies of a case's output maps over the images, as subjects.spectra has
+    them. The reply is Spectra, or Refused."""
+
+    type: Literal["read_spectra"] = "read_spectra"
+    case: Case
+    layers: tuple[str, ...]
 
 
 class Convert(_Message):
@@ -208,6 +218,13 @@ class Reasons(_Message):
     reasons: Mapping[str, str]
 
 
+class Spectra(_Message):
+    """The frequencies of a case's output maps."""
+
+    type: Literal["spectra"] = "spectra"
+    spectra: tuple[Spectrum, ...]
+
+
 class Sampled(_Message):
     """Seconds of one call, sample by sample."""
 
@@ -222,9 +239,9 @@ class Finished(_Message):
     outcome: Measured | Counted | Failed
 
 
-Inquiry = CheckWeights | CheckPlugin | CheckClass | Describe | FindReasons
+Inquiry = CheckWeights | CheckPlugin | CheckClass | Describe | FindReasons | ReadSpectra
 Request = SetUp | Identify | Inquiry | Convert | Measure | PrepareCase | Sample | Finish | Discard
-Reply = Ready | Identified | Refused | Accepted | Described | Reasons | Sampled | Finished
+Reply = Ready | Identified | Refused | Accepted | Described | Reasons | Spectra | Sampled | Finished
 
 _Parsed = TypeVar("_Parsed")
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])

@@ -26,7 +26,7 @@ from vitbench.errors import BadInput, StorageFull
 from vitbench.instruments import host
 from vitbench.results.outcome import Failed, Measured, Outcome
 from vitbench.subjects import build as subjects
-from vitbench.subjects import describe, settings
+from vitbench.subjects import describe, settings, spectra
 from vitbench.subjects import plugins as own
 from vitbench.subjects.backbones.weights import BadWeights
 
@@ -56,6 +56,7 @@ class Worker:
                 | messages.CheckClass()
                 | messages.Describe()
                 | messages.FindReasons()
+                | messages.ReadSpectra()
             ):
                 return self._inquire(request)
             case messages.Convert(case=case):
@@ -145,6 +146,11 @@ class Worker:
                 case messages.FindReasons():
                     reasons = describe.reasons_against(request.cases, plugins)
                     return messages.Reasons(reasons={c.id: text for c, text in reasons.items()})
+                case messages.ReadSpectra(case=case):
+                    assert self._setup.calibration is not None
+                    images, layers = self._setup.calibration, request.layers
+                    read = spectra.read(case, plugins, weights, images, layers)
+                    return messages.Spectra(spectra=tuple(read))
                 case _:
                     assert_never(request)
         except (BadInput, BadWeights, BrokenAttention, subjects.Unsupported) as reason:

@@ -120,8 +120,13 @@ def style_of(subject: str) -> Style:
     if index is None:
         digest = hashlib.sha256(subject.encode()).digest()
         index = len(_PALETTE) * 4 + digest[0] % len(_PALETTE)
+    return of_index(index, dashed=subject in _DASHED)
+
+
+def of_index(index: int, *, dashed: bool = False) -> Style:
+    """Of the curves of a chart that are no mechanisms, by their number."""
     cycle, colour = divmod(index, len(_PALETTE))
-    line = LINES[1 if subject in _DASHED else cycle % len(LINES)]
+    line = LINES[1 if dashed else cycle % len(LINES)]
     return Style(_PALETTE[colour], _MARKERS[(index + cycle * 3) % len(_MARKERS)], line)
 
 
@@ -158,6 +163,13 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
             data = data.replace(b"<defs>", _DARK + b"<defs>", 1)
         (folder / f"{name}.{suffix}").write_bytes(data)
     return folder / f"{name}.png"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def wrapped(label: str) -> str:

@@ -20,6 +20,7 @@ ENVIRONMENT = "environment.json"
 PLOTS = "plots"
 REPORT = "report.html"
 SUMMARY = "summary.md"
+SPECTRA, SPECTRA_CSV = "spectra.json", "spectra.csv"
 ARTIFACTS = "artifacts"  # what runtimes convert modules into
 
 

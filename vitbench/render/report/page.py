@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from vitbench.render import text
 from vitbench.render.report import data
 from vitbench.render.report.contents import Contents
 from vitbench.render.report.sources import Source
+from vitbench.results.spectra import SpectraOf
 
 _FOLDER = Path(__file__).parent
 
@@ -61,12 +64,36 @@ def _context(sources: Sequence[Source], told: Contents) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machines": [_machine(source) for source in sources],
         "libraries": libraries(),
+        "spectra": [pictures(one) for source in sources for one in source.spectra],
         # Files of ours and of Vega's, and JSON without any `<`.
         "style": Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
         "script": Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         "vega": Markup(_vega()),
         "data": Markup(data.json_text(data.packed(sources))),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure in the page, with the rows of the table below it."""
+
+    title: str
+    caption: str
+    url: str
+    rows: Sequence[tuple[str, str, str]]
+
+
+def pictures(one: SpectraOf) -> Picture:
+    """The spectra of a subject: layer and heads, energy beside the mean, energy above half."""
+    from vitbench.render import spectra, style  # matplotlib, which few pages need
+
+    with style.styled():
+        data = base64.b64encode(style.png(spectra.of_subject(one))).decode()
+    rows = [
+        (spectra.label(each), spectra.percent(each.varying), spectra.percent(each.high))
+        for each in one.spectra
+    ]
+    return Picture(one.subject, spectra.caption(one), f"data:image/png;base64,{data}", rows)
 
 
 @functools.cache

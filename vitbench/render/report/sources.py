@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitbench.results import rows, samples
+from vitbench.results import rows, samples, spectra
 from vitbench.results.folder import RECORDS, read_environment_file
 from vitbench.results.record import Record
 from vitbench.results.samples import Rounds
+from vitbench.results.spectra import SpectraOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,14 @@ class Source:
     name     what it is called among the runs of the report
     file     environment.json: the environment, the ceilings and the plan; {} where there is none
     samples  by the id of the case
+    spectra  that `vitbench spectrum` wrote into its folder
     """
 
     name: str
     records: Sequence[Record]
     file: Mapping[str, Any]
     samples: Mapping[str, Rounds]
+    spectra: Sequence[SpectraOf] = ()
 
     @property
     def devices(self) -> str:
@@ -47,7 +50,9 @@ class Source:
 def read(runs: Sequence[Path]) -> list[Source]:
     """The runs of a report. Raises BadInput."""
     return [
-        Source(name, rows.read(run), read_environment_file(run), samples.read(run))
+        Source(
+            name, rows.read(run), read_environment_file(run), samples.read(run), spectra.read(run)
+        )
         for name, run in zip(_names(runs), runs, strict=True)
     ]
 
