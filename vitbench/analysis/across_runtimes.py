@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vitbench import runtimes
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.analysis.order import Spread
-from vitbench.results.outcome import MEASURED
+from vitbench.results.outcome import MEASURED, UNSUPPORTED
 from vitbench.results.record import Record
 
 # Grades from which an order is read: on a busy machine the ranking turns round.
@@ -29,9 +29,8 @@ class Comparison:
     """The cases of one setting that several runtimes were asked for.
 
     runtimes    those that measured something, the default first
-    subjects    for each mechanism or backbone its rows by runtime, measured or not; those of the
-                setting first
-    base_dtype  of the rows of the default runtime, where that was not asked for the setting's
+    subjects    for each mechanism or backbone its rows by runtime, measured or not
+    base_dtype  of the rows of the default runtime, where that has not the setting's
     """
 
     runtimes: tuple[str, ...]
@@ -42,6 +41,11 @@ class Comparison:
     def rows(self) -> list[Record]:
         """All of them."""
         return [row for rows in self.subjects for row in rows.values()]
+
+    @property
+    def own_row(self) -> Record:
+        """One in the dtype of the setting."""
+        return next(row for row in self.rows if row["dtype"] != self.base_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,8 @@ def _is_base(row: Record) -> bool:
 
 
 def comparisons(records: Iterable[Record]) -> list[Comparison]:
-    """One for each setting in which two runtimes or more measured something. Where nobody asked for
-    the default runtime in the dtype of a setting, as in int8, its rows in BASE_DTYPE stand there.
+    """One for each setting in which two runtimes or more measured something. Where the default
+    runtime has not the dtype of a setting, as int8, its rows in BASE_DTYPE stand there.
     """
     settings: dict[object, dict[object, dict[str, Record]]] = {}
     bases: dict[object, Record] = {}
@@ -129,10 +133,12 @@ def _comparison(
 ) -> Comparison:
     """Of one setting, which has at least one row of each subject."""
     base_dtype = ""
-    if not any(runtimes.DEFAULT in rows for rows in subjects.values()):
+    own = [rows[runtimes.DEFAULT] for rows in subjects.values() if runtimes.DEFAULT in rows]
+    if all(row["status"] == UNSUPPORTED for row in own):
         for rows in subjects.values():
             base = bases.get(_without_dtype(next(iter(rows.values()))))
             if base is not None:
+                rows.pop(runtimes.DEFAULT, None)
                 rows[runtimes.DEFAULT], base_dtype = base, BASE_DTYPE
     cells = [row for rows in subjects.values() for row in rows.values()]
     measured = {str(row["runtime"]) for row in cells if row["status"] == MEASURED}

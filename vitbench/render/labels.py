@@ -61,14 +61,14 @@ def subjects_of(comparison: Comparison) -> list[str]:
 
 def runtime_in(comparison: Comparison, name: str) -> str:
     """What a runtime is called in it: `openvino`, or `eager float32` where that stands for a dtype
-    in which nobody asked for it."""
+    that it has not."""
     is_base = name == runtimes.DEFAULT
     return f"{name} {comparison.base_dtype}".strip() if is_base else name
 
 
 def settings_of(comparisons: Sequence[Comparison]) -> list[str]:
     """What each is called among the others: the resolution, and in what else they differ."""
-    records = [comparison.rows[0] for comparison in comparisons]
+    records = [comparison.own_row for comparison in comparisons]
     named = [name for name in (*SETTINGS, "device", "device_name", "torch") if name not in _VARIANT]
     differing = [name for name in named if len({record[name] for record in records}) > 1]
     return [

@@ -40,7 +40,7 @@ def figures(
     compared = across_runtimes.comparisons(records)
     for comparison, words in zip(compared, labels.settings_of(compared), strict=True):
         suffix = re.sub(r"[^\w.]+", "-", words.replace(" px", "px")).replace("_", "-")
-        caption = caption_of(comparison.rows[0])
+        caption = caption_of(comparison.own_row)
         yield f"runtimes-{suffix}", heat_map(comparison, words, caption)
         slopes = ranks(comparison, words, caption)
         if slopes is not None:

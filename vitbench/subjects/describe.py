@@ -9,7 +9,7 @@ from typing import Any
 
 import attentions
 from attentions import AttentionSpec, BrokenAttention, Grid
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases import class_names
 from vitbench.cases.case import Case
 from vitbench.cases.sweep import Question
@@ -75,14 +75,15 @@ def describe(question: Question, plugins: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def reasons_against(cases: Iterable[Case], plugins: Mapping[str, Path]) -> dict[Case, str]:
-    """Why cases cannot be measured, as far as their devices and mechanisms say without being built:
-    those that are unsupported, and those whose mechanism cannot be asked. Whole models cannot.
-    Imports torch and the plugins.
+    """Why cases cannot be measured, as far as runtimes, devices and mechanisms say without being
+    built: those that are unsupported, and those whose mechanism cannot be asked. Whole models
+    cannot. Imports torch and the plugins.
     """
     reasons = {}
     for case in cases:
         try:
-            reason = devices.connect(case.device).refuses(case.tensor_dtype)
+            reason = runtimes.refusal(case.runtime, case.device, case.dtype, case.mode)
+            reason = reason or devices.connect(case.device).refuses(case.tensor_dtype)
             if reason is None and case.attention:
                 with own.importable(case, plugins):
                     reason = attention_of(case.attention, plugins).reason_against(

@@ -60,15 +60,20 @@ def test_settings_are_compared_apart() -> None:
 
 
 def test_a_dtype_without_eager_is_compared_with_eager_in_float32() -> None:
-    """In int8, also where one runtime has it; with the row of the same subject and size, if there
-    is one. A dtype in which eager was asked for keeps to it, even where that failed."""
+    """In int8, also where one runtime has it, or where eager was asked for it in vain; with the row
+    of the same subject and size, if there is one. A dtype that eager has keeps to it, even where
+    that failed."""
     records = [
         row("msa", "eager", 0.04),
         row("msa", "eager", 0.01, batch_size=4),
         row("msa", "openvino", 0.01, dtype="int8"),
         row("dat", "openvino", 0.02, dtype="int8"),
     ]
-    one = compared(*records)
+    in_vain = case(runtime="eager", params=(), dtype="int8")
+    unsupported = [Failed("unsupported", "eager does not quantize")]
+    one = compared(build_record(in_vain, unsupported, None, environment()), *records)
+    assert one == compared(*records)
+    assert one.own_row["dtype"] == "int8"
     assert (one.runtimes, one.base_dtype) == (("eager", "openvino"), "float32")
     assert [list(rows) for rows in one.subjects] == [["openvino", "eager"], ["openvino"]]
     (best,) = across_runtimes.fastest(one)

@@ -16,7 +16,7 @@ import torch
 
 import attentions
 from tests.vitbench.examples import BACKBONE, backbone_case, case, layer, plugin
-from vitbench import devices
+from vitbench import devices, runtimes
 from vitbench.cases.case import Case
 from vitbench.devices import cpu, cuda
 from vitbench.engine import messages, passes, worker
@@ -226,6 +226,13 @@ def test_a_dtype_that_the_device_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
     refused = case(dtype="bfloat16")
     assert outcome_of(refused) == Failed("unsupported", "none here")
     assert describe.reasons_against([refused, case()], {}) == {refused: "none here"}
+
+
+def test_what_its_runtime_refuses_is_said_before() -> None:
+    """With the reason that its row would have."""
+    refused = case(dtype="int8")
+    reasons = describe.reasons_against([refused, case()], {})
+    assert reasons == {refused: runtimes.refusal("eager", "cpu", "int8", "forward")}
 
 
 @pytest.mark.parametrize(
