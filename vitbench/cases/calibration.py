@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,25 @@ def _files(folder: Path | None, option: str = _OPTION, extra: str = _EXTRA) -> l
     try:
         if not folder.is_dir():
             raise BadInput(f"{option} takes a folder of images, got {folder}")
-        paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+        paths = [path for path in _below(folder) if path.suffix.lower() in SUFFIXES]
     except OSError as error:
-        raise BadInput(f"{option} {folder} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{option} {error.filename} cannot be read: {error.strerror}") from None
     if not paths:
         raise BadInput(f"{option} {folder} holds no images ({', '.join(SUFFIXES)})")
     paths.sort()
     # From the whole of it: the first ones may all show the same.
     count = min(len(paths), MOST_IMAGES)
     return [paths[index * len(paths) // count] for index in range(count)]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files of a folder, and of those in it. Raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(parent, name) for name in names)
 
 
 def _bundled(option: str, extra: str) -> list[Path]:
@@ -134,6 +145,8 @@ def _check(path: Path, option: str) -> None:
     try:
         with Image.open(path) as image:
             image.load()
+    except FileNotFoundError:
+        raise BadInput(f"{option}: {path} leads to no file") from None
     # A broken file: Pillow raises what its parser of the format does.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{option}: {path} is no image: {first_line(error)}") from None

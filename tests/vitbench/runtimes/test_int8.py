@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,29 @@ def test_a_truncated_image(tmp_path: Path) -> None:
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(BadInput, match=r"a\.png is no image"):
+        images.read(tmp_path)
+
+
+def test_what_else_lies_in_a_folder(tmp_path: Path) -> None:
+    """A folder with an image's name is none; a link that leads nowhere is named."""
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png" / "c.png")
+    assert [path.name for path in images.read(tmp_path).files()] == ["a.png", "c.png"]
+    (tmp_path / "d.png").symlink_to("nowhere.png")
+    with pytest.raises(BadInput, match=r"d\.png leads to no file"):
+        images.read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for an empty one."""
+    picture(tmp_path / "a.png")
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    def scandir(_: str) -> Iterator[object]:
+        raise denied
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BadInput, match=f"--calibration {tmp_path} cannot be read: Permission"):
         images.read(tmp_path)
 
 
