@@ -25,8 +25,17 @@ from vitbench.subjects import build as subjects
 
 GOAL = 0.03
 NAMES = ("msa", "hilo", "lka")
-READING_S = 1.5
-RULE = timing.TimingRule(min_s=READING_S, cap_s=READING_S, warmup_s=0.5)
+READING_S = 2
+# One call in a sample, as benchmark_app and the Timer of torch take of calls of this length: the
+# median of means of several is higher, since calls are late more often than early. How calls are
+# timed is judged elsewhere (bench_clock.py); here, how the runtime is set up.
+RULE = timing.TimingRule(min_s=READING_S, cap_s=READING_S, warmup_s=0.5, sample_s=1e-6)
+# What a worker asks of glibc (devices/_malloc.py), for processes that are not ours: blocks that are
+# freed stay with the process.
+STEADY = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615:"
+    "glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1"
+}
 THREADS = host.usable_cores()
 
 
@@ -72,8 +81,9 @@ def benchmark_app(case: Case, folder: Path) -> float:
     start = "from openvino.tools.benchmark.main import main; main()"
     command = [sys.executable, "-c", start]
     command += ["-m", str(folder / "model.xml"), "-d", "CPU", "-hint", "latency", "-api", "sync"]
-    command += ["-infer_precision", "f32", "-t", f"{READING_S:.0f}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command += ["-infer_precision", "f32", "-t", str(READING_S)]
+    environment = os.environ | STEADY
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = re.search(r"Median:\s*([\d.]+) ms", done.stdout)
     assert found is not None, done.stdout
     return float(found[1]) / 1e3
@@ -111,8 +121,9 @@ def pyperfs_loop(setup: str, file: str, case: Case, folder: Path) -> float:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "values.json"
         command = [sys.executable, "-m", "pyperf", "timeit", "--quiet", "--processes=1"]
-        command += ["--values=30", "--warmups=5", "--loops=5", "-o", str(out)]
-        subprocess.run([*command, "-s", code, "run()"], capture_output=True, check=True)
+        command += ["--values=150", "--warmups=25", "--loops=1", "-o", str(out)]
+        command += ["--inherit-environ", ",".join(STEADY), "-s", code, "run()"]
+        subprocess.run(command, capture_output=True, check=True, env=os.environ | STEADY)
         (benchmark,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
     return stats.median([value for run in benchmark["runs"] for value in run.get("values", ())])
 
@@ -195,13 +206,16 @@ def section(rows: Sequence[Row]) -> Section:
     """The medians of the quiet cycles, with the goal."""
     limit = next(one.b for one in trust.LIMITS if one.column == "neighbour_cores")
     lines, figures = [], {}
+    known: dict[str, list[float]] = {}
     for runtime, name in dict.fromkeys((row["runtime"], row["attention"]) for row in rows):
         own = [row for row in rows if (row["runtime"], row["attention"]) == (runtime, name)]
         quiet = [row for row in own if row["neighbour_cores"] <= limit]
-        used = quiet or own
         # Not the median of the ratios: the machine's speed changes by 15% within a cycle.
-        ours_s, theirs_s = (stats.median([row[key] for row in used]) for key in _SIDES)
-        ratio = figures[f"{runtime}_{name}"] = ours_s / theirs_s
+        ours_s, theirs_s = (stats.median([row[key] for row in quiet or own]) for key in _SIDES)
+        ratio = ours_s / theirs_s
+        if quiet:
+            figures[f"{runtime}_{name}"] = ratio
+            known.setdefault(runtime, []).append(ratio)
         cells = (f"{ours_s * 1e3:.3f}", f"{theirs_s * 1e3:.3f}", f"{ratio:.3f}")
         lines.append((runtime, name, own[0]["tool"], *cells, f"{len(quiet)} of {len(own)}"))
     header = ("runtime", "mechanism", "tool", "ours, ms", "theirs, ms", "ratio", "quiet cycles")
@@ -209,18 +223,18 @@ def section(rows: Sequence[Row]) -> Section:
         "The file that vitbench converted, measured by vitbench and by a tool of the runtime's own "
         f"or of Python's, each in fresh processes, in turns A B B A, with {THREADS} threads: "
         "medians of the cycles in which other processes kept less than "
-        f"{limit:g} cores busy, or of all where there was no such cycle.",
+        f"{limit:g} cores busy, or of all where there was no such cycle, which judges nothing. "
+        "OpenVINO's tool reads the library's own clock, without the call from Python, which is "
+        "20 \u00b5s.",
         tables.markdown(header, lines),
     ]
-    for runtime in JUDGES:
-        ratios = [ratio for name, ratio in figures.items() if name.startswith(f"{runtime}_")]
-        if ratios:
-            middle = stats.median(ratios)
-            figures[runtime] = middle
-            text.append(
-                f"Goal for {runtime}: within {GOAL:.0%}: {verdict(abs(middle - 1) <= GOAL)} "
-                f"({middle - 1:+.1%})."
-            )
+    for runtime in dict.fromkeys(row["runtime"] for row in rows):
+        goal = f"Goal for {runtime}: within {GOAL:.0%}"
+        if runtime not in known:
+            text.append(f"{goal}: not known, since no cycle was quiet.")
+            continue
+        middle = figures[runtime] = stats.median(known[runtime])
+        text.append(f"{goal}: {verdict(abs(middle - 1) <= GOAL)} ({middle - 1:+.1%}).")
     return Section("Runtimes beside their own tools", text, rows, figures)
 
 

@@ -17,10 +17,24 @@ import torch.nn.functional as F
 import attentions
 from tests.benchmarks import Section, __main__, bench_gate, bench_overhead, gate_record, page
 from tests.benchmarks import bench_profile as profiling
+from tests.benchmarks import bench_runtimes as beside_tools
 from tests.benchmarks.side_by_side import interleave
 from tests.vitbench.examples import case, measured, plan
 from vitbench.engine import ab
 from vitbench.results import journal as journals
+
+
+def test_only_quiet_cycles_judge_a_runtime() -> None:
+    """A busy one says nothing of it; without a quiet one the goal is not known."""
+    quiet = {"runtime": "openvino", "attention": "msa", "tool": "its tool", "neighbour_cores": 0.0}
+    quiet |= {"ours_s": 0.00505, "theirs_s": 0.005}
+    busy = quiet | {"ours_s": 0.01, "neighbour_cores": 1.0}
+    other = busy | {"runtime": "executorch"}
+    section = beside_tools.section([quiet, busy, busy, other])
+    assert section.figures == {"openvino_msa": pytest.approx(1.01), "openvino": pytest.approx(1.01)}
+    assert "Goal for openvino: within 3%: met (+1.0%)." in section.text
+    assert "Goal for executorch: within 3%: not known, since no cycle was quiet." in section.text
+    assert "1 of 3" in section.text
 
 
 def test_share_not_measuring() -> None:
