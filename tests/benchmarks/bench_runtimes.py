@@ -30,12 +30,6 @@ READING_S = 2
 # median of means of several is higher, since calls are late more often than early. How calls are
 # timed is judged elsewhere (bench_clock.py); here, how the runtime is set up.
 RULE = timing.TimingRule(min_s=READING_S, cap_s=READING_S, warmup_s=0.5, sample_s=1e-6)
-# What a worker asks of glibc (devices/_malloc.py), for processes that are not ours: blocks that are
-# freed stay with the process.
-STEADY = {
-    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615:"
-    "glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1"
-}
 THREADS = host.usable_cores()
 
 
@@ -82,8 +76,7 @@ def benchmark_app(case: Case, folder: Path) -> float:
     command = [sys.executable, "-c", start]
     command += ["-m", str(folder / "model.xml"), "-d", "CPU", "-hint", "latency", "-api", "sync"]
     command += ["-infer_precision", "f32", "-t", str(READING_S)]
-    environment = os.environ | STEADY
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"Median:\s*([\d.]+) ms", done.stdout)
     assert found is not None, done.stdout
     return float(found[1]) / 1e3
@@ -122,8 +115,7 @@ def pyperfs_loop(setup: str, file: str, case: Case, folder: Path) -> float:
         out = Path(name) / "values.json"
         command = [sys.executable, "-m", "pyperf", "timeit", "--quiet", "--processes=1"]
         command += ["--values=150", "--warmups=25", "--loops=1", "-o", str(out)]
-        command += ["--inherit-environ", ",".join(STEADY), "-s", code, "run()"]
-        subprocess.run(command, capture_output=True, check=True, env=os.environ | STEADY)
+        subprocess.run([*command, "-s", code, "run()"], capture_output=True, check=True)
         (benchmark,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
     return stats.median([value for run in benchmark["runs"] for value in run.get("values", ())])
 
