@@ -276,25 +276,37 @@ def test_packages_are_those_of_the_sides(
 
 
 @pytest.mark.slow
-def test_a_runtime_that_converts(tmp_path: Path) -> None:
-    """Equal trees, as they are and in ONNX Runtime: all is measured, each side's module from an
-    artifact of its own that its row names, and with equal counts."""
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        ("eager,onnxruntime", "float32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+        ("executorch", "int8"),
+    ],
+)
+def test_a_runtime_that_converts(tmp_path: Path, names: str, dtype: str) -> None:
+    """Equal trees, as they are and converted: all is measured, each side's module from an artifact
+    of its own that its row names, and with equal counts."""
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         plugin(tmp_path / name, "my", layer())
     words = ["--plugin", "my.py", "--attention", "my", *_SIZE.split(), *_FAST.split()]
-    words += ["--runtime", "eager,onnxruntime", "--max-blocks", "2", "--out", "out"]
+    words += ["--runtime", names, "--dtype", dtype, "--max-blocks", "2", "--out", "out"]
     done = vitbench(tmp_path, "ab", "old/", "new/", *words)
     # The same or undecided, as the noise has it: nothing can be called in two blocks.
     assert done.returncode in (0, 4), done.stdout + done.stderr
     for side in ("base", "head"):
-        eager, converted = read_csv(tmp_path / "out" / f"{side}.csv")
-        assert (eager["status"], converted["status"]) == ("measured", "measured")
-        assert (eager["rounds"], converted["rounds"]) == ("2", "2")
-        assert eager["artifact"] == ""
-        artifact = tmp_path / "out" / converted["artifact"]
-        assert artifact.is_file()
-        assert artifact.is_relative_to(tmp_path / "out" / "artifacts" / side)
+        rows = read_csv(tmp_path / "out" / f"{side}.csv")
+        assert [row["runtime"] for row in rows] == names.split(",")
+        for row in rows:
+            assert (row["status"], row["rounds"]) == ("measured", "2")
+            if row["runtime"] == "eager":
+                assert row["artifact"] == ""
+                continue
+            artifact = tmp_path / "out" / row["artifact"]
+            assert artifact.is_file()
+            assert artifact.is_relative_to(tmp_path / "out" / "artifacts" / side)
 
 
 def test_a_base_that_does_not_import(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
 import attentions
 from tests.vitbench.examples import case
-from tests.vitbench.runtimes.test_converting import AXES, columns_of, run
+from tests.vitbench.runtimes.test_converting import AXES, columns_of, converted, run
 from vitbench import runtimes
 from vitbench.cases import calibration as images
 from vitbench.cases.calibration import MOST_IMAGES, Calibration
@@ -109,6 +111,29 @@ def test_a_whole_backbone(tmp_path: Path, name: str, runtime: str) -> None:
     found = outcome.facts.columns
     assert found["calibration"] == "scikit-image's 12 images"
     assert 0 < found["int8_share"] <= 1
+
+
+class Padded(nn.Module):
+    """A linear layer, and zeros beside what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.linear(x), (0, 0, 0, 1)).sigmoid()
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "executorch")) for name in QUANTIZING],
+)
+def test_what_is_padded_after_it_was_quantized(tmp_path: Path, runtime: str) -> None:
+    """XNNPACK does not load a pad of zeros there: it gets what is as good as zeros."""
+    module, x = Padded().eval(), torch.randn(2, 5, 8)
+    output = converted(module, x, runtime, tmp_path / "artifact", runtimes.INT8)
+    with torch.no_grad():
+        assert torch.allclose(output, module(x), atol=0.02)
 
 
 @pytest.mark.parametrize("output", ["another input's", "zero", "noise"])

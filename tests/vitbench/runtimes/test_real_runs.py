@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,15 @@ from vitbench.results.folder import ARTIFACTS, JOURNAL, RECORDS
 
 _AXES = ["--attention", "msa,hilo", "--resolution", "224", "--dim", "96", "--heads", "6"]
 _RUN = ["run", *_AXES, "--batch-size", "1", "--device", "cpu", "--effort", "quick", "--rounds", "2"]
+
+
+# The runtimes that convert, and in which dtypes.
+CONVERTED = [
+    (name, dtype)
+    for name, runtime in runtimes.converting().items()
+    for dtype in ("float32", runtimes.INT8)
+    if dtype == "float32" or runtime.RULES.int8_packages is not None
+]
 
 
 @pytest.fixture
@@ -60,10 +70,10 @@ def _files(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", runtimes.converting())
-def test_a_run_that_is_continued_converts_nothing(tmp_path: Path, runtime: str) -> None:
+@pytest.mark.parametrize(("runtime", "dtype"), CONVERTED)
+def test_a_run_that_is_continued_converts_nothing(tmp_path: Path, runtime: str, dtype: str) -> None:
     """Cut off after its first outcome, with all that it had converted."""
-    done = vitbench(tmp_path, *_RUN, "--runtime", runtime, "--out", "run")
+    done = vitbench(tmp_path, *_RUN, "--runtime", runtime, "--dtype", dtype, "--out", "run")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
     converted = _files(folder)
@@ -79,11 +89,15 @@ def test_a_run_that_is_continued_converts_nothing(tmp_path: Path, runtime: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", runtimes.converting())
-def test_killed_while_it_converts(tmp_path: Path, runtime: str) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("runtime", "dtype"), CONVERTED)
+def test_ended_while_it_converts(
+    tmp_path: Path, runtime: str, dtype: str, sent: signal.Signals
+) -> None:
     """It leaves no half of a file that is taken for a whole one, and no process; continued, it ends
     as an undisturbed one."""
-    command = [sys.executable, "-m", "vitbench", *_RUN, "--runtime", runtime, "--out", "run"]
+    command = [sys.executable, "-m", "vitbench", *_RUN]
+    command += ["--runtime", runtime, "--dtype", dtype, "--out", "run"]
     environment = os.environ | {MARK: str(tmp_path)}
     folder = tmp_path / "run"
     run = subprocess.Popen(
@@ -94,7 +108,7 @@ def test_killed_while_it_converts(tmp_path: Path, runtime: str) -> None:
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    run.kill()
+    run.send_signal(sent)
     run.wait()
     while left_behind(str(tmp_path)):
         assert time.monotonic() < deadline
