@@ -190,9 +190,7 @@ def warmup_floor(device: str) -> tuple[int, float]:
 START_S = 2.5
 _PASSES_S = 0.6
 _MODEL_PASSES_S = 3.0
-# What a whole model takes to convert, in times of a layer; a call that observes ranges, in times of
-# a plain one.
-_MODEL_CONVERSIONS = 8.0
+# What a call that observes ranges takes, in times of a plain one.
 _OBSERVING = 3.0
 # MACs of a small backbone at 224 x 224 pixels, alone and under the head of a task.
 _MODEL_MACS = {"": 5e9, "semantic_fpn": 9e9, "retinanet": 15e9, "mask_rcnn": 15e9}
@@ -248,7 +246,7 @@ def conversion_s(case: Case, calibration: Calibration | None = None) -> float:
     is_int8 = case.dtype == runtimes.INT8
     once = rules.int8_conversion_s if is_int8 else rules.conversion_s
     if case.backbone:
-        once *= _MODEL_CONVERSIONS
+        once *= rules.model_conversions
     if is_int8:
         once += images.calls(case.batch_size, calibration) * _OBSERVING * call_s(case)
     return once

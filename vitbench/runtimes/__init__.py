@@ -47,6 +47,7 @@ class Rules:
     columns          of records.csv that only this runtime fills
     conversion_s     what preparing a layer takes once, for estimates before a run
     int8_conversion_s  the same in int8, apart from calls of the module on samples
+    model_conversions  how many times as long a whole model takes
     loading_s        what it takes in each process after that
     keeps_processes  it starts processes that serve the next case too
     packages         that it imports beside torch
@@ -61,6 +62,7 @@ class Rules:
     columns: tuple[Column, ...] = ()
     conversion_s: float = 0.0
     int8_conversion_s: float = 0.0
+    model_conversions: float = 6.0
     loading_s: float = 0.0
     keeps_processes: bool = False
     packages: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ RULES = Rules(
     summary="ExecuTorch with XNNPACK, as phones run it",
     conversion_s=3.5,
     int8_conversion_s=6.5,
+    model_conversions=20.0,  # its passes take longer than the graph is larger
     loading_s=0.2,
     packages=("executorch",),
     extra="runtimes",

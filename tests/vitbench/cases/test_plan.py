@@ -181,6 +181,7 @@ def test_quantizing_takes_longer(runtime: str) -> None:
     layer8_s, model8_s = plans.conversion_s(layer8), plans.conversion_s(model8, IMAGES)
     assert layer_s < layer8_s < model8_s
     assert layer_s < model_s < model8_s
+    assert model_s == layer_s * runtimes.load(runtime).RULES.model_conversions
     more = dataclasses.replace(IMAGES, images=120)
     assert plans.conversion_s(model8, more) > model8_s
     plain, on_more = plan(model8, calibration=IMAGES), plan(model8, calibration=more)
