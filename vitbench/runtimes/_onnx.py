@@ -9,8 +9,10 @@ import torch
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 from torch import Tensor
+from torch.fx import Node
 
 from vitbench.runtimes import Subject, _artifact
+from vitbench.runtimes._rewritten import Rewritten
 
 # Of onnxscript's rules, those that the runtimes do not apply themselves.
 _RULES = (
@@ -37,7 +39,10 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 def save(subject: Subject, file: Path) -> None:
     """Exports what runs the module, its constants folded and its changes of shape joined."""
-    exported = _artifact.exported(subject).run_decompositions({_ATTENTION: _with_four_dimensions})
+    exported = _artifact.exported(subject)
+    if any(_is_of_another_shape(node) for node in exported.graph.nodes):
+        module = Rewritten(exported.module(), {_ATTENTION: _with_four_dimensions})
+        exported = torch.export.export(module, (subject.x,))
     # Not optimize=True: that takes `x + 1e-15` for `x + 0`, and what is divided by it becomes NaN.
     program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False)
     assert program is not None
@@ -48,10 +53,16 @@ def save(subject: Subject, file: Path) -> None:
     program.save(file)
 
 
+def _is_of_another_shape(node: Node) -> bool:
+    """Whether it is attention of other than 4 dimensions, which torch does not export to ONNX."""
+    q = node.args[0] if node.target is _ATTENTION else None
+    return isinstance(q, Node) and q.meta["val"].ndim != 4
+
+
 def _with_four_dimensions(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """The same attention of tensors (batch, heads, tokens, head_dim): torch exports no other."""
+    """The same attention, of tensors (batch, heads, tokens, head_dim)."""
     if q.ndim == 4:
         return NotImplemented
     if mask is not None and mask.ndim > 3:

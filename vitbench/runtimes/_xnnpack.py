@@ -8,43 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from vitbench.runtimes._rewritten import Rewritten
 
 _ATEN = torch.ops.aten
 _ATTENTION = _ATEN.scaled_dot_product_attention.default
 
 
-class Rewritten(nn.Module):
+def rewritten(module: GraphModule) -> Rewritten:
     """The same function as a module that torch exported, to be exported again."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__()
-        self.module = module
-        self._guarded = {node.name for node in module.graph.nodes if _is_guarded(module, node)}
-
-    def forward(self, x: Tensor) -> Any:
-        return _Rewriter(self.module, self._guarded).run(x)
-
-
-class _Rewriter(Interpreter):
-    """Runs a graph with other operators.
-
-    guarded  names of the nodes that stay as they are
-    """
-
-    def __init__(self, module: GraphModule, guarded: set[str]) -> None:
-        super().__init__(module)
-        self._guarded = guarded
-
-    def run_node(self, n: Node) -> Any:
-        rewrite = None if n.name in self._guarded else _REWRITES.get(n.target)
-        if rewrite is not None:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            result = rewrite(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        return super().run_node(n)
+    guarded = {node.name for node in module.graph.nodes if _is_guarded(module, node)}
+    return Rewritten(module, _REWRITES, guarded)
 
 
 def _is_guarded(module: GraphModule, node: Node) -> bool:

@@ -79,7 +79,7 @@ def convert(subject: Subject, folder: Path) -> Mapping[str, Any]:
     with sdpa_kernel(SDPBackend.MATH), uncached, torch.no_grad():
         module = _artifact.exported(subject).module()
         _fold_weights(module)
-        program = torch.export.export(_xnnpack.Rewritten(module), (subject.x,))
+        program = torch.export.export(_xnnpack.rewritten(module), (subject.x,))
         columns: dict[str, Any] = {}
         if subject.dtype == INT8:
             samples = subject.samples()
