@@ -65,41 +65,41 @@ class FocusedLinear(nn.Module):
         return self.proj((mixed + local).to(x.dtype))
 
     def _fused(self, x: FeatureMap) -> FeatureMap:
-        """Fewer passes: the length of a query cancels but for EPS, and the sum of its weights is
-        the product with one column more.
+        """Fewer passes: the length of a query cancels but for EPS, and a column of ones beside the
+        values sums the weights.
         """
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         local = convolve_all(v, self.dwc, self.num_heads)
         q, k, v = (part.flatten(1, 2).to(feature_dtype(x.dtype)) for part in (q, k, v))
         scale = F.softplus(self.scale.to(q.dtype))
-        (q, of_query), (k, of_key) = (
-            sharpened(part.clamp(min=0).add_(EPS).div_(scale), self.factor)
+        (q, of_q, sharp_q), (k, of_k, sharp_k) = (
+            sharpened(torch.addcdiv(EPS / scale, part.relu(), scale), self.factor)
             for part in (q, k + self.positional_encoding)
         )
-        k = k * (of_key / k.shape[1])
+        k = k * (of_k / sharp_k / k.shape[1])
         q, k, v = (split_heads(part, self.num_heads) for part in (q, k, v))
-        context = torch.cat((k.mT @ v, k.sum(dim=-2).unsqueeze(-1)), dim=-1)
-        mixed, weights = (q @ context).split((v.shape[-1], 1), dim=-1)
-        mixed = merge_heads(mixed / (weights + EPS / of_query.unsqueeze(1)))
+        mixed, weights = (q @ (k.mT @ F.pad(v, (0, 1), value=1.0))).split((v.shape[-1], 1), dim=-1)
+        weights = torch.addcdiv(weights, sharp_q.unsqueeze(1), of_q.unsqueeze(1), value=EPS)
+        mixed = merge_heads(mixed / weights)
         return self.proj((mixed.view(x.shape) + local).to(x.dtype))
 
 
 def focus(x: Float[Tensor, "*batch dim"], factor: int) -> Float[Tensor, "*batch dim"]:
     """The power of each feature, at the length that all had: arXiv 2308.00442, equation 6."""
-    powers, length = sharpened(x, factor)
-    return powers * length
+    powers, before, after = sharpened(x, factor)
+    return powers * (before / after)
 
 
 def sharpened(
     x: Float[Tensor, "*batch dim"], factor: int
-) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch 1"]]:
-    """The power of each feature, and what they are multiplied by to have the length of x.
+) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+    """The power of each feature, the length of x, and that of the powers.
 
-    The largest feature is divided out before, for its power may leave the range. It cancels, and so
-    does its gradient.
+    The largest feature is divided out before, for its power may leave the range. It cancels in what
+    the callers make of these, and so does its gradient.
     """
     powers = (x / x.detach().amax(dim=-1, keepdim=True)).pow_(factor)
-    return powers, x.norm(dim=-1, keepdim=True) / powers.norm(dim=-1, keepdim=True)
+    return powers, x.norm(dim=-1, keepdim=True), powers.norm(dim=-1, keepdim=True)
 
 
 def macs(dim: int, num_heads: int, grid: Grid, params: Params) -> int:

@@ -81,7 +81,8 @@ class Polarized(nn.Module):
         return torch.cat(mixed, dim=-1)
 
     def _fused(self, x: FeatureMap) -> FeatureMap:
-        """One power of both parts, and one product of queries for both mixtures and their sums.
+        """One power of both parts, and one product of queries for both mixtures and their sums,
+        which columns of ones beside the values make.
 
         Queries keep their order: for unlike parts the two halves of the context change places.
         """
@@ -92,12 +93,12 @@ class Polarized(nn.Module):
         q, k = q / scale, torch.addcdiv(self.positional_encoding / scale, k, scale)
         q, k, v = (split_heads(part, self.num_heads) for part in (q, k, v))
         queries, keys = parts(q, power), parts(k, power)
-        head_dim, total = v.shape[-1], keys.sum(dim=-2).unsqueeze(-1)
-        first, second = (keys.mT @ v).chunk(2, dim=-1)
-        unlike = torch.cat((second, total), dim=-1).roll(head_dim, dims=-2)
-        context = torch.cat((first, total, unlike), dim=-1) / k.shape[-2]
-        mixed = (queries @ context).unflatten(-1, (2, -1))
-        mixed, weights = mixed.split((head_dim // 2, 1), dim=-1)
+        head_dim, half = v.shape[-1], v.shape[-1] // 2
+        values = F.pad(v.unflatten(-1, (2, half)), (0, 1), value=1.0).flatten(-2)
+        first, second = (keys.mT @ values / k.shape[-2]).chunk(2, dim=-1)
+        context = torch.stack((first, second.roll(head_dim, dims=-2)), dim=-2).flatten(-2)
+        mixed = (queries @ context).unflatten(-1, (2, half + 1))
+        mixed, weights = mixed.split((half, 1), dim=-1)
         mixed = merge_heads((mixed / (weights + EPS)).flatten(-2)).view(x.shape)
         return self.proj((mixed + local).to(x.dtype) * gate)
 
