@@ -16,7 +16,7 @@ from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.groups import latency_s, trusted
 from vitbench.analysis.order import NEAR, Spread
 from vitbench.cases.axes import AXES
-from vitbench.cases.row import SETTINGS
+from vitbench.cases.row import CONDITIONS
 from vitbench.errors import BadInput
 from vitbench.instruments import memory
 from vitbench.results.outcome import COUNTED, MEASURED
@@ -24,8 +24,6 @@ from vitbench.results.record import Record
 
 Kind = Literal["latency", "memory", "top1"]
 Cause = Literal["slower", "level", "limit", "unknown", "untrusted", "failed"]
-# What a case must share with its rivals; the rest is the answer: what is computed, and how.
-_QUESTION = tuple(name for name in SETTINGS if not AXES[name].is_how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ def ask(rows: Sequence[Record]) -> None:
             "these rows are of layers and of whole models; choose with --attention, --backbone or "
             "--task"
         )
-    for name in (*_QUESTION, "device", "device_name", "torch"):
+    for name in (*CONDITIONS, "device", "device_name", "torch"):
         values = sorted({str(row[name]) for row in rows if row["status"] == MEASURED})
         if len(values) > 1:
             option = f"; choose one with {AXES[name].option}" if name in AXES else ""

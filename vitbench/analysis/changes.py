@@ -97,12 +97,10 @@ def _change(axis: Changed, base: str, other: str, pairs: Sequence[tuple[Record, 
 
 def _mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Of the mean; without ends where there is one value."""
-    from scipy import stats as scipy_stats
-
     if len(values) < 2:
         return -math.inf, math.inf
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    quantile = float(scipy_stats.t.ppf(0.5 + stats.CONFIDENCE / 2, len(values) - 1))
+    quantile = stats.student_quantile((1 - stats.CONFIDENCE) / 2, len(values) - 1)
     reach = quantile * math.sqrt(variance / len(values))
     return mean - reach, mean + reach

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,23 +73,22 @@ def _macs(row: Record) -> float:
 def _gap(measured: Sequence[Record]) -> FlopsGap:
     macs = np.array([_macs(row) for row in measured])
     latencies = np.array([latency_s(row) for row in measured])
-    everyone = np.ones((1, len(measured)))
-    (correlation,) = _correlations(macs, latencies, everyone)
-    resampled = _correlations(macs, latencies, _resamples(len(measured)))
+    correlation, *resampled = _correlations(macs, latencies, _resamples(len(measured))).tolist()
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    low, high = np.quantile([one for one in resampled if not math.isnan(one)], [tail, 1 - tail])
     within = Interval(min(float(low), correlation), max(float(high), correlation))
     rows = tuple(measured)
-    return FlopsGap(rows, float(correlation), within, _misjudged(measured))
+    return FlopsGap(rows, correlation, within, _misjudged(measured))
 
 
 @functools.lru_cache(maxsize=64)
 def _resamples(count: int) -> np.ndarray:
-    """How often each of so many subjects is drawn, resample by resample; the same every time."""
+    """How often each of so many subjects is drawn: once each, then resample by resample; the same
+    every time."""
     drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
     times = np.zeros((_RESAMPLES, count))
     np.add.at(times, (np.arange(_RESAMPLES)[:, None], drawn), 1)
-    return times
+    return np.vstack([np.ones(count), times])
 
 
 def _correlations(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> np.ndarray:

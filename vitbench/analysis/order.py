@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vitbench.analysis.stats import student_quantile
 from vitbench.results.record import Record
 
 # Of an order that is stated. Of the comparisons of identical runtimes, recorded and simulated, at
@@ -69,7 +70,8 @@ class Spread:
             return -math.inf
         own = math.sqrt((fast.deviation**2 + late.deviation**2) / 2)
         error = max(self.pooled, own) * math.sqrt(1 / fast.count + 1 / late.count)
-        at_least = late.mean - fast.mean - _quantile(freedom, pairs) * error
+        reach = student_quantile((1 - CONFIDENCE) / (2 * pairs), freedom)  # by Bonferroni
+        at_least = late.mean - fast.mean - reach * error
         return max(at_least, _apart(fast, late, pairs))
 
     def sign(self, one: Record, other: Record, pairs: int = 1) -> int:
@@ -84,14 +86,6 @@ class Spread:
         """The fastest of the rows, and those that are not known to be slower; the fastest first."""
         best, *others = sorted(rows, key=lambda row: Rounds.of(row).mean)
         return [best, *(row for row in others if self.gap(best, row, len(others)) <= 1)]
-
-
-@functools.cache
-def _quantile(freedom: int, pairs: int) -> float:
-    """Of Student's t, by Bonferroni."""
-    from scipy import stats
-
-    return float(stats.t.isf((1 - CONFIDENCE) / (2 * pairs), freedom))
 
 
 def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
@@ -133,7 +127,7 @@ def medians_of(row: Record) -> list[float]:
     return [float(text) for text in str(row["round_medians"] or row["latency_s"]).split()]
 
 
-@functools.lru_cache(maxsize=2**18)
+@functools.cache
 def _rounds(text: str) -> Rounds:
     """Each row is compared with many others."""
     logs = sorted(math.log(float(word)) for word in text.split())

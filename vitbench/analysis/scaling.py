@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitbench.analysis.groups import SIZE, groups, latency_s, trusted
-from vitbench.analysis.stats import CONFIDENCE, Interval
+from vitbench.analysis.stats import CONFIDENCE, Interval, student_quantile
 from vitbench.results.record import Record
 
 # With fewer sizes a straight line always fits.
@@ -55,12 +54,6 @@ def _fit(ordered: Sequence[Record]) -> Exponent:
     square = float(x @ x)
     slope = float(x @ y) / square
     rest, freedom = y - slope * x, len(ordered) - 2
-    reach = _quantile(freedom) * math.sqrt(float(rest @ rest) / freedom / square)
+    error = math.sqrt(float(rest @ rest) / freedom / square)
+    reach = student_quantile((1 - CONFIDENCE) / 2, freedom) * error
     return Exponent(tuple(ordered), slope, Interval(slope - reach, slope + reach))
-
-
-@functools.cache
-def _quantile(freedom: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))

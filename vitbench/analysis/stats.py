@@ -109,6 +109,14 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
     return float(np.percentile(np.asarray(samples), share))
 
 
+@functools.cache
+def student_quantile(tail: float, freedom: float) -> float:
+    """Above which a value of Student's t lies with this probability."""
+    from scipy import special  # a third of what scipy.stats takes to import
+
+    return -float(special.stdtrit(freedom, tail))
+
+
 def geometric_mean(ratios: Sequence[float]) -> float:
     """exp(mean(log(ratios))). Raises ValueError for none, or one that is not positive."""
     if not len(ratios) or min(ratios) <= 0:

@@ -34,6 +34,9 @@ _MOST_READINGS = 256
 SETTINGS = tuple(
     name for name, axis in AXES.items() if axis.meaning and name not in ("attention", "backbone")
 )
+# How a case is run, and what rows share of which one asks for the best way.
+HOW = tuple(name for name, axis in AXES.items() if axis.is_how)
+CONDITIONS = tuple(name for name in SETTINGS if name not in HOW)
 _KINDS: Mapping[str, Callable[..., Any]] = {"text": str, "int": int, "bool": bool}
 _FIELDS = Case.__dataclass_fields__
 # Of a row what a case has as a field, with its type, and what it has besides, with its default.

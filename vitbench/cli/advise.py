@@ -338,17 +338,26 @@ def _in_turns(advice: Advice, budget: str | None, out: Path | None) -> Advice:
 
     if advice.pick is None or not advice.near:
         return advice
+    seconds = None if budget is None else parse.duration(budget)
     folder = make_folder(out or new_folder(_REPORTS, "turns", str(advice.pick["device"])))
     rivals = {case_of(row): row for row in advice.near}
     console = terminal.console()
     with ComparisonBar(console, quiet=False) as bar:
-        verdicts = turns.measure(
-            case_of(advice.pick),
-            list(rivals),
-            folder,
-            budget_s=None if budget is None else parse.duration(budget),
-            on_progress=bar,
-        )
+        try:
+            verdicts = turns.measure(
+                case_of(advice.pick),
+                list(rivals),
+                folder,
+                budget_s=seconds,
+                on_progress=bar,
+            )
+        except KeyboardInterrupt:
+            typer.echo(
+                f"vitbench: interrupted; {folder} contains the turns so far, which are too few for "
+                "an answer; without --turns there is one from the rows",
+                err=True,
+            )
+            raise typer.Exit(130) from None
     by_name = {verdict.describe: verdict for verdict in verdicts}
     console.print(str(folder), style="cyan", soft_wrap=True)
     ratios = {}

@@ -113,11 +113,12 @@ class Judging:
     def write(self, result: Result) -> None:
         """Writes the reports that were asked for. Raises StorageFull."""
         from vitbench.render import ci
+        from vitbench.results.replacing import replacing
 
         for path, render in ((self.junit, ci.junit), (self.json, ci.json)):
             if path is not None:
-                with writing(path):
-                    path.write_text(render(result), encoding="utf-8")
+                with writing(path), replacing(path) as file:
+                    file.write(render(result))
         if summary := self._summary():
             with writing(summary), summary.open("a", encoding="utf-8") as file:
                 file.write(ci.markdown(result))

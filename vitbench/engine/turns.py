@@ -49,7 +49,8 @@ def measure(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Verdict]:
     """A verdict for each rival: slower or faster than the pick, or the same. The folder gets what
-    `vitbench ab` writes. Raises BadInput, StorageFull.
+    `vitbench ab` writes, also of what was measured before an interruption. Raises BadInput,
+    StorageFull, KeyboardInterrupt.
     """
     plan = plan_of(rivals, plans.rule_of("quick", pick.device, {}))
     comparison = AbComparison(
@@ -62,4 +63,8 @@ def measure(
         rivals=dict.fromkeys(rivals, pick),
         on_progress=on_progress,
     )
-    return list(comparison.measure().verdicts)
+    try:
+        return list(comparison.measure().verdicts)
+    except KeyboardInterrupt:
+        comparison.finish()
+        raise

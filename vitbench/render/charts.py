@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from vitbench.cases.axes import AXES
-from vitbench.cases.row import SETTINGS
+from vitbench.cases.row import CONDITIONS
 from vitbench.errors import BadInput, StorageFull, writing
 from vitbench.instruments import memory
 from vitbench.render import labels, runtime_charts, style, units, views
@@ -41,7 +40,7 @@ QUANTITIES = (THROUGHPUT, MACS, MEMORY)
 # As many as a legend holds, and a reader tells apart.
 _MOST_LINES = 24
 # What makes two rows different measurements, apart from the subject and the resolution.
-SETTING = ("device", *(name for name in SETTINGS if not AXES[name].is_how))
+SETTING = ("device", *CONDITIONS)
 
 
 def draw(run: Path, into: Path | None = None) -> list[Path]:

@@ -10,14 +10,11 @@ from vitbench import runtimes
 from vitbench.analysis.across_runtimes import Comparison
 from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.case import Resolution
-from vitbench.cases.row import SETTINGS
+from vitbench.cases.row import HOW, SETTINGS
 from vitbench.results.record import Record, subject_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# In what measurements of a mechanism may differ, besides its settings.
-_VARIANT = [name for name, axis in AXES.items() if axis.is_how]
 
 
 def resolution(row: Mapping[str, Any] | pd.Series) -> str:
@@ -69,7 +66,7 @@ def runtime_in(comparison: Comparison, name: str) -> str:
 def settings_of(comparisons: Sequence[Comparison]) -> list[str]:
     """What each is called among the others: the resolution, and in what else they differ."""
     records = [comparison.own_row for comparison in comparisons]
-    named = [name for name in (*SETTINGS, "device", "device_name", "torch") if name not in _VARIANT]
+    named = [name for name in (*SETTINGS, "device", "device_name", "torch") if name not in HOW]
     differing = [name for name in named if len({record[name] for record in records}) > 1]
     return [
         ", ".join([f"{resolution(record)} px", *_told(record, differing)]) for record in records
@@ -100,7 +97,7 @@ def variants(rows: pd.DataFrame) -> pd.Series:
 
     labels: dict[Hashable, str] = {}
     for _, group in rows.groupby("subject"):
-        columns = varying(group, _VARIANT)
+        columns = varying(group, HOW)
         for _, peers in group.groupby("stride", dropna=False):
             settings = own_words(peers["settings"].tolist())
             for (index, row), own in zip(peers.iterrows(), settings, strict=True):

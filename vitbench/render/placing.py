@@ -22,6 +22,7 @@ Flags = npt.NDArray[Any]
 _DISTANCES = (4.0, 8.0, 13.0, 19.0, 26.0, 34.0, 43.0, 54.0, 67.0, 82.0, 100.0)
 _DIRECTIONS = 32
 _LED = 9.0  # from this distance on
+_OWN = 1.3  # times as near as any other point is a name to its own, where no line leads to it
 _GAP = 1.0  # points that are kept free around a name
 _RADIUS = 2.6  # of a point
 _SLACK = 1.03  # letters are a little wider at another resolution
@@ -49,6 +50,7 @@ class _Sheet:
     def __init__(self, inside: Bbox, scale: float, points: Floats, lines: Floats) -> None:
         self._inside = inside
         self._gap = _GAP * scale
+        self._led = _LED * scale
         self._points = points
         self._lines = lines
         self._names: Floats = np.empty((0, 4))
@@ -72,6 +74,7 @@ class _Sheet:
         fits &= ~_overlap(wide, np.vstack([self._names, self._points])).any(1)
         fits &= ~_hit(wide, self._leaders).any(1)
         fits &= ~_hit(self._names, leaders).any(0)
+        fits &= self.is_led(leaders) | self._is_nearest(boxes, leaders)
         others = self._points[~_contain(self._points, point)]
         clear = fits & ~_hit(wide, self._lines).any(1) & ~_hit(others, leaders).any(0)
         clear &= ~_meet(leaders, self._leaders).any(1)
@@ -80,6 +83,20 @@ class _Sheet:
                 found: Floats = boxes[int(np.argmax(allowed))]
                 return found
         return None
+
+    def is_led(self, leaders: Floats) -> Flags:
+        """Which are long enough to be drawn."""
+        led: Flags = _lengths(leaders) > self._led
+        return led
+
+    def _is_nearest(self, boxes: Floats, leaders: Floats) -> Flags:
+        """Which of the boxes are nearer to their own point than to any other."""
+        middles = (self._points[:, :2] + self._points[:, 2:]) / 2
+        spots = np.clip(middles, boxes[:, None, :2], boxes[:, None, 2:])
+        away = np.hypot(*np.moveaxis(spots - middles, -1, 0))
+        is_other = ~_contain(self._points, leaders[0, 0])
+        nearest: Flags = (away[:, is_other] > _OWN * _lengths(leaders)[:, None]).all(1)
+        return nearest
 
 
 def place(
@@ -121,7 +138,7 @@ def place(
         x, y = figure.transFigure.inverted().transform(spot[:2])
         text.set_position((x, y))
         leader = np.stack([point, _nearest(spot[None], point)[0]])
-        is_led = float(np.hypot(*(leader[1] - leader[0]))) > _LED * scale
+        is_led = bool(sheet.is_led(leader[None])[0])
         sheet.add(spot, leader if is_led else None)
         if is_led:
             ends = axes.transData.inverted().transform(leader)
@@ -153,6 +170,11 @@ def _around(point: Floats, width: float, height: float, scale: float) -> Floats:
     half = np.array([width, height]) / 2
     middles = (point + directions * (distances + half)).reshape(-1, 2)
     return np.hstack([middles - half, middles + half])
+
+
+def _lengths(lines: Floats) -> Floats:
+    lengths: Floats = np.hypot(*(lines[:, 1] - lines[:, 0]).T)
+    return lengths
 
 
 def _nearest(boxes: Floats, point: Floats) -> Floats:

@@ -10,13 +10,12 @@ from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.compare import IDENTITY, MACHINE
 from vitbench.analysis.order import Spread
 from vitbench.cases.axes import AXES
+from vitbench.cases.row import HOW
 from vitbench.instruments import memory
 from vitbench.render import labels, tables, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
-# What an implementation is: the rest of a case's identity is the question, this the answer.
-_ANSWER = tuple(name for name, axis in AXES.items() if axis.is_how)
 _HEADER = ("subject", "px", "dtype", "batch", "use", "images/s", "times", "peak MiB", "because")
 
 
@@ -30,7 +29,7 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
     questions: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         if record["status"] == MEASURED:
-            shared = [name for name in (*IDENTITY, *MACHINE) if name not in _ANSWER]
+            shared = [name for name in (*IDENTITY, *MACHINE) if name not in HOW]
             questions.setdefault(tuple(record[name] for name in shared), []).append(record)
     answered = [_trusted(answers) for answers in questions.values() if len(answers) > 1]
     settings = labels.own_settings([answers[0] for answers in answered])
@@ -104,7 +103,7 @@ def _memory_compares(records: Sequence[Record]) -> bool:
 
 
 def _named(record: Record) -> str:
-    others = {name: record[name] for name in _ANSWER if name != "impl"}
+    others = {name: record[name] for name in HOW if name != "impl"}
     words = [str(value) for name, value in others.items() if value != AXES[name].default]
     return " + ".join([str(record["impl"]), *words])
 

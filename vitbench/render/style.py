@@ -14,6 +14,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from vitbench.results.replacing import replace_bytes
+
 # The index of a mechanism, or of a whole model, gives its colour: append, never reorder.
 _ORDER = (
     "msa hilo window shifted_window sra linear_sra cross_window neighborhood grid xca "
@@ -162,7 +164,7 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
         data = content.getvalue()
         if suffix == "svg":
             data = data.replace(b"<defs>", _DARK + b"<defs>", 1)
-        (folder / f"{name}.{suffix}").write_bytes(data)
+        replace_bytes(folder / f"{name}.{suffix}", data)
     return folder / f"{name}.png"
 
 

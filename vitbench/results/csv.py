@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +25,7 @@ from vitbench.results.folder import (
 from vitbench.results.journal import Run
 from vitbench.results.outcome import Measured
 from vitbench.results.record import Record
+from vitbench.results.replacing import replacing
 
 SAMPLE_COLUMNS = ("case", "round", "sample", "latency_s")
 
@@ -95,18 +94,6 @@ def write_json(path: Path, data: Any) -> None:
     with replacing(path) as file:
         json.dump(data, file, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of another when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _cell(value: Any) -> Any:

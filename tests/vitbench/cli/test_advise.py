@@ -200,6 +200,24 @@ def test_without_a_run_the_smallest_sweep_is_planned(vitbench: Vitbench) -> None
     assert sorted(path.name for path in Path().iterdir()) == ["run"]
 
 
+def test_turns_that_are_interrupted(vitbench: Vitbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says what is kept and how to get an answer, with status 130; a second call
+    starts anew, and refuses a folder that has turns already."""
+
+    def measure(*words: object, **more: object) -> None:
+        Path("turns", "readings.csv").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitbench.engine.turns.measure", measure)
+    asked = ("advise", "run", "--resolution", "224", "--runtime", "eager", "--turns")
+    status, out, err = vitbench(*asked, "--out", "turns")
+    assert (status, out) == (130, "")
+    assert err.startswith("vitbench: interrupted; turns contains the turns so far")
+    assert err.count("\n") == 1
+    status, _, err = vitbench(*asked, "--out", "turns")
+    assert (status, err) == (2, "vitbench: turns is not empty; choose another --out\n")
+
+
 def test_names_of_users_are_harmless(vitbench: Vitbench) -> None:
     """Signs that turn the direction of writing stand as their codes; the rest is text."""
     name = "a\u202e<script>=cmd()" + "x" * 200

@@ -62,3 +62,20 @@ def test_equals_are_not_told_apart(workers: Workers, tmp_path: Path) -> None:
         words = {verdict.word for verdict in turns.measure(PICK, RIVALS, folder)}
         called += bool(words & {"slower", "faster"})
     assert called <= 1
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_interrupted(workers: Workers, tmp_path: Path, blocks: int) -> None:
+    """In the third block, or in the first: the folder has every whole block and the rows that
+    follow from them, and no process is left."""
+
+    def whole_blocks() -> int:
+        return len({row["block"] for row in read_csv(tmp_path / "readings.csv")})
+
+    workers.fault = lambda *_: KeyboardInterrupt() if whole_blocks() >= blocks else None
+    with pytest.raises(KeyboardInterrupt):
+        turns.measure(PICK, RIVALS, tmp_path)
+    assert whole_blocks() == blocks
+    statuses = {row["status"] for row in read_csv(tmp_path / "head.csv")}
+    assert statuses == {"measured" if blocks else "not_measured"}
+    assert workers.alive == 0

@@ -20,6 +20,7 @@ from vitbench.render import text
 from vitbench.results import rows, samples
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record
+from vitbench.results.replacing import replace_bytes
 from vitbench.results.samples import Rounds
 
 EXTRA = "export"
@@ -127,9 +128,10 @@ def render(results: Results, name: str) -> Mapping[str, bytes]:
 
 
 def write(files: Mapping[str, bytes], out: Path) -> list[Path]:
-    """Writes them as `out`, or as `out` with a word before its suffix. Raises BadInput."""
+    """Writes them as `out`, or as `out` with a word before its suffix; each as a whole. Raises
+    BadInput."""
     paths = {out.with_name(f"{out.stem}{part}{out.suffix}"): data for part, data in files.items()}
     for path, data in paths.items():
         with writing(path, BadInput):
-            path.write_bytes(data)
+            replace_bytes(path, data)
     return list(paths)

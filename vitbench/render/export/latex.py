@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vitbench.analysis.groups import head_of
-from vitbench.cases.axes import AXES
-from vitbench.cases.row import SETTINGS
+from vitbench.cases.row import CONDITIONS
 from vitbench.render import tables, text, units
 from vitbench.render.export import Format, Results
 from vitbench.render.export._figures import published
@@ -41,10 +40,7 @@ _SPECIAL = {
 # Of letters the Latin ones: no font of a paper has all the others.
 _LAST_LETTER = "\u017f"
 # What rows share that compete for the best figure: not how the case is run.
-_CONDITIONS = (
-    *("image_height", "image_width", "device", "device_name"),
-    *(name for name in SETTINGS if not AXES[name].is_how),
-)
+_SETTING = ("image_height", "image_width", "device", "device_name", *CONDITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +175,7 @@ def _by_setting(
 
 def _setting(record: Record) -> tuple[object, ...]:
     """Whole models with different heads do different tasks."""
-    return (head_of(record), *(record[name] for name in _CONDITIONS))
+    return (head_of(record), *(record[name] for name in _SETTING))
 
 
 def _winners(records: Sequence[Record], rivals: Sequence[int], column: _Column) -> list[int]:

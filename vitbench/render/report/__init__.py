@@ -14,8 +14,8 @@ from pathlib import Path
 from vitbench.errors import BadInput, StorageFull, writing
 from vitbench.render.report import page, sources, summary
 from vitbench.render.report.contents import Contents
-from vitbench.results.csv import replacing
 from vitbench.results.folder import REPORT, SUMMARY
+from vitbench.results.replacing import replacing
 
 # What files say that vitbench wrote, and so may replace, near their start.
 _MARKS = ('<meta name="generator" content="vitbench', summary.MARK)

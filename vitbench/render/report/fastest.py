@@ -10,14 +10,12 @@ from vitbench import runtimes
 from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.groups import head_of, latency_s, trusted
 from vitbench.analysis.order import Spread
-from vitbench.cases import row
 from vitbench.cases.axes import AXES, text_of
+from vitbench.cases.row import CONDITIONS
 from vitbench.render import labels, units
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
-_HOW = [name for name, axis in AXES.items() if axis.is_how]
-_SETTING = [name for name in row.SETTINGS if name not in _HOW]
 # Names of a cell, and of a sentence, that are told.
 _MOST = 4
 
@@ -97,7 +95,7 @@ def _setting(record: Record) -> tuple[str, ...]:
     kind = "attention layers" if record["attention"] else "whole models"
     head = head_of(record)
     words = [kind, head and f"head {head}", str(record["device_name"] or record["device"])]
-    for name in _SETTING:
+    for name in CONDITIONS:
         text = text_of(record[name])
         words.append(AXES[name].label(text) if text and text != "false" else "")
     return (*words, f"torch {record['torch']}")

@@ -101,7 +101,7 @@ function nameColours() {
   const lines = Object.entries(page.styles).map(([subject, style], index) => {
     colourNames.set(subject, `var(--subject-${index})`);
     const isBlack = style.colour === "#222222";
-    const colour = isBlack ? "var(--black)" : `color-mix(in srgb, ${style.colour}, white var(--lift))`;
+    const colour = isBlack ? "var(--black)" : `color-mix(in srgb, ${style.colour}, light-dark(${style.colour}, white) 30%)`;
     return `--subject-${index}: ${colour};`;
   });
   document.head.append(element("style", {}, `:root { ${lines.join(" ")} }`));

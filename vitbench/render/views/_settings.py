@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from vitbench.analysis.groups import head_of
-from vitbench.cases.axes import AXES
-from vitbench.cases.row import SETTINGS
+from vitbench.cases.row import CONDITIONS
 from vitbench.render import labels
 from vitbench.results import frame
 
 # Apart from the subject, its implementation and the resolution.
-_SETTING = ("device", "device_name", "runtime", *(n for n in SETTINGS if not AXES[n].is_how))
+_SETTING = ("device", "device_name", "runtime", *CONDITIONS)
 _LEAST = 3  # subjects that a chart compares
 
 

@@ -17,7 +17,7 @@ from vitbench.results import frame
 
 _MACS = Axis("MACs of one image", "macs")
 # Behind the names of the pair that MACs misjudge most.
-_SLOW, _FAST = "\u25bc", "\u25b2"
+_SLOW, _FAST = "\u2193", "\u2191"
 
 
 def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
