@@ -27,6 +27,7 @@ from vitbench.analysis import advise as advising
 from vitbench.analysis import trust
 from vitbench.cases.axes import AXES
 from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
+from vitbench.cases.row import select
 from vitbench.cli import app, show
 from vitbench.instruments.timing import TimingRule
 from vitbench.render import advice as words
@@ -77,11 +78,13 @@ def results() -> str:
 
 
 def advice() -> str:
-    """What `vitbench advise` answers of the committed run at 512 pixels: the pick, and why the
-    others lost."""
-    rows = [row for row in frame.records(frame.read(RUN)) if row["image_height"] == 512]
-    found = advising.advise(rows, advising.Limits())
-    lines = [*words.answer(found), *(f"- {line}" for line in words.rivals(found))]
+    """What `vitbench advise` answers of the committed run of runtimes: the pick, and why the next
+    ones lost."""
+    asked = {"resolution": ["224"], "runtime": ["openvino"], "dtype": ["int8"]}
+    found = advising.advise(
+        select(frame.records(frame.read(DEPLOYED[0])), asked), advising.Limits()
+    )
+    lines = [*words.answer(found), *(f"- {line}" for line in words.rivals(found, most=5))]
     return "\n".join(["```text", *lines, "```"])
 
 

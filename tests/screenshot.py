@@ -1,6 +1,6 @@
 """A picture of the top of a run's report, for README.md.
 
-python -m tests.screenshot reports/cpu-quick docs/report.png
+python -m tests.screenshot reports/cpu-runtimes docs/report.png
 """
 
 from __future__ import annotations

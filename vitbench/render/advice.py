@@ -16,7 +16,8 @@ from vitbench.cases.row import options_of
 from vitbench.cases.scalars import parse_scalar
 from vitbench.cases.sweep import Sweep
 from vitbench.errors import BadInput
-from vitbench.render import tables, units
+from vitbench.instruments import memory
+from vitbench.render import units
 from vitbench.render.insights import setting
 from vitbench.render.text import visible
 from vitbench.results.record import Record, subject_of
@@ -159,8 +160,9 @@ def _figures(row: Record) -> str:
         f"{speed} images/s ({low} to {high})",
         f"{units.significant(1e3 * float(row['latency_s'] or 0))} ms a call",
     ]
-    if peak := tables.peak(row):
-        words.append(f"peak memory {peak} MiB")
+    if (peak_bytes := row["peak_memory_bytes"]) is not None:
+        about = " about" if row["memory_source"] in memory.INEXACT else ""
+        words.append(f"peak memory{about} {units.mebibytes(float(peak_bytes))} MiB")
     if row["backbone"] and (known := published_top1(row)) is not None:
         remark = f" ({known.remark})" if known.remark else ""
         words.append(f"published top-1 {known.percent:g}%{remark}")

@@ -39,9 +39,9 @@ def test_a_full_disk_leaves_the_old(tmp_path: Path) -> None:
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="File too large"):
             replace_bytes(path, b"x" * SIZE)
-        with pytest.raises(OSError), replacing(path) as file:
+        with pytest.raises(OSError, match="File too large"), replacing(path) as file:
             file.write("x" * SIZE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -19,6 +19,7 @@ from vitbench.results.record import Record
 class Contents:
     """The answers of a report, and what is missing from it.
 
+    shared    what all settings of the answer have in common
     warning   where most figures cannot be trusted; else empty
     findings  titles, and sentences below each
     failures  status, reason, and the cases that it kept from being measured
@@ -26,6 +27,7 @@ class Contents:
 
     title: str
     counts: str
+    shared: str
     warning: str
     matrices: Sequence[fastest.Matrix]
     findings: Sequence[tuple[str, Sequence[str]]]
@@ -37,12 +39,14 @@ class Contents:
         """Of the rows of all runs."""
         records = [record for source in sources for record in source.records]
         titles = dict.fromkeys(str(source.plan.get("title") or source.name) for source in sources)
+        shared, matrices = fastest.matrices(records)
         return cls(
             title="; ".join(titles),
             counts=_counts(records),
+            shared=shared,
             warning=_warning(records),
-            matrices=fastest.matrices(records),
-            findings=[*_insights(sources), *findings.groups(records)],
+            matrices=matrices,
+            findings=[*findings.groups(records), *_insights(sources)],
             versus=versus.against_the_first(sources),
             failures=_failures(records),
         )

@@ -77,8 +77,9 @@ def _range(sizes: Sequence[str]) -> str:
     return f"at {sizes[0]} px" if len(sizes) == 1 else f"from {sizes[0]} to {sizes[-1]} px"
 
 
-def matrices(records: Sequence[Record]) -> list[Matrix]:
-    """One for each setting in which at least two subjects were measured."""
+def matrices(records: Sequence[Record]) -> tuple[str, list[Matrix]]:
+    """One for each setting in which at least two subjects were measured; and what all of these
+    share, in words, where there are several."""
     own = labels.own_settings(records)
     settings: dict[tuple[str, ...], list[tuple[Record, str]]] = {}
     for record, words in zip(records, own, strict=True):
@@ -86,8 +87,9 @@ def matrices(records: Sequence[Record]) -> list[Matrix]:
             name = f"{subject_of(record)} {words}".strip()
             settings.setdefault(_setting(record), []).append((record, name))
     compared = {key: rows for key, rows in settings.items() if len({name for _, name in rows}) > 1}
-    titles = _titles(list(compared))
-    return [_matrix(title, rows) for title, rows in zip(titles, compared.values(), strict=True)]
+    shared, titles = _titles(list(compared))
+    own_rows = zip(titles, compared.values(), strict=True)
+    return shared, [_matrix(title, rows) for title, rows in own_rows]
 
 
 def _setting(record: Record) -> tuple[str, ...]:
@@ -101,14 +103,14 @@ def _setting(record: Record) -> tuple[str, ...]:
     return (*words, f"torch {record['torch']}")
 
 
-def _titles(settings: Sequence[tuple[str, ...]]) -> list[str]:
-    """The words in which they differ; all of them where there is one setting."""
+def _titles(settings: Sequence[tuple[str, ...]]) -> tuple[str, list[str]]:
+    """The words that several settings share, and for each those in which it differs; all of them
+    where there is one."""
     columns = list(zip(*settings, strict=True))
     differing = [len({*column}) > 1 or len(settings) == 1 for column in columns]
-    return [
-        ", ".join(word for word, is_told in zip(own, differing, strict=True) if is_told and word)
-        for own in settings
-    ]
+    titles = [", ".join(filter(None, itertools.compress(own, differing))) for own in settings]
+    shared = [column[0] for column, differs in zip(columns, differing, strict=True) if not differs]
+    return ", ".join(filter(None, shared)), titles
 
 
 def _matrix(title: str, rows: Sequence[tuple[Record, str]]) -> Matrix:
@@ -143,11 +145,14 @@ def _cell(rows: Sequence[tuple[Record, str]], spread: Spread) -> Cell:
     name = next(name for record, name in rows if record is best)
     others = sorted((pair for pair in rows if pair[1] != name), key=lambda pair: latency_s(pair[0]))
     near = [pair for pair in others if spread.gap(best, pair[0], len(others)) <= 1]
-    close = list(dict.fromkeys(other + _doubt(row) for row, other in near))
+    close = list(dict.fromkeys(other + _doubt(row, best, spread) for row, other in near))
     speed = f"{units.significant(float(best['throughput_img_s'] or 0))} images/s"
     return Cell(name, speed, tuple(close[:_MOST]), max(0, len(close) - _MOST))
 
 
-def _doubt(record: Record) -> str:
-    """The grade, where no order should be read from it."""
-    return "" if is_trusted(record) else f" (trust {record['trust']})"
+def _doubt(record: Record, best: Record, spread: Spread) -> str:
+    """The grade, where no order should be read from it; and whether it would lead otherwise."""
+    if is_trusted(record):
+        return ""
+    faster = "faster, but of " if spread.gap(record, best) > 1 else ""
+    return f" ({faster}trust {record['trust']})"

@@ -20,6 +20,7 @@ def markdown(sources: Sequence[Source], told: Contents) -> str:
         f"### vitbench: {text.markdown(told.title)}",
         "",
         f"{text.markdown(told.counts)}.",
+        *(["", f"All of this: {text.markdown(told.shared)}."] if told.shared else []),
     ]
     for matrix in told.matrices[:_MOST_SETTINGS]:
         header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
