@@ -196,8 +196,10 @@ def outlook(plan: Plan) -> str:
     rounds = f"{plan.rounds} {'round' if plan.rounds == 1 else 'rounds'}"
     scope = f"{cases} on {plan.device}, {rounds}: "
     if plan.budget_s is None:
-        span = f"{units.duration(least)} to {units.duration(most)}"
-        return f"{scope}{span}, depending on the noise{converts}"
+        times = units.duration(least), units.duration(most)
+        if len({*times}) == 1:
+            return f"{scope}about {times[0]}{converts}"
+        return f"{scope}{times[0]} to {times[1]}, depending on the noise{converts}"
     samples = budget.samples_each(plan)
     return scope + (
         f"at most {units.duration(plan.budget_s)}, about {samples} samples per case; if samples "

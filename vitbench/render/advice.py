@@ -20,6 +20,7 @@ from vitbench.instruments import memory
 from vitbench.render import units
 from vitbench.render.insights import setting
 from vitbench.render.text import visible
+from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
 
 # Rivals that are told, and names in a sentence.
@@ -144,6 +145,8 @@ def _nothing(advice: Advice) -> str:
         if value is not None
     ]
     text = "nothing measured meets " + " and ".join(words or ["the rules of trust"])
+    if all(one.record["status"] != MEASURED for one in advice.lost):
+        return "nothing was measured; without a time no row can be the answer"
     if advice.nearest is None:
         why = "no row may be trusted; `vitbench doctor` says what disturbs this machine"
         return visible(f"{text}: {why}")

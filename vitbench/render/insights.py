@@ -159,13 +159,16 @@ def bounds(found: Sequence[Bound]) -> list[str]:
     counts = Counter(one.limit for one in found)
     sentences = []
     for limit, count in counts.most_common():
-        own = [one for one in found if one.limit == limit and one.roofline is not None]
+        own = sorted(
+            (one for one in found if one.limit == limit and one.roofline is not None), key=_roofline
+        )
         text = f"{limit}: {count} of {len(found)} cases"
-        if own:
-            low, high = (pick(own, key=_roofline) for pick in (min, max))
+        if len(own) == 1:
+            text += f"; {name(own[0].record)} reaches {_roofline(own[0]):.0%} of the roofline"
+        elif own:
             text += (
-                f"; they reach {_roofline(low):.0%} ({name(low.record)}) to "
-                f"{_roofline(high):.0%} ({name(high.record)}) of the roofline"
+                f"; they reach {_roofline(own[0]):.0%} ({name(own[0].record)}) to "
+                f"{_roofline(own[-1]):.0%} ({name(own[-1].record)}) of the roofline"
             )
         sentences.append(visible(text))
     return sentences

@@ -195,7 +195,7 @@ def test_without_a_run_the_smallest_sweep_is_planned(vitbench: Vitbench) -> None
     status, out, _ = vitbench("advise", "--attention", "msa,hilo", "--resolution", "64")
     assert status == 0
     assert out.splitlines()[0] == ("no run is given; the smallest sweep that can answer: msa, hilo")
-    assert re.search(r"2 cases on \S+, 4 rounds: .* to .*, depending on the noise", out)
+    assert re.search(r"2 cases on \S+, 4 rounds: (about .*|.* to .*, depending on the noise)", out)
     assert out.splitlines()[-1] == "measure it with --yes"
     assert sorted(path.name for path in Path().iterdir()) == ["run"]
 
@@ -216,6 +216,25 @@ def test_turns_that_are_interrupted(vitbench: Vitbench, monkeypatch: pytest.Monk
     assert err.count("\n") == 1
     status, _, err = vitbench(*asked, "--out", "turns")
     assert (status, err) == (2, "vitbench: turns is not empty; choose another --out\n")
+
+
+@pytest.mark.parametrize("status", ["error", "counted"])
+def test_rows_without_a_time_are_no_answer(vitbench: Vitbench, status: str) -> None:
+    """It says that nothing was measured, not that nothing can be trusted; with each reason."""
+    rows = [synthetic.failed(case, status, "lost") for case in synthetic.cases(attention="msa")]
+    synthetic.folder(Path("failures"), rows)
+    found, out, _ = vitbench("advise", "failures")
+    assert found == 1
+    assert out.startswith("nothing was measured; without a time no row can be the answer")
+    assert "- msa fused in eager: " in out
+
+
+def test_one_case_is_told_in_the_singular(vitbench: Vitbench) -> None:
+    """What bounds it, with its share of the roofline once."""
+    (case,) = synthetic.cases(attention="msa")
+    synthetic.folder(Path("one"), [synthetic.record(case, [0.01] * 3)])
+    _, out, _ = vitbench("insight", "one")
+    assert "- compute: 1 of 1 cases; msa reaches 100% of the roofline" in out.splitlines()
 
 
 def test_names_of_users_are_harmless(vitbench: Vitbench) -> None:
