@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands speak of: plugins, a baseline, runs, revisions, folders, environments."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "reports").mkdir()
-    for run_folder in (RUN, RUN.with_name("cpu-detection")):
+    for run_folder in (RUN, RUN.with_name("cpu-detection"), RUN.with_name("cpu-runtimes")):
         shutil.copytree(run_folder, folder / "reports" / run_folder.name)
     baseline = pd.read_csv(RUN / "records.csv", dtype=str).head(1)
     baseline["peak_memory_bytes"] = ""  # it depends on the CPU's instructions
