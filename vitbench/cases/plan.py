@@ -15,6 +15,7 @@ from vitbench import devices, runtimes
 from vitbench.cases import calibration as images
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
+from vitbench.cases.shard import Shard
 from vitbench.devices import ALLOCATORS, Allocator
 from vitbench.errors import BadInput, nearest
 from vitbench.instruments.timing import TimingRule
@@ -51,6 +52,9 @@ class Plan:
     plugins             mechanisms and backbones of the user's own: name -> file
     weights             the checkpoint of every backbone; None: none
     calibration         the images of backbones in int8; None: there is no such case
+    control             the case that every machine measures in each round, by which machines are
+                        compared; None: one machine measures all cases
+    shard               what part of a larger plan this is; None: it is whole
     """
 
     title: str
@@ -72,6 +76,8 @@ class Plan:
     plugins: Mapping[str, Path] = field(default_factory=dict)
     weights: Path | None = None
     calibration: Calibration | None = None
+    control: Case | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -89,6 +95,7 @@ class Plan:
             "plugins": {name: str(path) for name, path in self.plugins.items()},
             "weights": self.weights and str(self.weights),
             "calibration": self.calibration and self.calibration.to_dict(),
+            "control": self.control and self.control.to_dict(),
         }
 
     @classmethod
@@ -104,12 +111,24 @@ class Plan:
         try:
             if (images := data.get("calibration")) is not None:
                 fields["calibration"] = Calibration.from_dict(images)
+            if (control := data.get("control")) is not None:
+                fields["control"] = Case.from_dict(control)
+            if (shard := data.get("shard")) is not None:
+                fields["shard"] = Shard(**shard | {"slots": tuple(shard["slots"])})
             fields["cases"] = tuple(Case.from_dict(case) for case in data["cases"])
             return cls(**fields | {"rule": TimingRule(**data["rule"])})
         except TypeError as error:  # a field too many or too few
             raise BadInput(
                 f"the run was begun by another version of vitbench, which must continue it: {error}"
             ) from None
+
+
+def with_control(plan: Plan) -> Plan:
+    """The plan for several machines: each also measures the case of middling length, in each
+    round. Without times there is nothing to compare machines by."""
+    cases = sorted(plan.cases, key=call_s)
+    control = cases[len(cases) // 2] if plan.timed else None
+    return dataclasses.replace(plan, control=control)
 
 
 def shuffled(cases: Iterable[Case], seed: str) -> list[Case]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitbench import runtimes
-from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine.budget import TimeBudget
+from vitbench.engine.case_worker import CaseWorker
 from vitbench.engine.device_lock import DeviceLock
-from vitbench.engine.messages import Accepted, Convert, Finished, Measure, Ready, SetUp
-from vitbench.engine.pool import CaseFailed, Pool, WorkerSpec
+from vitbench.engine.messages import Ready, SetUp
+from vitbench.engine.pool import WorkerSpec
 from vitbench.errors import BadInput, BrokenPlugin
 from vitbench.instruments.timing import TimingRule
 from vitbench.results import journal as journals
@@ -65,9 +64,6 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
         return _Runner(journals.read(folder), journal, folder, on_progress).carry_out()
 
 
-_SLOT = "run"
-
-
 class _Runner:
     """In each round a fresh worker measures every case once; another where it dies."""
 
@@ -80,7 +76,6 @@ class _Runner:
         self._previous_environment = run.environment or None
         self._converted: set[str] = set()
         self._spec = WorkerSpec(self._setup, self._on_ready)
-        self._timeout_s = run.plan.timeout_s
         self._budget = TimeBudget.of(run.plan, time.monotonic())
 
     def carry_out(self) -> Run:
@@ -90,11 +85,10 @@ class _Runner:
                 for index in range(self._run.plan.rounds):
                     self._index = index
                     self._convert()
-                    self._compilers: set[int] = set()  # processes that torch.compile keeps
-                    with Pool({_SLOT: self._spec}, self._timeout_s, self._lock) as self._pool:
+                    with self._new_worker() as worker:
                         if index == 0:
-                            self._check_code(self._pool)
-                        self._measure_round()
+                            worker.check_code()
+                        self._measure_round(worker)
         finally:
             derive(self._folder, self._run)
         return self._run
@@ -104,10 +98,13 @@ class _Runner:
         if self._budget is not None:
             self._budget.ends_s += waited_s
 
+    def _new_worker(self) -> CaseWorker:
+        return CaseWorker(self._run.plan, self._spec, self._lock)
+
     def _convert(self) -> None:
         """Has modules converted for the runtimes that need it, in a process of its own, where an
         earlier round has not."""
-        with Pool({_SLOT: self._spec}, self._timeout_s, self._lock) as pool:
+        with self._new_worker() as worker:
             for case in self._open_cases():
                 converts = runtimes.load(case.runtime).RULES.converts
                 if not converts or case.id in self._converted:
@@ -115,15 +112,13 @@ class _Runner:
                 if self._is_time_spent():
                     return
                 if not self._converted:
-                    self._check_code(pool)
+                    worker.check_code()
                 self._converted.add(case.id)
                 self._report(case, None)
-                pool.ensure(_SLOT)
-                request, start_s = Convert(case=case), time.monotonic()
-                try:
-                    pool.retry(partial(pool.ask, _SLOT, request, Accepted))
-                except CaseFailed as error:
-                    self._keep(case, error.failure)
+                worker.start()
+                start_s = time.monotonic()
+                if (failed := worker.convert(case)) is not None:
+                    self._keep(case, failed)
                 self._spend(journals.CONVERSION, start_s)
 
     def _is_time_spent(self) -> bool:
@@ -133,27 +128,19 @@ class _Runner:
         """Writes down what work that is no case's took until now."""
         self._journal.append(journals.spent_entry(what, time.monotonic() - start_s))
 
-    def _check_code(self, pool: Pool[str]) -> None:
-        """Has a worker import what is not ours. Raises BrokenPlugin."""
-        pool.check_plugins(_SLOT, self._run.plan.plugins)
-        pool.check_classes(_SLOT, self._run.plan.cases)
-
     def _keep(self, case: Case, outcome: Outcome) -> None:
         """Writes an outcome down."""
         self._journal.append(journals.outcome_entry(case, self._index, outcome))
         self._run.outcomes[case.id, self._index] = outcome
         self._report(case, outcome)
 
-    def _measure_round(self) -> None:
-        group = None
+    def _measure_round(self, worker: CaseWorker) -> None:
+        with_facts = self._index == 0
         for case in self._open_cases():
             if self._is_time_spent():
                 return
             self._report(case, None)
-            if group is not None and group != plans.group_of(case):
-                self._pool.end(_SLOT)
-            group = plans.group_of(case)
-            outcome = self._measure(case)
+            outcome = worker.measure(case, self._rule(case), with_facts=with_facts)
             if self._budget is not None and isinstance(outcome, Measured):
                 self._budget.update(case, outcome)
             self._keep(case, outcome)
@@ -176,26 +163,9 @@ class _Runner:
     def _failed_cases(self) -> set[str]:
         return {case_id for (case_id, _), o in self._run.outcomes.items() if isinstance(o, Failed)}
 
-    def _measure(self, case: Case) -> Outcome:
-        rule = self._rule(case) if self._run.plan.timed else None
-        request = Measure(case=case, rule=rule, with_facts=self._index == 0)
-        outcome: Outcome
-        try:
-            outcome = self._pool.retry(lambda: self._pool.ask(_SLOT, request, Finished)).outcome
-        except CaseFailed as error:
-            outcome = error.failure
-        if self._leaves_processes(case):
-            self._pool.end(_SLOT)
-        return outcome
-
-    def _leaves_processes(self, case: Case) -> bool:
-        """Whether processes that the case started still run, and would disturb the next one."""
-        started = self._pool.started_by(_SLOT)
-        if runtimes.load(case.runtime).RULES.keeps_processes:
-            self._compilers |= started
-        return not started <= self._compilers
-
-    def _rule(self, case: Case) -> TimingRule:
+    def _rule(self, case: Case) -> TimingRule | None:
+        if not self._run.plan.timed:
+            return None
         if self._budget is None:
             return self._run.plan.rule
         return self._budget.allocate(case, self._open_slots(), time.monotonic())
