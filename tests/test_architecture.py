@@ -225,6 +225,7 @@ def test_who_imports_what() -> None:
     """typer: cli. rich and matplotlib: cli and render. pynvml: its one file; so each runtime's."""
     rooms = {"typer": ("cli",), "rich": ("cli", "render"), "matplotlib": ("cli", "render")}
     rooms |= {"pynvml": ("devices._nvml",), "click": ()}
+    rooms |= {"ray": ("fleet.cluster",)}
     rooms |= dict.fromkeys(RUNTIME_PACKAGES, ("runtimes",))
     users = {(package, name) for name, _, package in edges("") if package in rooms}
     check(f"{name}: {package}" for package, name in users if not in_room(name, *rooms[package]))

@@ -15,9 +15,11 @@ import pytest
 
 import attentions
 from tests.docs import BLOCKS, PAGES, ROOT, RUN, blocks_of, filled
+from tests.vitbench.examples import case, plan, shard_runs
 from vitbench.__main__ import run
 from vitbench.analysis import gate
 from vitbench.cli import app
+from vitbench.results import merge
 
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 ALL = "\n".join(TEXTS.values())
@@ -56,6 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attention.write_text(example("ATTENTION =", "docs/plugins.md"), encoding="utf-8")
     model = folder / "patch_classifier.py"
     model.write_text(example("BACKBONE =", "docs/plugins.md"), encoding="utf-8")
+    for number, part in enumerate(shard_runs(plan(case(), case(batch_size=1)), 2), start=1):
+        merge.write(part, folder / f"shard-{number}")
     for name in ("old", "new"):
         (folder / name).mkdir(exist_ok=True)
         shutil.copy(attention, folder / name / "my_attention.py")

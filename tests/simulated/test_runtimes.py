@@ -20,6 +20,7 @@ from tests.vitbench.examples import case, read_csv
 from vitbench import devices, runtimes
 from vitbench.__main__ import run
 from vitbench.engine import passes
+from vitbench.results.folder import artifact_of
 from vitbench.results.outcome import Counted, Failed
 from vitbench.runtimes import onnxruntime as converting
 
@@ -87,7 +88,7 @@ def test_products_of_fp32_are_as_the_device_says(
         folder = tmp_path / str(tf32)
         one = case(runtime="tensorrt", **ODD)
         assert passes.convert(one, {}, folder) is None
-        head = (passes.artifact_of(one, folder) / "model.engine").read_bytes().split(b"\n")[1]
+        head = (artifact_of(one, folder) / "model.engine").read_bytes().split(b"\n")[1]
         assert json.loads(head) == {"tf32": tf32, "detailed": True}
 
 
@@ -125,7 +126,7 @@ def test_what_fails_in_tensorrt_says_why(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr(tensorrt.Context, "execute_async_v3", lambda self, stream_handle: False)
         assert message("context").endswith("TensorRT cannot queue a call")
     one = case(runtime="tensorrt", **ODD)
-    file = passes.artifact_of(one, tmp_path / "context") / "model.engine"
+    file = artifact_of(one, tmp_path / "context") / "model.engine"
     file.write_bytes(b"cut")
     assert "cannot load the engine; Error Code 1: Serialization" in message("context")
 

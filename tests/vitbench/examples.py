@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from vitbench.cases import plan as plans
+from vitbench.cases import shard as shards
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.instruments.timing import TimingRule
@@ -191,6 +193,23 @@ def run_folder(folder: Path, outcomes: Mapping[Case, Sequence[Outcome]], **chang
     folder.mkdir(exist_ok=True)
     derive(folder, run)
     return folder
+
+
+def shard_runs(whole: Plan, count: int, *, seconds: float = 0.01) -> list[Run]:
+    """The runs of all shards of a plan, each on a machine of its own. The samples of a case are its
+    batch size in units of `seconds`; the control case takes as long everywhere."""
+    runs = []
+    for number in range(1, count + 1):
+        part = shards.part_of(plans.with_control(whole), number, count, lambda case: 1.0)
+        run = Run(part)
+        run.begin(environment(), ceilings(), f"host {number}")
+        for index in range(part.rounds):
+            run.nodes[f"host {number}"].controls[index] = measured()
+            for one in part.cases:
+                outcome = measured(*[seconds * one.batch_size] * 10)
+                run.keep(one, index, outcome, f"host {number}")
+        runs.append(run)
+    return runs
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -43,6 +43,7 @@ class Limit:
 LIMITS = (
     Limit("noise", "noise", 0.02, 0.05, 0.25, 100, "%"),
     Limit("round_spread", "medians of the rounds differ by", 0.05, 0.15, 1.0, 100, "%"),
+    Limit("node_spread", "the machines' control case differs by", 0.05, 0.15, 1.0, 100, "%"),
     Limit("neighbour_cores", "other processes kept busy", 0.15, 0.5, None, 1, " cores"),
     # All threads of a parallel region wait for the one that has no core. A process that computes
     # beside as many threads as there are cores gets 0.6 to 1 of a core, on two of them.
@@ -116,6 +117,8 @@ def _other_reasons(record: Mapping[str, Any]) -> list[tuple[int, str]]:
     reasons = []
     if record.get("rounds") == 1:
         reasons.append((1, "one round only: differences between processes are not seen"))
+    if record.get("node") and record.get("node_spread") is None:
+        reasons.append((1, "its machine was not compared with the others"))
     is_host = _is_host(record)
     unread = [label for name, label in _OF_DEVICE.items() if record.get(name) is None]
     if unread and not is_host:

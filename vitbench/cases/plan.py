@@ -243,6 +243,13 @@ def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
     return warm_s + least, warm_s + most
 
 
+def cost_s(plan: Plan, case: Case) -> float:
+    """About what a case takes in all rounds of a plan, for dealing cases out evenly."""
+    first, later = overhead_s(case, first_round=True), overhead_s(case, first_round=False)
+    timed_s = case_s(case, plan.rule)[1] if plan.timed else 0.0
+    return first + (plan.rounds - 1) * later + plan.rounds * timed_s
+
+
 def overhead_s(case: Case, *, first_round: bool) -> float:
     """What a case takes in a round apart from warm-up and sampling, and from what is converted
     before the first."""

@@ -82,28 +82,34 @@ def part_of(plan: Plan, number: int, count: int, cost: Callable[[Case], float]) 
 def whole_of(parts: Mapping[str, Plan]) -> Plan:
     """The plan whose shards these are, by a name of each. Raises BadInput where they are not all
     its shards, each once."""
+    shards = _shards(parts)
+    cases: dict[int, Case] = {}
+    for name, shard in shards.items():
+        for slot, case in zip(shard.slots, parts[name].cases, strict=False):
+            if cases.setdefault(slot, case) != case:
+                raise BadInput(f"{name} holds a case that another shard holds too: {case.id}")
+    first = min(shards, key=lambda name: shards[name].number)
+    in_order = tuple(case for _, case in sorted(cases.items()))
+    whole = dataclasses.replace(parts[first], cases=in_order, shard=None)
+    if identity(whole) != shards[first].whole:
+        raise BadInput(f"{first} and the other shards do not make up the plan that they are of")
+    return whole
+
+
+def _shards(parts: Mapping[str, Plan]) -> Mapping[str, Shard]:
+    """What each part is. Raises BadInput where they are not all shards of a plan, each once."""
     shards = {name: plan.shard for name, plan in parts.items() if plan.shard is not None}
     for name in parts:
         if name not in shards:
             raise BadInput(f"{name} is no shard: its run measured a whole plan")
-    (first, shard), *others = shards.items()
-    for name, other in others:
-        if (other.whole, other.count) != (shard.whole, shard.count):
-            raise BadInput(f"{name} is a shard of another plan than {first}: plan them alike")
+    first, shard = next(iter(shards.items()))
     names: dict[int, str] = {}
     for name, other in shards.items():
+        if (other.whole, other.count) != (shard.whole, shard.count):
+            raise BadInput(f"{name} is a shard of another plan than {first}: plan them alike")
         if names.setdefault(other.number, name) != name:
             raise BadInput(f"{names[other.number]} and {name} are both shard {other}: give one")
     if missing := [str(n) for n in range(1, shard.count + 1) if n not in names]:
         text = f"{', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}"
         raise BadInput(f"of {shard.count} shards {len(missing)} are not given: {text}")
-    cases: dict[int, Case] = {}
-    for name, other in shards.items():
-        for slot, case in zip(other.slots, parts[name].cases, strict=True):
-            if cases.setdefault(slot, case) != case:
-                raise BadInput(f"{name} holds a case that another shard holds too: {case.id}")
-    in_order = tuple(case for _, case in sorted(cases.items()))
-    whole = dataclasses.replace(parts[names[1]], cases=in_order, shard=None)
-    if identity(whole) != shard.whole:
-        raise BadInput(f"{first} and the other shards do not make up the plan that they are of")
-    return whole
+    return shards

@@ -16,6 +16,7 @@ from vitbench.cli import (
     info,
     insight,
     judge,
+    merge,
     new,
     report,
     run,
@@ -54,6 +55,7 @@ def _main(
 
 
 app.command("run")(run.run)
+app.command("merge")(merge.merge)
 app.command("doctor")(doctor.doctor)
 app.command("list")(show.list_)
 app.command("info")(info.info)

@@ -15,8 +15,6 @@ from vitbench.cli.options import option
 from vitbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from vitbench.cases.plan import Plan
     from vitbench.render.progress import ProgressBar
     from vitbench.results.journal import Run
@@ -97,6 +95,55 @@ class Memory:
     allocator: str = option("steady", "steady keeps freed memory; system is the C library's.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """A group of options: several machines."""
+
+    panel = "Several machines"
+
+    shard: str | None = option(
+        None, "Only this part of the cases, such as 3/16; `vitbench merge` joins the parts."
+    )
+    fleet: str | None = option(
+        None, "A Ray cluster: ray://HOST:10001, HOST:6379, auto, or local for one on this machine."
+    )
+    spread: str = option(
+        "share", "share: the fleet's nodes share the cases; each: one run for each kind of node."
+    )
+
+    def check(self, precision: Precision, memory: Memory) -> None:
+        """Raises BadInput for options that exclude each other."""
+        if self.spread not in ("share", "each"):
+            raise BadInput(f"--spread is share or each, got {self.spread!r}")
+        if self.spread != "share" and self.fleet is None:
+            raise BadInput(f"--spread {self.spread} is for the nodes of a fleet: give --fleet too")
+        if self.shard is not None and self.fleet is not None:
+            raise BadInput("--shard is for machines without Ray: give it or --fleet, not both")
+        several = (self.shard and "--shard") or (self.fleet and "--fleet")
+        if several and precision.budget is not None:
+            raise BadInput(f"--budget is for one machine and a whole plan: give it or {several}")
+        if self.shard is not None:
+            from vitbench.cases import shard
+
+            shard.parse(self.shard)
+        if self.fleet is not None:
+            from vitbench.fleet import cluster
+
+            cluster.check_address(self.fleet)
+            if memory.memory_limit == "none":
+                raise BadInput("--memory-limit none does not go with --fleet: give an amount")
+
+    def part(self, plan: Plan) -> Plan:
+        """What of the plan this machine measures. Raises BadInput."""
+        from vitbench.cases import plan as plans
+        from vitbench.cases import shard
+
+        if self.shard is None:
+            return plan
+        number, count = shard.parse(self.shard)
+        return shard.part_of(plans.with_control(plan), number, count, partial(plans.cost_s, plan))
+
+
 @options.grouped
 def run(
     context: typer.Context,
@@ -110,6 +157,7 @@ def run(
     rule: Rule,
     machine: options.Machine,
     memory: Memory,
+    machines: Machines,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint for every backbone; only tensors are read.")
     ] = None,
@@ -120,18 +168,26 @@ def run(
     """Measure a sweep; write its CSV files and charts."""
     if resume is not None:
         _check_resume(context)
+        if machines.fleet is not None:
+            from vitbench.cli import fleet
+
+            return fleet.resume(machines.fleet, resume, quiet=machine.quiet)
         from vitbench.engine import runner
 
         return _carry_out(runner.resume, resume, quiet=machine.quiet)
     precision.check(rule)
+    machines.check(precision, memory)
     settings: dict[str, Any] = {"allocator": memory.allocator}
+    if machines.fleet is not None:
+        settings["memory_limit_bytes"] = None  # each node has its own default
     if memory.memory_limit is not None:
         settings["memory_limit_bytes"] = parse.amount_of_memory(memory.memory_limit)
     if precision.budget is not None:
         settings["budget_s"] = parse.duration(precision.budget)
     from vitbench.engine.planning import make_plan
 
-    plan = make_plan(
+    planned = partial(
+        make_plan,
         suite,
         axes=axes,
         **selection.settings(),
@@ -144,6 +200,11 @@ def run(
         **machine.settings(),
         **settings,
     )
+    if machines.fleet is not None:
+        from vitbench.cli import fleet
+
+        return fleet.run(machines.fleet, machines.spread, planned, machine)
+    plan = machines.part(planned())
     if machine.dry_run:
         _print_plan(plan)
         return 0
@@ -161,7 +222,7 @@ def _check_resume(context: typer.Context) -> None:
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         is_given = source is not None and source.name == "COMMANDLINE"
-        if is_given and parameter.name not in ("resume", "quiet"):
+        if is_given and parameter.name not in ("resume", "quiet", "fleet"):
             ignored.append(parameter.opts[0])
     if ignored:
         names = ", ".join(ignored)
@@ -224,21 +285,24 @@ def _carry_out(work: Callable[[Path, ProgressBar], Run], folder: Path, *, quiet:
     """Measures or resumes, and reports. Ctrl-C leaves what there is."""
     from vitbench.render.progress import ProgressBar
 
-    console = terminal.console()
-    with ProgressBar(console, quiet=quiet) as bar:
+    with ProgressBar(terminal.console(), quiet=quiet) as bar:
         try:
             done = work(folder, bar)
         except KeyboardInterrupt:
-            typer.echo(
-                f"vitbench: interrupted; {folder} contains the results so far; continue with "
-                f"`vitbench run --resume {folder}`",
-                err=True,
-            )
-            return 130
-    return _report(done, folder, console)
+            return interrupted(folder, f"vitbench run --resume {folder}")
+    return conclude(done, folder)
 
 
-def _report(done: Run, folder: Path, console: Console) -> int:
+def interrupted(folder: Path, command: str) -> int:
+    """Says what there is, and the command that continues."""
+    typer.echo(
+        f"vitbench: interrupted; {folder} contains the results so far; continue with `{command}`",
+        err=True,
+    )
+    return 130
+
+
+def conclude(done: Run, folder: Path) -> int:
     """The final table, what went wrong, and the paths."""
     from collections import Counter
 
@@ -247,6 +311,7 @@ def _report(done: Run, folder: Path, console: Console) -> int:
     from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
+    console = terminal.console()
     records = done.records()
     console.print(tables.results(records[: tables.MOST_ROWS]))
     if len(records) > tables.MOST_ROWS:

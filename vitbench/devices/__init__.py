@@ -65,6 +65,7 @@ class Rules:
     memory_tolerance_bytes, memory_tolerance_share  by how much peak memory may differ between two
                   runs of equal code, whichever is more; 0: it is exact
     driver        a path that is there where a driver of theirs is loaded; "": none is known
+    resource      what Ray calls such a device where it deals machines out; "": it knows none
     ruined_by     failures after which every later call of the process fails too
     """
 
@@ -87,6 +88,7 @@ class Rules:
     memory_tolerance_bytes: int = 0
     memory_tolerance_share: float = 0.0
     driver: str = ""
+    resource: str = ""
     ruined_by: tuple[FailureKind, ...] = ()
 
     def is_same_memory(self, base: float, candidate: float) -> bool:

@@ -22,6 +22,7 @@ RULES = Rules(
     macs_per_s={"float32": 60e9, "bfloat16": 60e9, "float64": 25e9, "float16": 2e9},
     rounds={"quick": 2, "default": 3, "thorough": 5},
     is_host=True,
+    resource="CPU",
 )
 
 

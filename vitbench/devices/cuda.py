@@ -21,6 +21,7 @@ RULES = _accelerator.rules(
     has_graphs=True,
     has_cuda=True,
     is_indexed=True,
+    resource="GPU",
     driver="/proc/driver/nvidia",
 )
 

@@ -14,6 +14,7 @@ RULES = _accelerator.rules(
     "an Intel GPU; `xpu:1` is the second; not yet verified on hardware",
     5e12,
     is_indexed=True,
+    resource="GPU",
 )
 
 

@@ -19,6 +19,7 @@ from vitbench.cases.case import Case
 from vitbench.errors import BadInput, StorageFull, causes, first_line, named
 from vitbench.instruments import NOTES, Workload, host, timing
 from vitbench.instruments.correctness import WrongOutput, tensors_in
+from vitbench.results.folder import artifact_of
 from vitbench.results.outcome import Counted, Facts, Failed, Measured
 from vitbench.runtimes import _artifact
 from vitbench.subjects import behaviour, check, settings
@@ -216,11 +217,6 @@ def convert(
     with conditions(case, plugins), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights, calibration)
         _artifact.make(runtimes.converting()[case.runtime], subject, folder)
-
-
-def artifact_of(case: Case, artifacts: Path) -> Path:
-    """The folder of what a case's module is converted into."""
-    return artifacts / f"{case.subject}-{case.runtime}-{case.id}"
 
 
 def _runtime_of(case: Case) -> runtimes.Runtime:

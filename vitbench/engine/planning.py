@@ -65,6 +65,7 @@ def make_plan(
     allocator: devices.Allocator = "steady",
     timeout_s: float = 300.0,
     seed: int = 0,
+    resolve: Callable[[str, int | None], str] | None = None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> Plan:
     """The plan of a suite (by name or TOML file) with axes and hyper-parameters on top.
@@ -82,6 +83,8 @@ def make_plan(
     timed     False: cases are checked, counted and their memory measured, once
     memory_limit_bytes  of a worker on a CPU: by default 90% of what is available; None: no limit
     budget_s, threads, allocator, timeout_s, seed  fields of Plan
+    resolve   says which device a name means where other machines measure, of which nothing is
+              checked here; this machine is asked where None
     on_note   gets sentences: what was done to the names in a checkpoint, and which runtimes `all`
               leaves out
 
@@ -93,7 +96,7 @@ def make_plan(
     params, rule = params or {}, rule or {}
     if budget_s is not None and rule.get("energy_s") is None:
         rule = {**rule, "energy_s": 0.0}  # the budget is for the times
-    _check_machine(threads, memory_limit_bytes)
+    check_machine(threads, memory_limit_bytes, is_here=resolve is None)
     files = plugin_files(plugins)
     loaded = suites.load(suite, [*files, *_subjects(axes)])
     if loaded.published is not None:
@@ -111,7 +114,7 @@ def make_plan(
         return tuple(sweep.expand()), plans.rule_of(effort, device, rule), sweep.left_out()
 
     possible, planned = _on_any(device, planned_on)
-    device = _resolve(device, threads)
+    device = (resolve or _resolve)(device, threads)
     cases, timing, left_out = planned if device == possible else planned_on(device)
     for sentence in left_out:
         on_note(sentence)
@@ -159,7 +162,7 @@ def plan_again(
     timed: bool = True,
 ) -> Plan:
     """A plan of the cases of these rows, with enough rounds to compare. Raises BadInput."""
-    _check_machine(threads)
+    check_machine(threads)
     files = plugin_files(plugins)
     cases = []
     for number, record in enumerate(records, start=1):
@@ -183,12 +186,17 @@ def plan_again(
         timed=timed,
         plugins=files,
         calibration=_calibration(cases, None),
-        memory_limit_bytes=_default_memory_limit(device),
+        memory_limit_bytes=default_memory_limit(device),
     )
 
 
-def _check_machine(threads: int | None, memory_limit_bytes: int | str | None = None) -> None:
-    """Raises BadInput for what no worker on this machine can be given, and where none can start."""
+def check_machine(
+    threads: int | None, memory_limit_bytes: int | str | None = None, *, is_here: bool = True
+) -> None:
+    """Raises BadInput for what no worker on this machine can be given, and where none can start;
+    of workers elsewhere, that is seen there."""
+    if not is_here:
+        return
     child.check_system()
     try:
         os.getcwd()
@@ -347,10 +355,10 @@ def _memory_limit(asked: int | Literal["default"] | None, device: str) -> int | 
             f"--memory-limit is for workers that compute on the host, and {device} has memory of "
             f"its own: leave it out, or measure with --device {devices.host()}"
         )
-    return _default_memory_limit(device) if asked == "default" else asked
+    return default_memory_limit(device) if asked == "default" else asked
 
 
-def _default_memory_limit(device: str) -> int | None:
+def default_memory_limit(device: str) -> int | None:
     """None where the device has memory of its own, or the system does not hold a process to it. In
     whole GiB, so that two plans made in a row are equal."""
     if not devices.rules(device).is_host or not host.limits_memory():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from vitbench.results.outcome import Ceilings, Failed, Measured, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a run. `outcome` is None when the case starts."""
+    """One step of a run. `outcome` is None when the case starts; `where`: on which machine, where
+    there are several."""
 
     case: Case
     round_index: int
     done: int
     total: int
     outcome: Outcome | None
+    where: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -57,7 +60,10 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     Raises BadInput, StorageFull.
     """
     # First: a folder that holds no run is not locked, nor cut at its last newline.
-    plan = journals.read(folder).plan
+    run = journals.read(folder)
+    plan = run.plan
+    if run.nodes and plan.shard is None:
+        raise BadInput(f"several machines measured {folder}, and one cannot continue it")
     if plan.calibration is not None:
         plan.calibration.check()
     with Journal(folder / JOURNAL) as journal:
@@ -75,6 +81,8 @@ class _Runner:
         # What a run that is resumed ran on, until it was compared with this machine.
         self._previous_environment = run.environment or None
         self._converted: set[str] = set()
+        # The name of this machine, where others measure other parts of the plan.
+        self._node = "" if run.plan.shard is None else f"{platform.node()} {run.plan.shard}"
         self._spec = WorkerSpec(self._setup, self._on_ready)
         self._budget = TimeBudget.of(run.plan, time.monotonic())
 
@@ -130,12 +138,13 @@ class _Runner:
 
     def _keep(self, case: Case, outcome: Outcome) -> None:
         """Writes an outcome down."""
-        self._journal.append(journals.outcome_entry(case, self._index, outcome))
-        self._run.outcomes[case.id, self._index] = outcome
+        self._journal.append(journals.outcome_entry(case, self._index, outcome, self._node))
+        self._run.keep(case, self._index, outcome, self._node)
         self._report(case, outcome)
 
     def _measure_round(self, worker: CaseWorker) -> None:
         with_facts = self._index == 0
+        self._measure_control(worker)
         for case in self._open_cases():
             if self._is_time_spent():
                 return
@@ -144,6 +153,15 @@ class _Runner:
             if self._budget is not None and isinstance(outcome, Measured):
                 self._budget.update(case, outcome)
             self._keep(case, outcome)
+
+    def _measure_control(self, worker: CaseWorker) -> None:
+        """In a round with open cases, where other machines are compared with this one."""
+        control = self._run.plan.control
+        if control is None or not any(self._open_cases()):
+            return
+        outcome = worker.measure(control, self._run.plan.rule, with_facts=False)
+        self._journal.append(journals.control_entry(self._node, self._index, outcome))
+        self._run.nodes[self._node].controls[self._index] = outcome
 
     def _open_cases(self) -> Iterator[Case]:
         """Cases without an outcome in this round, less those that failed in one before.
@@ -197,8 +215,8 @@ class _Runner:
 
     def _note_environment(self, environment: Mapping[str, Any], ceilings: Ceilings | None) -> None:
         if not self._run.environment:
-            self._run.environment, self._run.ceilings = dict(environment), ceilings
-            self._journal.append(journals.environment_entry(environment, ceilings))
+            self._run.begin(dict(environment), ceilings, self._node)
+            self._journal.append(journals.environment_entry(environment, ceilings, self._node))
         elif self._previous_environment is not None:
             _check_same_machine(self._previous_environment, environment)
             _check_same_packages(self._run.plan, self._previous_environment, environment)

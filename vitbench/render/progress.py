@@ -74,7 +74,7 @@ class ProgressBar(_Bar):
             self._task,
             completed=progress.done,
             total=progress.total,
-            description=name_of(case),
+            description=f"{name_of(case)} {progress.where}".strip(),
             round=progress.round_index + 1,
             last=self._last,
         )

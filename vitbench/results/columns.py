@@ -147,6 +147,18 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("device_name", "", "the device's name, and a CPU's threads", "text", exact=True),
     Column("torch", "", "version of torch", "text", exact=True),
+    Column(
+        "node",
+        "",
+        "which machines measured the case; empty where one machine measured all",
+        "text",
+    ),
+    Column(
+        "node_spread",
+        "share",
+        "highest over lowest time of the control case on the machines of a round, less 1; empty "
+        "where a machine has none",
+    ),
     Column("trust", "", "A to D, from noise, rounds and the state of the machine", "text"),
     Column("trust_reasons", "", "why it is not A", "text"),
 )

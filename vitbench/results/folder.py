@@ -9,9 +9,12 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from vitbench.cases.case import Case
 
 JOURNAL = "journal.jsonl"
 RECORDS = "records.csv"
@@ -72,6 +75,11 @@ def discard(folder: Path, *names: str) -> None:
         remove(folder / name)
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def artifact_of(case: Case, artifacts: Path) -> Path:
+    """The folder of what a case's module is converted into."""
+    return artifacts / f"{case.subject}-{case.runtime}-{case.id}"
 
 
 def read_environment(run: Path) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vitbench.analysis import nodes as analysis
+from vitbench.analysis import stats
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.errors import BadInput, StorageFull
 from vitbench.results.folder import JOURNAL, make, remove, storage_sentence
 from vitbench.results.outcome import (
     Ceilings,
+    Measured,
     Outcome,
     ceilings_from_dict,
     outcome_from_dict,
@@ -37,25 +40,88 @@ _LOCK_S = 2.0
 
 
 @dataclass(slots=True)
+class Node:
+    """A machine of a run that several measure. `controls`: its control case, round by round."""
+
+    environment: dict[str, Any]
+    ceilings: Ceilings | None
+    controls: dict[int, Outcome] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Run:
-    """A run as its journal tells it."""
+    """A run as its journal tells it.
+
+    environment, ceilings  of its machine; of the first one where there are several
+    nodes    the machines of a run that several measure, by name
+    node_of  which of them gave an outcome
+    """
 
     plan: Plan
     environment: dict[str, Any] = field(default_factory=dict)
     ceilings: Ceilings | None = None
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    node_of: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def begin(self, environment: dict[str, Any], ceilings: Ceilings | None, node: str = "") -> None:
+        """Takes note of what it runs on, or of one of its nodes."""
+        if not (node and self.nodes):
+            self.environment, self.ceilings = environment, ceilings
+        if node:
+            self.nodes.setdefault(node, Node(environment, ceilings))
+
+    def keep(self, case: Case, round_index: int, outcome: Outcome, node: str = "") -> None:
+        """Takes note of an outcome."""
+        self.outcomes[case.id, round_index] = outcome
+        if node:
+            self.node_of[case.id, round_index] = node
 
     def outcomes_of(self, case: Case) -> list[Outcome]:
         """What is known of a case, round by round."""
-        rounds = range(self.plan.rounds)
-        return [self.outcomes[case.id, r] for r in rounds if (case.id, r) in self.outcomes]
+        return [self.outcomes[case.id, r] for r in self._rounds() if (case.id, r) in self.outcomes]
 
     def records(self) -> list[Record]:
         """One row per case, in the plan's order."""
-        return [
-            build_record(case, self.outcomes_of(case), self.ceilings, self.environment)
-            for case in self.plan.cases
-        ]
+        spread = self.node_spread()
+        return [self._record(case, spread) for case in self.plan.cases]
+
+    def _record(self, case: Case, spread: float | None) -> Record:
+        keys = [(case.id, index) for index in self._rounds()]
+        names = [self.node_of[key] for key in keys if key in self.node_of]
+        outcomes = self.outcomes_of(case)
+        if not names:
+            return build_record(case, outcomes, self.ceilings, self.environment)
+        node = self.nodes[names[0]]
+        text = ", ".join(dict.fromkeys(names))
+        return build_record(case, outcomes, node.ceilings, node.environment, text, spread)
+
+    def controls(self, round_index: int) -> dict[str, float | None]:
+        """Seconds of the control case in a round, of each node that gave an outcome or the control
+        there; None where it was not measured."""
+        names = {name for (_, r), name in self.node_of.items() if r == round_index}
+        names |= {name for name, node in self.nodes.items() if round_index in node.controls}
+        outcomes = {name: self.nodes[name].controls.get(round_index) for name in sorted(names)}
+        return {
+            name: stats.median(outcome.samples_s) if isinstance(outcome, Measured) else None
+            for name, outcome in outcomes.items()
+        }
+
+    def node_spread(self) -> float | None:
+        """By how much the nodes that gave outcomes differ in the control case, at most."""
+        giving = [{n for (_, r), n in self.node_of.items() if r == i} for i in self._rounds()]
+        controls = [self.controls(index) for index in self._rounds()]
+        pairs = zip(controls, giving, strict=True)
+        return analysis.spread({n: c for n, c in of.items() if n in names} for of, names in pairs)
+
+    def _rounds(self) -> range:
+        return range(self.plan.rounds)
+
+    def withdraw(self, node: str, round_index: int) -> None:
+        """Forgets what a node that differs from the others gave in a round."""
+        for key in [key for key, name in self.node_of.items() if name == node]:
+            if key[1] == round_index:
+                del self.outcomes[key], self.node_of[key]
 
 
 def create(folder: Path, plan: Plan) -> Journal:
@@ -124,26 +190,52 @@ def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
         return Run(Plan.from_dict(entry["plan"]))
     if run is None:
         raise ValueError("the first line must be the plan")
-    if entry["event"] == "environment":
-        run.environment = entry["environment"]
-        if lacking := ENVIRONMENT - run.environment.keys():
-            raise ValueError(f"the environment has no {', '.join(sorted(lacking))}")
-        ceilings = entry["ceilings"]
-        run.ceilings = None if ceilings is None else ceilings_from_dict(ceilings)
-    elif entry["event"] == "outcome":
-        case_id, index = entry["case"], entry["round"]
-        outcome = outcome_from_dict(entry["outcome"])
-        if case_id not in ids or index not in range(run.plan.rounds):
-            raise ValueError(f"the plan has no round {index} of a case {case_id}")
-        if run.outcomes.setdefault((case_id, index), outcome) != outcome:
-            raise ValueError(f"round {index} of the case {case_id} has another outcome before")
+    match entry["event"]:
+        case "environment":
+            _apply_environment(run, entry)
+        case "outcome":
+            _apply_outcome(run, ids, entry)
+        case "control":
+            outcome = outcome_from_dict(entry["outcome"])
+            run.nodes[_known(run, entry["node"])].controls[entry["round"]] = outcome
+        case "withdrawn":
+            run.withdraw(_known(run, entry["node"]), entry["round"])
     return run
 
 
-def outcome_entry(case: Case, round_index: int, outcome: Outcome) -> dict[str, Any]:
-    """The journal's line for one outcome."""
+def _apply_environment(run: Run, entry: Mapping[str, Any]) -> None:
+    environment, ceilings = entry["environment"], entry["ceilings"]
+    if lacking := ENVIRONMENT - environment.keys():
+        raise ValueError(f"the environment has no {', '.join(sorted(lacking))}")
+    rates = None if ceilings is None else ceilings_from_dict(ceilings)
+    run.begin(environment, rates, entry.get("node", ""))
+
+
+def _apply_outcome(run: Run, ids: Set[str], entry: Mapping[str, Any]) -> None:
+    key, outcome = (entry["case"], entry["round"]), outcome_from_dict(entry["outcome"])
+    if key[0] not in ids or key[1] not in range(run.plan.rounds):
+        raise ValueError(f"the plan has no round {key[1]} of a case {key[0]}")
+    if run.outcomes.setdefault(key, outcome) != outcome:
+        raise ValueError(f"round {key[1]} of the case {key[0]} has another outcome before")
+    if name := entry.get("node"):
+        run.node_of[key] = _known(run, name)
+
+
+def _known(run: Run, name: str) -> str:
+    if name not in run.nodes:
+        raise ValueError(f"no environment is there of the node {name}")
+    return name
+
+
+def outcome_entry(case: Case, round_index: int, outcome: Outcome, node: str = "") -> dict[str, Any]:
+    """The journal's line for one outcome, and for the node that gave it where there are several."""
     data = outcome_to_dict(outcome)
-    return {"event": "outcome", "case": case.id, "round": round_index, "outcome": data}
+    entry = {"event": "outcome", "case": case.id, "round": round_index, "outcome": data}
+    return entry | _of(node)
+
+
+def _of(node: str) -> dict[str, str]:
+    return {"node": node} if node else {}
 
 
 def spent_entry(what: str, seconds: float) -> dict[str, Any]:
@@ -151,14 +243,28 @@ def spent_entry(what: str, seconds: float) -> dict[str, Any]:
     return {"event": "spent", "what": what, "seconds": seconds}
 
 
-def environment_entry(environment: Mapping[str, Any], ceilings: Ceilings | None) -> dict[str, Any]:
-    """The journal's line for what the run runs on."""
+def environment_entry(
+    environment: Mapping[str, Any], ceilings: Ceilings | None, node: str = ""
+) -> dict[str, Any]:
+    """The journal's line for what the run runs on, or one of its nodes."""
     rates = None if ceilings is None else asdict(ceilings)
-    return {"event": "environment", "environment": environment, "ceilings": rates}
+    entry = {"event": "environment", "environment": environment, "ceilings": rates}
+    return entry | _of(node)
+
+
+def control_entry(node: str, round_index: int, outcome: Outcome) -> dict[str, Any]:
+    """The journal's line for the control case on a node."""
+    data = outcome_to_dict(outcome)
+    return {"event": "control", "node": node, "round": round_index, "outcome": data}
+
+
+def withdrawn_entry(node: str, round_index: int) -> dict[str, Any]:
+    """The journal's line for a round in which what a node gave does not count."""
+    return {"event": "withdrawn", "node": node, "round": round_index}
 
 
 class Journal:
-    """The append-only file. Each line is on the disk before `append` returns.
+    """The append-only file. What is appended is on the disk before `append` returns.
 
     One process at a time: the file is locked. Raises BadInput where it is locked already.
     """
@@ -189,9 +295,9 @@ class Journal:
                 time.sleep(0.02)
         return True
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Writes one line. Raises StorageFull with the journal as it was before."""
-        line = to_json(entry).encode() + b"\n"
+    def append(self, *entries: Mapping[str, Any]) -> None:
+        """Writes lines, all or none. Raises StorageFull with the journal as it was before."""
+        line = b"".join(to_json(entry).encode() + b"\n" for entry in entries)
         try:
             written = 0
             while written < len(line):  # an unbuffered file may take a part

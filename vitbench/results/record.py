@@ -31,10 +31,13 @@ def build_record(
     outcomes: Sequence[Outcome],
     ceilings: Ceilings | None = None,
     environment: Mapping[str, Any] | None = None,
+    node: str = "",
+    node_spread: float | None = None,
 ) -> Record:
     """One row from the outcomes of a case's rounds. A failure in any round is the row's status."""
     record: Record = dict.fromkeys(COLUMN_NAMES)
     record |= row_of(case)
+    record |= {"node": node, "node_spread": node_spread}
     if environment:
         record["device_name"] = environment["device_name"]
         record["torch"] = environment["torch"]["version"]

@@ -102,7 +102,7 @@ def test_a_limit_of_memory_by_default() -> None:
     assert limit is not None
     assert 0 < limit < psutil.virtual_memory().total
     assert make_plan(memory_limit_bytes=None).memory_limit_bytes is None
-    assert planning._default_memory_limit("cuda:1") is None
+    assert planning.default_memory_limit("cuda:1") is None
 
 
 def test_a_limit_of_memory_is_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.vitbench.engine import workers as scripted
 from tests.vitbench.examples import case, environment, measured, plan, plugin, read_csv
+from vitbench.cases import plan as plans
+from vitbench.cases import shard as shards
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
 from vitbench.engine import pool, runner
@@ -470,3 +472,24 @@ def test_probe(workers: Workers) -> None:
     with pytest.raises(BadInput, match="this machine has no CUDA device"):
         pool.probe("cuda")
     assert (len(workers.started), workers.alive) == (5, 0)
+
+
+def test_a_shard_measures_the_control_in_each_round(workers: Workers, folder: Path) -> None:
+    """First of all, without counting; the journal says which machine it was, also after a resume,
+    which measures no control of a round that is complete."""
+    whole = plans.with_control(PLAN)
+    part = shards.part_of(whole, 1, 2, lambda case: 1.0)
+    run = runner.measure(part, folder)
+    control = whole.control
+    assert control is not None
+    for number in range(1, part.rounds + 1):
+        own = [asked[1:] for asked in workers.asked if asked[0] == number]
+        assert own[0] == (control.id, False)
+        assert len(own) == 1 + len(part.cases)
+    (name,) = run.nodes
+    assert name.endswith(" 1/2")
+    assert {*run.nodes[name].controls} == {0, 1, 2}
+    assert run == journal.read(folder)
+    workers.asked.clear()
+    assert runner.resume(folder) == run
+    assert workers.asked == []

@@ -25,6 +25,7 @@ from vitbench.engine import passes
 from vitbench.errors import BadInput, StorageFull
 from vitbench.instruments import host, timing
 from vitbench.instruments.correctness import WrongOutput
+from vitbench.results.folder import artifact_of
 from vitbench.results.outcome import Counted, Failed, Measured
 from vitbench.runtimes import Samples, _artifact, executorch
 from vitbench.runtimes import onnxruntime as converting
@@ -142,7 +143,7 @@ def test_a_dtype_that_a_cpu_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import openvino
 
     one = case(runtime="openvino", dtype="bfloat16")
-    passes.artifact_of(one, tmp_path / "made").mkdir(parents=True)
+    artifact_of(one, tmp_path / "made").mkdir(parents=True)
     able = ["FP32", "INT8", "BIN"]
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: able)
     for folder in (tmp_path, tmp_path / "made"):
@@ -368,7 +369,7 @@ def test_a_conversion_is_there_as_a_whole_or_not_at_all(
 
     monkeypatch.setattr(converting, "convert", convert)
     assert passes.convert(one, {}, tmp_path) == Failed("error", "RuntimeError: no such operator")
-    folder = passes.artifact_of(one, tmp_path)
+    folder = artifact_of(one, tmp_path)
     assert not folder.exists()
     for _ in range(2):
         assert passes.convert(one, {}, tmp_path) is None
@@ -415,7 +416,7 @@ def test_a_file_that_changed_is_not_measured(
 
     monkeypatch.setattr(converting, "convert", convert)
     assert passes.convert(one, {}, tmp_path / "artifacts") is None
-    folder = passes.artifact_of(one, tmp_path / "artifacts")
+    folder = artifact_of(one, tmp_path / "artifacts")
     damage(folder)
     outcome = passes.measure(one, None, {}, with_facts=False, artifacts=tmp_path / "artifacts")
     is_changed = damage is not damage_nothing
@@ -469,7 +470,7 @@ def test_the_file_names_its_case(runtime: str) -> None:
     """By subject, runtime and id: two cases have two artifacts."""
     one = case(runtime=runtime)
     other = dataclasses.replace(one, batch_size=3)
-    names = [passes.artifact_of(each, Path("run")).name for each in (one, other)]
+    names = [artifact_of(each, Path("run")).name for each in (one, other)]
     assert names[0].startswith(f"msa-{runtime}-")
     assert names[0] != names[1]
 

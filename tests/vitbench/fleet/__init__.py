@@ -1,0 +1,1 @@
+"""The fleet: many machines for one run."""

@@ -1,0 +1,148 @@
+"""Real Ray, on this machine: a cluster of several nodes, whose workers answer at once."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vitbench.examples import ROOT, case, plan, read_csv, vitbench
+from tests.vitbench.fleet.machines import Host, KnownWorker
+from vitbench.__main__ import run as command
+from vitbench.cases import plan as plans
+from vitbench.errors import BadInput
+from vitbench.fleet import cluster, runs
+from vitbench.fleet.cluster import RayCluster
+from vitbench.results.folder import RECORDS
+
+PLAN = plans.with_control(plan(*(case(batch_size=size) for size in range(1, 7)), rounds=2))
+
+
+def known(address: str, device: str = "cpu", **host: Any) -> RayCluster:
+    """Nodes with workers that answer at once."""
+    worker = functools.partial(KnownWorker, host=Host("any", **host))
+    return RayCluster(address, device, ["torch"], worker)
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head and a node of a CPU each, and a node that says it has two GPUs."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    started: Any = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27},
+    )
+    try:
+        started.add_node(num_cpus=1, num_gpus=2, object_store_memory=2**27)
+        yield started
+    finally:
+        started.shutdown()
+
+
+def test_nodes_of_ray_share_a_run(ray_cluster: Any, tmp_path: Path) -> None:
+    """Each node measures some of it, alone on its CPUs. Two GPUs of a node are two nodes. A cluster
+    without the device is refused, and so is a device's number.
+    """
+    address = ray_cluster.address
+    with cluster.connected(address, "auto", ["torch"]) as fleet:
+        assert fleet.device == "cuda"
+        assert [offer.node[-2:] for offer in fleet.survey()] == ["/0", "/1"]
+        with pytest.raises(BadInput, match="no node has a MPS device; there are: CPU 2, GPU 2"):
+            known(address, "mps")
+        with pytest.raises(BadInput, match="does not go with --fleet, where Ray reserves devices"):
+            known(address, "cuda:1")
+        mine = known(address)
+        offers = mine.survey()
+        assert len({offer.node for offer in offers}) == len(offers) == 2
+        done = runs.measure(PLAN, tmp_path / "run", mine)
+        run = done[tmp_path / "run"]
+        assert len(run.outcomes) == 12
+        assert {*run.node_of.values()} <= {offer.node for offer in offers}
+        assert run.node_spread() == 0
+
+
+def test_addresses_where_no_ray_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence each, and no folder: no address, a port where nothing listens, options that
+    exclude each other, and a Python without Ray."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        for words, sentence in (
+            (
+                ["--fleet", "somewhere"],
+                "--fleet is local, auto, ray://HOST:10001 or",
+            ),
+            (["--fleet", f"ray://127.0.0.1:{port}"], f"nothing answers at 127.0.0.1:{port}: "),
+            (["--fleet", "local", "--shard", "1/2"], "give it or --fleet, not both"),
+            (["--fleet", "local", "--budget", "10m"], "--budget is for one machine"),
+            (["--fleet", "local", "--spread", "all"], "--spread is share or each, got 'all'"),
+            (["--spread", "each"], "is for the nodes of a fleet: give --fleet too"),
+            (["--fleet", "local", "--memory-limit", "none"], "does not go with --fleet"),
+        ):
+            assert command(["run", *words]) == 2
+            assert sentence in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    assert command(["run", "--fleet", "local"]) == 2
+    assert "--fleet needs Ray: pip install 'vitbench[fleet]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("resources", "facts", "kind"),
+    [
+        ({"CPU": 8.0, "vitbench_kind:Lab A": 1.0}, {"model": "AMD EPYC 9B14"}, "lab-a"),
+        ({"GPU": 8.0, "accelerator_type:H100": 1.0}, {"model": "AMD EPYC 9B14"}, "h100"),
+        ({"CPU": 8.0}, {"model": "AMD EPYC 9B14"}, "amd-epyc-9b14"),
+        ({"CPU": 8.0}, "no vitbench there", "unknown"),
+    ],
+)
+def test_kinds_of_nodes(resources: dict[str, float], facts: Any, kind: str) -> None:
+    """A custom resource comes first, then Ray's type of accelerator, then the CPU's model."""
+    assert cluster.kind_of(resources, facts) == kind
+
+
+LAYER = "--attention msa --resolution 32,64 --dim 32 --heads 2 --batch-size 1 --effort quick"
+
+
+@pytest.mark.slow
+def test_a_fleet_of_this_machine(tmp_path: Path) -> None:
+    """The real command with real workers: what would be measured, a run, and its rows; continuing
+    it changes nothing."""
+    words = ["run", *LAYER.split(), "--cap", "0.2", "--fleet", "local", "--out", "run"]
+    dry = vitbench(tmp_path, *words, "--dry-run", PYTHONPATH=str(ROOT))
+    assert dry.returncode == 0, dry.stderr
+    assert "2 cases on cpu, 2 rounds" in dry.stdout
+    assert not (tmp_path / "run").exists()
+    done = vitbench(tmp_path, *words, "--quiet", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    rows = read_csv(tmp_path / "run" / RECORDS)
+    assert [row["status"] for row in rows] == ["measured"] * 2
+    assert all(row["node"] for row in rows)
+    again = vitbench(tmp_path, "run", "--resume", "run", "--fleet", "local", PYTHONPATH=str(ROOT))
+    assert again.returncode == 0, again.stderr
+    assert read_csv(tmp_path / "run" / RECORDS) == rows
+
+
+@pytest.mark.slow
+def test_another_version_of_ray(
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused in a sentence."""
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "1.0.0")
+    with (
+        pytest.raises(BadInput, match=r"no cluster of Ray 1\.0\.0 answers there: Version mismatch"),
+        cluster.connected(ray_cluster.address, "cpu", []),
+    ):
+        pass
