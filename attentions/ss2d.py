@@ -256,7 +256,7 @@ ATTENTION = AttentionSpec(
     ),
     equation="W LN(sum over 4 paths of y), h_t = exp(D_t A) h_{t-1} + D_t B_t x_t, "
     "y_t = C_t h_t + D x_t; x = silu(DWConv3x3(W x)), B, C, D_t of x",
-    cost="(2 + 1/2)NC^2 + (38 + 24S)NC, S states",
+    cost="(2 + 1/2)NC^2 + (22 + 24S)NC, S states",
     size_rule="any",
     # Those of VMamba-T with ssm_ratio 1 (vmambav2v_tiny_224).
     settings={
