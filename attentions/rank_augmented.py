@@ -144,7 +144,7 @@ ATTENTION = AttentionSpec(
     # Those of RAVLT, whose last two stages have softmax attention.
     settings={4: {}, 8: {}},
     impls=("eager", "fused"),
-    kernels="matmul on channels-first maps, in which each head is a matrix",
+    kernels="1 x 1 convolutions of channels-last maps, matmul by heads",
     macs=macs,
     unsupported=unsupported,
     traps=(

@@ -26,6 +26,8 @@ Decay = Float[Tensor, "heads tokens tokens"]
 # On a CPU the equation is faster than the kernel for lines of up to so many tokens, and for those
 # that are shorter than a vector of the CPU softmax is faster along columns than along rows.
 _EQUATION, _VECTOR = 40, 16
+# Of initial_value: the first head's decay is 7e-10.
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +153,14 @@ def tables_of(
     turn = cos_and_sin(angles(grid.tokens, head_dim // 2).view(lines, -1, head_dim // 2))
     heads = torch.arange(num_heads, dtype=torch.float64) / num_heads
     decay = torch.log1p(-(2.0 ** -(params.initial_value + params.heads_range * heads)))
-    down, across = (decay[:, None, None] * distances(side) for side in (grid.height, grid.width))
-    dtype = torch.get_default_dtype()
+    down, across = (
+        (decay[:, None, None] * distances(side)).to(torch.get_default_dtype())
+        for side in (grid.height, grid.width)
+    )
     if params.chunkwise_recurrent:
-        return turn, across.to(dtype), down.to(dtype)
+        return turn, across, down
     whole = down[:, :, None, :, None] + across[:, None, :, None, :]
-    return turn, whole.flatten(3).flatten(1, 2).to(dtype), None
+    return turn, whole.flatten(3).flatten(1, 2), None
 
 
 def distances(side: int) -> Float[Tensor, "side side"]:
@@ -176,8 +180,11 @@ def unsupported(dim: int, num_heads: int, grid: Grid, params: Params) -> str | N
     """Heads without pairs of channels, and decays that are none."""
     if dim // num_heads % 2:
         return f"pairs of channels turn, so a head's width must be even, got {dim // num_heads}"
-    if params.initial_value <= 0:
-        return f"initial_value must be over 0, so that decays are, got {params.initial_value:g}"
+    first = params.initial_value
+    if first < _LEAST:
+        return (
+            f"initial_value must be at least {_LEAST:g}, so that decays are over 0, got {first:g}"
+        )
     if params.heads_range < 0:
         return f"heads_range must be at least 0, got {params.heads_range:g}"
     return None

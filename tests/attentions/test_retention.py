@@ -43,7 +43,7 @@ REFUSED = [
     ),
     (
         case("retention", 12, 3, 3, 3, initial_value=0.0),
-        "initial_value must be over 0, so that decays are, got 0",
+        "initial_value must be at least 1e-09, so that decays are over 0, got 0",
     ),
     (
         case("retention", 12, 3, 3, 3, heads_range=-1.0),
@@ -51,9 +51,9 @@ REFUSED = [
     ),
     (case("retention", 12, 3, 3, 3), None),
 ]
-# Decays that round to 1 in fp64, and to less than 1e-11.
+# Decays that round to 1 in fp64, and of 7e-10.
 NO_DECAY = {"initial_value": 60.0}
-ALL_DECAY = {"initial_value": 1e-12, "heads_range": 0.0}
+ALL_DECAY = {"initial_value": 1e-9, "heads_range": 0.0}
 
 RETENTION = attentions.load("retention")
 
@@ -91,7 +91,7 @@ def slowly(module: Any, x: Tensor, draw: Draw) -> Tensor:
         decay = 1 - 2 ** -(2.0 + 6.0 * head / heads)
         scores = [
             k[a, b, head] @ q[i, j, head] / q.shape[-1] ** 0.5
-            + rounded((abs(a - i) + abs(b - j)) * math.log(decay))
+            + rounded(rounded(abs(a - i) * math.log(decay)) + rounded(abs(b - j) * math.log(decay)))
             for a, b in keys
         ]
         weights = torch.stack(scores).softmax(0)
@@ -168,7 +168,7 @@ def test_nothing_but_decay_leaves_each_token_alone(height: int, width: int, chun
     with torch.inference_mode():
         values = module.v_proj(x)
         expected = module.out_proj(values + module.lepe(values))
-        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-7)
 
 
 @settings(deadline=None, max_examples=10)
