@@ -53,13 +53,13 @@ MIXES_IMAGES: dict[str, str] = {}
 ON_LARGE_MAPS: dict[str, dict[str, Any]] = {"dat": {"stride": 4}}
 
 # Operators that make positions, indices and masks, and what may be made at each call: dat's centres
-# would be rounded in a buffer, and quadtree's numbers of heads depend on the batch. dat's bias
-# depends on the image, by its definition.
+# would be rounded in a buffer, and the numbers of quadtree's heads and of bi_level's regions depend
+# on the batch. dat's bias depends on the image, by its definition.
 MAKERS = {
     "arange", "linspace", "zeros", "new_zeros", "full", "new_full", "ones", "new_ones", "where",
     "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "meshgrid", "cartesian_prod",
 }  # fmt: skip
-MADE_AT_EACH_CALL = {"dat": {"linspace"}, "quadtree": {"arange"}}
+MADE_AT_EACH_CALL = {"bi_level": {"arange"}, "dat": {"linspace"}, "quadtree": {"arange"}}
 BIAS_OF_AN_IMAGE = {"dat"}
 
 
