@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import functools
+import signal
 import socket
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vitbench.examples import ROOT, case, plan, read_csv, vitbench
+from tests.vitbench.examples import (
+    MARK,
+    ROOT,
+    case,
+    left_behind,
+    plan,
+    plugin,
+    read_csv,
+    vitbench,
+)
 from tests.vitbench.fleet.machines import Host, KnownWorker
 from vitbench.__main__ import run as command
 from vitbench.cases import plan as plans
 from vitbench.errors import BadInput
 from vitbench.fleet import cluster, runs
 from vitbench.fleet.cluster import RayCluster
-from vitbench.results.folder import RECORDS
+from vitbench.results import journal
+from vitbench.results.folder import JOURNAL, RECORDS
 
 PLAN = plans.with_control(plan(*(case(batch_size=size) for size in range(1, 7)), rounds=2))
 
@@ -74,24 +89,22 @@ def test_addresses_where_no_ray_is(
     """One sentence each, and no folder: no address, a port where nothing listens, options that
     exclude each other, and a Python without Ray."""
     monkeypatch.chdir(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        for words, sentence in (
-            (
-                ["--fleet", "somewhere"],
-                "--fleet is local, auto, ray://HOST:10001 or",
-            ),
-            (["--fleet", f"ray://127.0.0.1:{port}"], f"nothing answers at 127.0.0.1:{port}: "),
-            (["--fleet", "local", "--shard", "1/2"], "give it or --fleet, not both"),
-            (["--fleet", "local", "--budget", "10m"], "--budget is for one machine"),
-            (["--fleet", "local", "--spread", "all"], "--spread is share or each, got 'all'"),
-            (["--spread", "each"], "is for the nodes of a fleet: give --fleet too"),
-            (["--fleet", "local", "--memory-limit", "none"], "does not go with --fleet"),
-        ):
-            assert command(["run", *words]) == 2
-            assert sentence in capsys.readouterr().err
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    port = free_port()
+    for words, sentence in (
+        (
+            ["--fleet", "somewhere"],
+            "--fleet is local, auto, ray://HOST:10001 or",
+        ),
+        (["--fleet", f"ray://127.0.0.1:{port}"], f"nothing answers at 127.0.0.1:{port}: "),
+        (["--fleet", "local", "--shard", "1/2"], "give it or --fleet, not both"),
+        (["--fleet", "local", "--budget", "10m"], "--budget is for one machine"),
+        (["--fleet", "local", "--spread", "all"], "--spread is share or each, got 'all'"),
+        (["--spread", "each"], "is for the nodes of a fleet: give --fleet too"),
+        (["--fleet", "local", "--memory-limit", "none"], "does not go with --fleet"),
+    ):
+        assert command(["run", *words]) == 2
+        assert sentence in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
     assert command(["run", "--fleet", "local"]) == 2
     assert "--fleet needs Ray: pip install 'vitbench[fleet]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -131,6 +144,74 @@ def test_a_fleet_of_this_machine(tmp_path: Path) -> None:
     again = vitbench(tmp_path, "run", "--resume", "run", "--fleet", "local", PYTHONPATH=str(ROOT))
     assert again.returncode == 0, again.stderr
     assert read_csv(tmp_path / "run" / RECORDS) == rows
+
+
+@pytest.mark.slow
+def test_ctrl_c_over_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From outside of the cluster, with real workers and a plugin, converted for OpenVINO: Ctrl-C
+    ends the actors and the workers, and leaves what there is; the run goes on from there. In round
+    two nothing is converted again.
+    """
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(MARK, mark)
+    from ray.cluster_utils import Cluster
+
+    port = free_port()
+    arguments = {"num_cpus": 1, "include_dashboard": False, "ray_client_server_port": port}
+    started: Any = Cluster(initialize_head=True, head_node_args=arguments)
+    monkeypatch.delenv(MARK)
+    fleet = ["--fleet", f"ray://127.0.0.1:{port}"]
+    mine = plugin(tmp_path, "mine")
+    words = f"run --plugin {mine} --attention mine,msa --runtime eager,openvino --resolution 64"
+    words += " --dim 32 --heads 2 --batch-size 1 --effort quick --cap 0.2 --quiet --out run"
+    try:
+        run = [sys.executable, "-m", "vitbench", *words.split(), *fleet]
+        process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not has_outcome(tmp_path / "run" / JOURNAL):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate()
+        assert process.returncode == 130, text
+        assert f"vitbench run --resume run {' '.join(fleet)}" in text
+        assert [name for name in left_behind(mark) if "vitbench.engine.worker" in name] == []
+        before = len(journal.read(tmp_path / "run").outcomes)
+        assert 0 < before < 8
+        done = vitbench(tmp_path, "run", "--resume", "run", *fleet)
+        assert done.returncode == 0, done.stderr
+    finally:
+        started.shutdown()
+    run_again = journal.read(tmp_path / "run")
+    assert len(run_again.outcomes) == 8
+    rows = read_csv(tmp_path / "run" / RECORDS)
+    assert {row["status"] for row in rows} == {"measured"}
+    artifacts = [row["artifact"] for row in rows if row["runtime"] == "openvino"]
+    assert all((tmp_path / "run" / artifact).exists() for artifact in artifacts)
+    assert len(artifacts) == 2
+
+
+def has_outcome(file: Path) -> bool:
+    """Whether a journal is there, and has one."""
+    return file.exists() and '"event": "outcome"' in file.read_text()
+
+
+def free_port() -> int:
+    """One at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_one_machine_needs_no_ray() -> None:
+    """A run without --fleet imports neither Ray nor what uses it."""
+    code = (
+        "import sys; from vitbench.__main__ import run; status = run(sys.argv[1:]); "
+        "print('ray' in sys.modules, any(n.startswith('vitbench.fleet') for n in sys.modules))"
+    )
+    words = [sys.executable, "-c", code, "run", *LAYER.split(), "--device", "cpu", "--dry-run"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False False", done.stderr
 
 
 @pytest.mark.slow
