@@ -57,14 +57,14 @@ def connected(address: str, device: str, packages: Sequence[str]) -> Iterator[Ra
     if address == LOCAL:
         quiet["include_dashboard"] = False
     try:
-        ray.init(address=address, **quiet)
-    # Ray raises ConnectionError, RuntimeError or what gRPC raises.
-    except Exception as error:
-        raise BadInput(
-            f"--fleet {address}: no cluster of Ray {ray.__version__} answers there: "
-            f"{first_line(error)}"
-        ) from None
-    try:
+        try:
+            ray.init(address=address, **quiet)
+        # Ray raises ConnectionError, RuntimeError or what gRPC raises.
+        except Exception as error:
+            raise BadInput(
+                f"--fleet {address}: no cluster of Ray {ray.__version__} answers there: "
+                f"{first_line(error)}"
+            ) from None
         yield RayCluster(address, device, packages)
     finally:
         ray.shutdown()
@@ -203,7 +203,7 @@ class RayCluster:
             **reserved,
             max_restarts=0,
             max_task_retries=0,
-            concurrency_groups={"control": 1},
+            max_concurrency=2,  # `end` may come beside a request
             scheduling_strategy=_at(offer.machine),
         )(nodes.Node)
         return actor.remote(self._new_worker)
@@ -213,8 +213,7 @@ class RayCluster:
 
     def end(self, members: Iterable[Any]) -> None:
         ended = list(members)
-        # Beside what they measure, which they leave then.
-        tasks = [one.end.options(concurrency_group="control").remote() for one in ended]
+        tasks = [one.end.remote() for one in ended]
         if tasks:
             _ray().wait(tasks, num_returns=len(tasks), timeout=_END_S)
         for one in ended:

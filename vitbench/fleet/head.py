@@ -200,10 +200,12 @@ class Head:
         try:
             self._work_until_done()
         finally:
-            self._cluster.end([member.handle for member in self._members.values()])
-            for sweep in self._sweeps:
-                if sweep.run.environment:
-                    derive(sweep.folder, sweep.run)
+            try:
+                self._cluster.end([member.handle for member in self._members.values()])
+            finally:
+                for sweep in self._sweeps:
+                    if sweep.run.environment:
+                        derive(sweep.folder, sweep.run)
         return [sweep.run for sweep in self._sweeps]
 
     def _work_until_done(self) -> None:

@@ -153,6 +153,7 @@ def test_ctrl_c_over_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     two nothing is converted again.
     """
     mark = uuid.uuid4().hex
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the background
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(MARK, mark)
     from ray.cluster_utils import Cluster
@@ -180,6 +181,7 @@ def test_ctrl_c_over_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = vitbench(tmp_path, "run", "--resume", "run", *fleet)
         assert done.returncode == 0, done.stderr
     finally:
+        signal.signal(signal.SIGINT, ignored)
         started.shutdown()
     run_again = journal.read(tmp_path / "run")
     assert len(run_again.outcomes) == 8
