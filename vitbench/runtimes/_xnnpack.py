@@ -78,9 +78,22 @@ def _chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
     return _split(x, -(-x.shape[dim] // chunks), dim)
 
 
+def _with_scalar(operator: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Sums and products of whole numbers, such as indices, with a number: the quantizer makes that
+    a float where the operator is of two tensors."""
+
+    def compute(x: Any, y: Any) -> Any:
+        whole = isinstance(x, Tensor) and not x.is_floating_point() and isinstance(y, int)
+        return operator(x, y) if whole else NotImplemented
+
+    return compute
+
+
 _REWRITES: Mapping[Any, Callable[..., Any]] = {
     _ATTENTION: _attention,
     _ATEN.matmul.default: _matmul,
+    _ATEN.add.Tensor: _with_scalar(_ATEN.add.Scalar),
+    _ATEN.mul.Tensor: _with_scalar(_ATEN.mul.Scalar),
     _ATEN.chunk.default: _chunk,
     _ATEN.split.Tensor: _split,
     _ATEN.split_with_sizes.default: _split_with_sizes,

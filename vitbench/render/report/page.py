@@ -75,11 +75,11 @@ def _context(sources: Sequence[Source], told: Contents) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure in the page, with the rows of the table below it."""
+    """A figure in the page, as PNG in base64, with the rows of the table below it."""
 
     title: str
     caption: str
-    url: str
+    png: str
     rows: Sequence[tuple[str, str, str]]
 
 
@@ -93,7 +93,7 @@ def pictures(one: SpectraOf) -> Picture:
         (spectra.label(each), spectra.percent(each.varying), spectra.percent(each.high))
         for each in one.spectra
     ]
-    return Picture(one.subject, spectra.caption(one), f"data:image/png;base64,{data}", rows)
+    return Picture(one.subject, spectra.caption(one), data, rows)
 
 
 @functools.cache
