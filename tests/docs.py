@@ -26,12 +26,12 @@ from vitbench import runtimes as known_runtimes
 from vitbench.analysis import advise as advising
 from vitbench.analysis import trust
 from vitbench.cases.axes import AXES
-from vitbench.cases.plan import EFFORTS, rounds_of, rule_of
+from vitbench.cases.plan import EFFORTS, START_S, rounds_of, rule_of
 from vitbench.cases.row import select
 from vitbench.cli import app, show
 from vitbench.instruments.timing import TimingRule
 from vitbench.render import advice as words
-from vitbench.render import tables
+from vitbench.render import tables, units
 from vitbench.results import frame
 from vitbench.results.columns import COLUMNS
 from vitbench.subjects.backbones import RIVALS
@@ -349,6 +349,31 @@ def figures(name: str) -> dict[str, Any]:
     return content
 
 
+def fleet_cost() -> str:
+    """What fleets of several sizes take, and their heads, from what one outcome takes."""
+    measured, case_s, outcomes = figures("fleet"), 5.0, 30_000
+    rows = []
+    for nodes in (10, 100, 1000):
+        per_s = nodes / case_s
+        # Each node starts a worker and measures the control in each of three rounds.
+        seconds = outcomes / per_s + 3 * (START_S + case_s)
+        share = per_s * measured["head_cpu_ms"] / 1000
+        rows.append((str(nodes), f"{per_s:g}", units.duration(seconds), f"{share:.1%}"))
+    header = ("nodes", "outcomes a second", "the run takes", "of one CPU, the head takes")
+    return (
+        f"A case takes {case_s:g} s here with everything around it, and there are 10,000 cases in "
+        f"3 rounds. An outcome takes {measured['head_cpu_ms']:.1f} ms of the head's CPU, "
+        f"{measured['head_kb']:.0f} kB of its memory and "
+        f"{measured['journal_kb']:.1f} kB of its disk, with ten samples: each more takes about 20 "
+        "bytes.\n\n"
+        f"{_table(header, rows, 3)}\n\n"
+        f"As measured with 200 simulated nodes, the head takes {measured['per_s']:.0f} outcomes a "
+        f"second at most, on a machine of two cores that simulated the nodes too. Four nodes gave "
+        f"{measured['times_of_4']:.2f} times as many outcomes an hour as one "
+        "([all figures](../reports/benchmarks/README.md))."
+    )
+
+
 def gate() -> str:
     """How often the gate is wrong, beside other tools."""
     counts = {
@@ -444,7 +469,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
             devices,
         ),
         *(layouts, where, deployed_chart, deployed),
-        *(suites, backbones, axes, commands, api, gate, fused, litv2, judged, formats),
+        *(suites, backbones, axes, commands, api, gate, fleet_cost, fused, litv2, judged, formats),
     )
 }
 _BLOCK = re.compile(r"<!-- (\w+) -->(\n?).*?<!-- end -->", re.DOTALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,9 +123,11 @@ class Sweep:
     # Nodes that are left out of a round, since they differ from the others there.
     apart: dict[int, set[str]] = field(default_factory=dict)
     failed: set[str] = field(init=False)
+    plan: bytes = field(init=False)  # as JSON, which each node gets
 
     def __post_init__(self) -> None:
         self.dealer = Dealer(self.run)
+        self.plan = json.dumps(self.run.plan.to_dict()).encode()
         outcomes = self.run.outcomes.items()
         self.failed = {case_id for (case_id, _), one in outcomes if isinstance(one, Failed)}
         for index in range(self.run.plan.rounds):
@@ -262,7 +265,9 @@ class Head:
         late = [m.name for m in waiting if time.monotonic() - m.since_s > _RESERVED_S]
         if late and not self._is_waiting_told:
             self._is_waiting_told = True
-            self._on_note(f"waiting for {', '.join(late)}: busy with other jobs, or slow to start")
+            more = f" and {len(late) - 3} more" if len(late) > 3 else ""
+            names = f"{', '.join(late[:3])}{more}"
+            self._on_note(f"waiting for {names}: busy with other jobs, or slow to start")
 
     def _refuse(self, offer: Offer, reason: str) -> None:
         sentence = f"{offer.node} is left out: {reason}"
@@ -289,8 +294,7 @@ class Head:
     def _welcome(self, member: _Member, lacking: Sequence[str]) -> None:
         names, contents = self._parcels_of(member.sweep)
         sent = [self._share(contents[digest]) for digest in lacking]
-        plan = member.sweep.run.plan.to_dict()
-        self._ask(member, self._admit, "join", plan, names, *sent)
+        self._ask(member, self._admit, "join", self._share(member.sweep.plan), names, *sent)
 
     def _admit(self, member: _Member, reply: Joined | Refused) -> None:
         """Lets a node measure that is like the first one."""

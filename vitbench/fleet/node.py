@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from vitbench.errors import BadInput
 from vitbench.fleet import parcels, versions
 from vitbench.instruments import host
 from vitbench.instruments.timing import TimingRule
-from vitbench.results.folder import artifact_of
+from vitbench.results.folder import ARTIFACTS, artifact_of
 from vitbench.results.outcome import Ceilings, Outcome
 
 
@@ -77,6 +78,7 @@ class Node:
     def __init__(self, new_worker: Callable[..., CaseWorker] = CaseWorker) -> None:
         self._new_worker = new_worker
         self._folder = Path(tempfile.mkdtemp(prefix="vitbench-node-"))
+        self._artifacts = self._folder / ARTIFACTS
         self._lock = DeviceLock()
         self._worker: CaseWorker | None = None
         self._round: int | None = None
@@ -86,11 +88,10 @@ class Node:
         """Those of the parcels that this machine does not have."""
         return [digest for digest in digests if not (_kept() / digest).is_dir()]
 
-    def join(
-        self, plan: Mapping[str, Any], names: Mapping[str, str], *contents: bytes
-    ) -> Joined | Refused:
+    def join(self, plan: bytes, names: Mapping[str, str], *contents: bytes) -> Joined | Refused:
         """Takes a plan, and starts a worker for it.
 
+        plan      as JSON
         names     digests of the plan's parcels
         contents  of those that were lacking
         """
@@ -98,7 +99,7 @@ class Node:
             parcels.unpack(content, _kept() / parcels.digest(content))
         folders = {name: _kept() / digest for name, digest in names.items()}
         try:
-            self._plan = self._own(parcels.localized(Plan.from_dict(plan), folders))
+            self._plan = self._own(parcels.localized(Plan.from_dict(json.loads(plan)), folders))
             worker = self._worker_of(None)
             worker.start()
             worker.check_code()
@@ -122,7 +123,7 @@ class Node:
         made = None
         try:
             if runtimes.load(work.case.runtime).RULES.converts:
-                place = artifact_of(work.case, self._folder)
+                place = artifact_of(work.case, self._artifacts)
                 if not place.is_dir() and artifact is not None:
                     parcels.unpack(artifact, place)
                 elif not place.is_dir():
@@ -161,7 +162,7 @@ class Node:
         dtypes = tuple(dict.fromkeys(case.tensor_dtype for case in self._plan.cases))
         return SetUp.of(
             self._plan,
-            artifacts=self._folder,
+            artifacts=self._artifacts,
             environment=is_new,
             ceilings=dtypes if is_new and self._plan.timed else (),
         )

@@ -149,8 +149,8 @@ def test_a_fleet_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_over_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From outside of the cluster, with real workers and a plugin, converted for OpenVINO: Ctrl-C
-    ends the actors and the workers, and leaves what there is; the run goes on from there. In round
-    two nothing is converted again.
+    ends the actors and the workers, and leaves what there is; the run goes on from there, and what
+    was converted is in its folder.
     """
     mark = uuid.uuid4().hex
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the background
