@@ -133,6 +133,11 @@ def deployed_chart() -> str:
     return docs_runtimes.chart(DEPLOYED[0])
 
 
+def speeds() -> str:
+    """Every mechanism at three sizes, in eager and in the fastest runtime."""
+    return docs_runtimes.speeds(ROOT / "reports" / "cpu-catalogue")
+
+
 def deployed() -> str:
     """The committed runs across runtimes."""
     return docs_runtimes.report(*DEPLOYED)
@@ -468,7 +473,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
             runtimes,
             devices,
         ),
-        *(layouts, where, deployed_chart, deployed),
+        *(layouts, where, deployed_chart, deployed, speeds),
         *(suites, backbones, axes, commands, api, gate, fleet_cost, fused, litv2, judged, formats),
     )
 }

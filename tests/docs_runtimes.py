@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitbench.analysis.across_runtimes import BASE_DTYPE
-from vitbench.render import findings, gains, tables
+from vitbench.analysis import stats
+from vitbench.analysis.across_runtimes import BASE_DTYPE, TRUSTED
+from vitbench.render import findings, gains, tables, units
 from vitbench.results import frame
 from vitbench.results.folder import RECORDS
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record, subject_of
+from vitbench.runtimes import DEFAULT
 
 _ABSENT = "The runs are not in this checkout: the commands above make them."
 
@@ -83,3 +85,47 @@ def _plots(folder: Path, start: str) -> list[Path]:
     """Those whose name starts so, float32 first."""
     found = sorted((folder / "plots").glob(f"{start}*.png"))
     return sorted(found, key=lambda path: BASE_DTYPE not in path.name and "int8" in path.name)
+
+
+def speeds(folder: Path) -> str:
+    """Throughput of every mechanism at every size of a run of two runtimes, eager and another, the
+    fastest on the whole first; figures of trust C and D are in brackets."""
+    if not (folder / RECORDS).exists():
+        return _ABSENT
+    rows = frame.records(frame.read(folder))
+    sizes = sorted({int(str(row["image_height"])) for row in rows})
+    found = {
+        (str(row["attention"]), int(str(row["image_height"])), str(row["runtime"])): row
+        for row in rows
+    }
+    (other,) = {str(row["runtime"]) for row in rows} - {DEFAULT}
+
+    def rates(name: str) -> list[float]:
+        own = (found[name, size, other] for size in sizes)
+        return [float(str(row["throughput_img_s"])) for row in own if row["status"] == MEASURED]
+
+    names = sorted({name for name, _, _ in found}, key=lambda name: -_mean(rates(name)))
+    header = ["mechanism", *(f"{size} px, {how}" for size in sizes for how in (DEFAULT, other))]
+    table = [
+        [
+            f"`{name}`",
+            *(_rate(found[name, size, how]) for size in sizes for how in (DEFAULT, other)),
+        ]
+        for name in names
+    ]
+    return (
+        f"Images a second of one layer on {machine_of(folder)}; stride 16, 384 channels, 12 heads, "
+        f"batch {rows[0]['batch_size']}, float32. In brackets: trust C or D.\n\n"
+        f"{tables.markdown(header, table, ['---'] + ['---:'] * (len(header) - 1))}"
+    )
+
+
+def _mean(rates: list[float]) -> float:
+    return stats.geometric_mean(rates) if rates else 0.0
+
+
+def _rate(row: Record) -> str:
+    if row["status"] != MEASURED:
+        return str(row["status"])
+    text = units.significant(float(str(row["throughput_img_s"])))
+    return text if str(row["trust"]) in TRUSTED else f"({text})"

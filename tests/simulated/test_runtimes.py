@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,10 +125,14 @@ def test_what_fails_in_tensorrt_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(tensorrt.Context, "execute_async_v3", lambda self, stream_handle: False)
         assert message("context").endswith("TensorRT cannot queue a call")
-    one = case(runtime="tensorrt", **ODD)
-    file = artifact_of(one, tmp_path / "context") / "model.engine"
-    file.write_bytes(b"cut")
-    assert "cannot load the engine; Error Code 1: Serialization" in message("context")
+
+    def cut(subject: runtimes.Subject, folder: Path) -> Mapping[str, Any]:
+        (folder / "model.engine").write_bytes(b"cut")
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtimes.converting()["tensorrt"], "convert", cut)
+        assert "cannot load the engine; Error Code 1: Serialization" in message("cut")
 
 
 @pytest.mark.slow

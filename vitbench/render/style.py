@@ -22,7 +22,8 @@ _ORDER = (
     "twins_lsa twins_gsa dat focal quadtree lka gnconv performer linformer efficient "
     "relu_linear pooling additive separable single_head repmixer focal_modulation mobile_mqa "
     "differential cascaded_group global_context mask_unit conv_attention agent "
-    "rank_augmented retention circulant ss2d",
+    "rank_augmented retention circulant ss2d mlla focused_linear polarized bi_level aggregated "
+    "hsm_ssd",
     "resnet50 litv2_s swin_tiny pvt_v2_b2 convnext_tiny twins_pcpvt_small twins_svt_small "
     "xcit_small_12_p16 coatnet_0 cait_xs24 tnt_s maxvit_tiny efficientvit_b1 poolformer_s24 "
     "vit_small litv2_m litv2_b",
