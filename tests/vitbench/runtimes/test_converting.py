@@ -226,7 +226,11 @@ def converted(
     return output
 
 
-@pytest.mark.parametrize("runtime", CONVERTING)
+# The compiler of AOTInductor takes five seconds.
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "aotinductor")) for name in CONVERTING],
+)
 def test_a_small_term_is_kept(tmp_path: Path, runtime: str) -> None:
     """One that keeps a quotient finite is not taken for zero."""
     x = torch.zeros(2, 5, 8)

@@ -124,10 +124,8 @@ class Padded(nn.Module):
         return F.pad(self.linear(x), (0, 0, 0, 1)).sigmoid()
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name != "executorch")) for name in QUANTIZING],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", QUANTIZING)
 def test_what_is_padded_after_it_was_quantized(tmp_path: Path, runtime: str) -> None:
     """XNNPACK does not load a pad of zeros there: it gets what is as good as zeros."""
     module, x = Padded().eval(), torch.randn(2, 5, 8)
