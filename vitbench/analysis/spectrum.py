@@ -1,7 +1,8 @@
 """Spatial frequencies of feature maps: where in the spectrum the energy of an output lies.
 
-As in arXiv 2205.13213 (LITv2), figure 4, and in numbers. A frequency is told as a share of the
-Nyquist frequency, half a cycle a token, along one axis; in a corner of the spectrum it is sqrt(2).
+As the frequency magnitudes of arXiv 2205.13213 (LITv2), and in numbers. A frequency is told as a
+share of the Nyquist frequency, half a cycle a token, along one axis; in a corner of the spectrum it
+is sqrt(2).
 Pure, no torch.
 """
 

@@ -61,13 +61,12 @@ def _of(read: Transforms) -> Spectrum:
 
 
 class _Patches(nn.Module):
-    """What a layer would see of images: each patch of the stride projected by weights drawn from
-    the case's seed, and normalised, as a transformer's first layer has it."""
+    """What a layer would see of images: each patch of the stride projected by random weights, the
+    same for every layer of a size, and normalised, as a transformer's first layer has it."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        torch.manual_seed(build.seed_of(case))
-        self.grid = case.grid
+        torch.manual_seed(0)
         self.project = nn.Conv2d(3, case.dim, case.stride, case.stride)
 
     def forward(self, images: Tensor) -> Tensor:
