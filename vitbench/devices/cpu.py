@@ -82,7 +82,8 @@ class Device(devices.Device):
 
         from vitbench.instruments import host
 
-        return f"{host.cpu_facts()['model']}, {torch.get_num_threads()} threads"
+        count = torch.get_num_threads()
+        return f"{host.cpu_facts()['model']}, {count} {'thread' if count == 1 else 'threads'}"
 
     def configure(self, threads: int) -> None:
         from vitbench.instruments import host

@@ -36,8 +36,9 @@ def test_it_names_hardware_and_software(machine: dict[str, Any]) -> None:
     assert machine["device"] == "cpu"
     assert "gpu" not in machine
     assert set(machine["torch"]["sdpa_backends"]) <= {"flash", "mem_efficient", "cudnn", "math"}
-    threads = f", {torch.get_num_threads()} threads"
-    assert machine["device_name"] == machine["cpu"]["model"] + threads
+    count = torch.get_num_threads()
+    threads = "1 thread" if count == 1 else f"{count} threads"
+    assert machine["device_name"] == f"{machine['cpu']['model']}, {threads}"
 
 
 def test_it_does_not_say_whose_machine_it_is(machine: dict[str, Any]) -> None:
