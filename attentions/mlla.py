@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attentions._attend import FeatureMap, Impl, merge_heads, split_heads
 from attentions._conv_norm import convolve
 from attentions._linear import EPS, mean_weight, mix
+from attentions._rotary import turned
 from attentions._spec import AttentionSpec, Grid, Paper
 
 BASE = 10000  # the slowest rotation turns by 1 / BASE a token, as for words
@@ -36,10 +37,7 @@ class RoPE(nn.Module):
         self.register_buffer("rotations", rotations(dim, grid))
 
     def forward(self, x: FeatureMap) -> FeatureMap:
-        real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = self.rotations.unbind(-1)
-        turned = (real * cos - imaginary * sin, real * sin + imaginary * cos)
-        return torch.stack(turned, dim=-1).flatten(-2)
+        return turned(x, self.rotations.movedim(-1, 0))
 
     def tables(
         self, scale: float
@@ -61,8 +59,8 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: FeatureMap) -> FeatureMap:
         q, k = (F.elu(part) + 1 for part in self.qk(x).chunk(2, dim=-1))
-        turned = (self._heads(part) for part in (self.rope(q), self.rope(k), x))
-        mixed = mix(*turned) / mean_weight(self._heads(q), self._heads(k))
+        parts = (self._heads(part) for part in (self.rope(q), self.rope(k), x))
+        mixed = mix(*parts) / mean_weight(self._heads(q), self._heads(k))
         local = self.lepe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return merge_heads(mixed).view(x.shape) + local
 
