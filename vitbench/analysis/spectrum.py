@@ -2,8 +2,7 @@
 
 As the frequency magnitudes of arXiv 2205.13213 (LITv2), and in numbers. A frequency is told as a
 share of the Nyquist frequency, half a cycle a token, along one axis; in a corner of the spectrum it
-is sqrt(2).
-Pure, no torch.
+is sqrt(2). Pure, no torch.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from vitbench.analysis import stats
+
 # What counts as high: frequencies above this share of Nyquist's.
 HIGH = 0.5
-_CONFIDENCE = 0.95
 # Of the energy of a map in float32.
 _ROUNDING = 1e-12
 
@@ -135,8 +135,6 @@ def _share(values: np.ndarray) -> Share:
     mean = float(values.mean())
     if len(values) < 2:
         return Share(mean, None, None)
-    from scipy.special import stdtrit
-
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2)) * error
+    half = stats.student_quantile((1 - stats.CONFIDENCE) / 2, len(values) - 1) * error
     return Share(mean, max(0.0, mean - half), min(1.0, mean + half))
