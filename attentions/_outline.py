@@ -30,6 +30,7 @@ class Outline:
     words     the fields of the spec that are text and literal: family, cost, size_rule, kernels,
               equation
     year      of the paper; None where it names none
+    space     values by hyper-parameter that go together: one product, or several
     """
 
     summary: str
@@ -39,6 +40,7 @@ class Outline:
     impls: tuple[str, ...] | None
     words: Mapping[str, str]
     year: int | None
+    space: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
 
     def settings_at(self, stride: int) -> dict[str, Any]:
         return settings_at(self.settings or {}, stride)
@@ -69,6 +71,7 @@ def outline(path: Path) -> Outline:
             name: text for name, node in fields.items() if isinstance(text := _literal(node), str)
         },
         year=_year(fields.get("paper")),
+        space=_space(fields.get("space"), path),
     )
 
 
@@ -169,6 +172,25 @@ def _settings(node: ast.expr | None, path: Path) -> Mapping[int, Mapping[str, An
             f", got {settings!r}"
         )
     return settings
+
+
+def _space(node: ast.expr | None, path: Path) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
+    products = _literal(node)
+    if products is None:
+        return ()
+    if isinstance(products, dict):
+        products = (products,)
+    is_right = isinstance(products, tuple | list) and all(
+        isinstance(product, dict)
+        and all(isinstance(v, tuple | list) and v for v in product.values())
+        for product in products
+    )
+    if not is_right:
+        raise BrokenAttention(
+            f"{path.name}: a space is values by hyper-parameter, such as {{'window_size': (2, 4)}}"
+            f", or several of these, got {products!r}"
+        )
+    return tuple({name: tuple(values) for name, values in each.items()} for each in products)
 
 
 def _impls(node: ast.expr | None, path: Path) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,6 +138,9 @@ class AttentionSpec:
                 "divisible" sizes only, "fixed" to the grid it was built for
     settings    the authors' hyper-parameters by stage stride; a literal, so that it can be read
                 without importing torch
+    space       hyper-parameters that are worth trying, from which `vitbench tune` chooses: values
+                by name, each of which goes with every value of the others; several such where a
+                value of one makes another meaningless. A literal too
     impls       implementations; "eager" is the paper's equations op by op, "fused" the same
                 function through the fastest kernels
     kernels     what the fused implementation runs on
@@ -161,6 +164,7 @@ class AttentionSpec:
     cost: str = ""
     size_rule: SizeRule = "any"
     settings: Mapping[int, Mapping[str, Any]] = field(default_factory=_no_settings)
+    space: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] = ()
     impls: tuple[str, ...] = ("eager",)
     kernels: str = ""
     macs: Callable[..., int] | None = None

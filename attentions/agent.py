@@ -129,6 +129,7 @@ ATTENTION = AttentionSpec(
     size_rule="fixed",
     # Those of Agent-Swin-T, whose last stage has window attention.
     settings={4: {"agent_num": 9}, 8: {"agent_num": 16}, 16: {"agent_num": 49}},
+    space={"agent_num": (9, 16, 25, 49)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention twice, with few keys and with few queries",
     macs=macs,

@@ -365,6 +365,7 @@ ATTENTION = AttentionSpec(
         16: {"sr_ratio": 2, "pretrain_size": 14},
         32: {"sr_ratio": 1, "pretrain_size": 7},
     },
+    space={"window_size": (3, 5, 7), "sr_ratio": (1, 2, 7)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention over pooled keys and one that stands for all neighbours; "
     "shifted maps for these",

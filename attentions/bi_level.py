@@ -169,6 +169,7 @@ ATTENTION = AttentionSpec(
     size_rule="pad",
     # Those of BiFormer-T, whose last stage has MSA with a convolution of the values.
     settings={4: {"topk": 1}, 8: {"topk": 4}, 16: {"topk": 16}},
+    space={"topk": (1, 2, 4, 8, 16)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention over gathered regions",
     macs=macs,

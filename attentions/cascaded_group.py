@@ -172,6 +172,7 @@ ATTENTION = AttentionSpec(
         16: {"window_size": 7, "key_dim": 16, "kernel_size": 7, "kernel_step": 2},
         32: {"window_size": 7, "key_dim": 16, "kernel_size": 7, "kernel_step": 2},
     },
+    space={"window_size": (7, 14), "key_dim": (8, 16, 32)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention head by head, one product for the projection",
     macs=macs,

@@ -147,6 +147,7 @@ ATTENTION = AttentionSpec(
         16: {"att_stride": 2, "head_dim_mul": 0.5},
         32: {"att_stride": 1, "head_dim_mul": 0.5},
     },
+    space={"att_stride": (1, 2), "head_dim_mul": (0.5, 1.0)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention on a reduced channels-last map",
     macs=macs,

@@ -160,6 +160,7 @@ ATTENTION = AttentionSpec(
         16: {"split_size": 7, "branches": 2},
         32: {"split_size": 7, "branches": 1},
     },
+    space={"split_size": (1, 2, 7)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

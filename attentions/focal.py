@@ -327,6 +327,7 @@ ATTENTION = AttentionSpec(
         16: {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 3},
         32: {"window_size": 7, "expand_size": 3, "focal_level": 2, "focal_window": 1},
     },
+    space={"window_size": (7, 14)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

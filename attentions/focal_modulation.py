@@ -144,6 +144,7 @@ ATTENTION = AttentionSpec(
         16: {"focal_level": 3, "focal_window": 3},
         32: {"focal_level": 3, "focal_window": 3},
     },
+    space={"focal_level": (1, 2, 3, 4), "focal_window": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,

@@ -139,6 +139,7 @@ ATTENTION = AttentionSpec(
         16: {"focusing_factor": 3, "kernel_size": 5},
         32: {"focusing_factor": 3, "kernel_size": 5},
     },
+    space={"kernel_size": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,

@@ -238,6 +238,7 @@ ATTENTION = AttentionSpec(
         16: {"window_size": 14, "levels": 0},
         32: {"window_size": 7, "levels": 0},
     },
+    space={"window_size": (7, 14)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention; convolutions on channels-last maps",
     macs=macs,

@@ -124,6 +124,7 @@ ATTENTION = AttentionSpec(
         16: {"order": 4, "s": 0.3333333333333333},
         32: {"order": 5, "s": 0.3333333333333333},
     },
+    space={"order": (2, 3, 4, 5)},
     impls=("eager", "fused"),
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,

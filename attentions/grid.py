@@ -126,6 +126,7 @@ ATTENTION = AttentionSpec(
     cost="4NC^2 + 2G^2NC",
     size_rule="pad",
     settings={4: {"grid_size": 7}, 8: {"grid_size": 7}, 16: {"grid_size": 7}, 32: {"grid_size": 7}},
+    space={"grid_size": (2, 7, 14)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

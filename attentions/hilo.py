@@ -181,6 +181,13 @@ ATTENTION = AttentionSpec(
     size_rule="pad",
     # The authors use no attention at strides 4 and 8.
     settings={16: {"window_size": 2, "alpha": 0.9}, 32: {"window_size": 1, "alpha": 0.9}},
+    space=(
+        {"window_size": (1,)},
+        {
+            "window_size": (2, 4, 7),
+            "alpha": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        },
+    ),
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention; tiny windows of a row together, masked",
     macs=macs,

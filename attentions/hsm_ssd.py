@@ -146,6 +146,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # Those of M4, the largest; its third stage has stride 64 and 16 states.
     settings={16: {"state_dim": 64}, 32: {"state_dim": 32}},
+    space={"state_dim": (16, 32, 64)},
     impls=("eager", "fused"),
     kernels="products of channels-last tokens, one depthwise convolution",
     macs=macs,

@@ -79,6 +79,7 @@ ATTENTION = AttentionSpec(
     cost="2NC^2 + 3P^2C^2 + 2P^2NC",
     size_rule="any",
     settings={4: {"pool_size": 7}, 8: {"pool_size": 7}, 16: {"pool_size": 7}, 32: {"pool_size": 7}},
+    space={"pool_size": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

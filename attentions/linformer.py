@@ -113,6 +113,7 @@ ATTENTION = AttentionSpec(
     cost="4NC^2 + 4kNC",
     size_rule="fixed",
     settings={4: {"k": 256}, 8: {"k": 256}, 16: {"k": 256}, 32: {"k": 256}},
+    space={"k": (32, 64, 128, 256)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

@@ -154,6 +154,7 @@ ATTENTION = AttentionSpec(
         16: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
         32: {"local_kernel": 5, "dilated_kernel": 7, "dilation": 3},
     },
+    space={"local_kernel": (3, 5, 7), "dilated_kernel": (5, 7)},
     impls=("eager", "fused"),
     kernels="matmul and depthwise convolution on channels-last maps",
     macs=macs,

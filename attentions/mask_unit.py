@@ -97,6 +97,7 @@ ATTENTION = AttentionSpec(
         16: {"window_size": 0},
         32: {"window_size": 0},
     },
+    space={"window_size": (0, 2, 7, 14)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

@@ -174,6 +174,7 @@ ATTENTION = AttentionSpec(
         16: {"key_dim": 64, "value_dim": 64, "kv_stride": 2},
         32: {"key_dim": 64, "value_dim": 64, "kv_stride": 1},
     },
+    space={"key_dim": (32, 64), "kv_stride": (1, 2)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention, the heads of a token as queries of one head",
     macs=macs,

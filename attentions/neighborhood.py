@@ -180,6 +180,7 @@ ATTENTION = AttentionSpec(
         16: {"kernel_size": 7},
         32: {"kernel_size": 7},
     },
+    space={"kernel_size": (3, 5, 7, 9, 11, 13)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention over tiles of 7 x 7 queries",
     macs=macs,

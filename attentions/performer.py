@@ -207,6 +207,7 @@ ATTENTION = AttentionSpec(
         16: {"nb_features": 256},
         32: {"nb_features": 256},
     },
+    space={"nb_features": (32, 64, 128, 256)},
     impls=("eager", "fused"),
     kernels="batched matmul",
     macs=macs,

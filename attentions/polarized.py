@@ -156,6 +156,7 @@ ATTENTION = AttentionSpec(
         16: {"alpha": 4.0, "kernel_size": 5},
         32: {"alpha": 4.0, "kernel_size": 5},
     },
+    space={"kernel_size": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,

@@ -84,6 +84,7 @@ ATTENTION = AttentionSpec(
         16: {"pool_size": 3},
         32: {"pool_size": 3},
     },
+    space={"pool_size": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="average pooling on channels-last maps",
     macs=macs,

@@ -255,6 +255,7 @@ ATTENTION = AttentionSpec(
         16: {"levels": 2, "topk": 8},
         32: {"levels": 1, "topk": 8},
     },
+    space={"topk": (2, 4, 8, 16)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention (one level), gather and batched matmul (more)",
     macs=macs,

@@ -191,6 +191,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # The authors use no attention at strides 4 and 8.
     settings={16: {"scale": 5}, 32: {"scale": 5}},
+    space={"scale": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="batched matmul and depthwise convolution on channels-last maps",
     macs=macs,

@@ -139,6 +139,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # In the authors' S, SA and MA models the last stage has attention in place of it.
     settings={4: {"kernel_size": 3}, 8: {"kernel_size": 3}, 16: {"kernel_size": 3}},
+    space={"kernel_size": (3, 5, 7)},
     impls=("eager", "fused"),
     kernels="one depthwise convolution on a channels-last map",
     macs=macs,

@@ -211,6 +211,7 @@ ATTENTION = AttentionSpec(
         16: {"chunkwise_recurrent": True, "initial_value": 2.0, "heads_range": 6.0},
         32: {"chunkwise_recurrent": False, "initial_value": 2.0, "heads_range": 6.0},
     },
+    space={"chunkwise_recurrent": (True, False)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention, but on short lines on a CPU; one product for queries "
     "and keys",

@@ -159,6 +159,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # The authors use no attention at stride 4.
     settings={8: {"patch_size": 2}, 16: {"patch_size": 2}, 32: {"patch_size": 2}},
+    space={"patch_size": (1, 2, 7)},
     impls=("eager", "fused"),
     kernels="matmul on channels-last maps; keys are summed before they are projected",
     macs=macs,

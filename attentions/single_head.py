@@ -117,6 +117,7 @@ ATTENTION = AttentionSpec(
     size_rule="any",
     # The authors' first stage, at stride 16, has no attention; the third is at stride 64.
     settings={32: {"qk_dim": 16}},
+    space={"qk_dim": (8, 16, 32)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention; batch norms folded into the products",
     macs=macs,

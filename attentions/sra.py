@@ -29,6 +29,7 @@ ATTENTION = AttentionSpec(
     cost="(3 + 2/R^2)NC^2 + 2N^2C/R^2",
     size_rule="floor",
     settings={4: {"sr_ratio": 8}, 8: {"sr_ratio": 4}, 16: {"sr_ratio": 2}, 32: {"sr_ratio": 1}},
+    space={"sr_ratio": (1, 2, 7)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=strided_reduction_macs,

@@ -265,6 +265,7 @@ ATTENTION = AttentionSpec(
         16: {"d_state": 1, "ssm_ratio": 1.0},
         32: {"d_state": 1, "ssm_ratio": 1.0},
     },
+    space={"d_state": (1, 4, 16), "ssm_ratio": (1.0, 2.0)},
     impls=("eager", "fused"),
     kernels="line by line, all lines of the map at once, in elementwise operators",
     macs=macs,

@@ -85,6 +85,7 @@ ATTENTION = AttentionSpec(
         16: {"window_size": 7},
         32: {"window_size": 7},
     },
+    space={"window_size": (2, 7, 14)},
     impls=("eager", "fused"),
     kernels="scaled_dot_product_attention",
     macs=macs,

@@ -26,6 +26,7 @@ from vitbench import runtimes as known_runtimes
 from vitbench.analysis import advise as advising
 from vitbench.analysis import trust
 from vitbench.cases.axes import AXES
+from vitbench.cases.limits import Limits
 from vitbench.cases.plan import EFFORTS, START_S, rounds_of, rule_of
 from vitbench.cases.row import select
 from vitbench.cli import app, show
@@ -81,9 +82,7 @@ def advice() -> str:
     """What `vitbench advise` answers of the committed run of runtimes: the pick, and why the next
     ones lost."""
     asked = {"resolution": ["224"], "runtime": ["openvino"], "dtype": ["int8"]}
-    found = advising.advise(
-        select(frame.records(frame.read(DEPLOYED[0])), asked), advising.Limits()
-    )
+    found = advising.advise(select(frame.records(frame.read(DEPLOYED[0])), asked), Limits())
     lines = [*words.answer(found), *(f"- {line}" for line in words.rivals(found, most=5))]
     return "\n".join(["```text", *lines, "```"])
 

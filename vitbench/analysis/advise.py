@@ -16,28 +16,15 @@ from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.groups import latency_s, trusted
 from vitbench.analysis.order import NEAR, Spread
 from vitbench.cases.axes import AXES
+from vitbench.cases.limits import Limits
 from vitbench.cases.row import CONDITIONS
 from vitbench.errors import BadInput
 from vitbench.instruments import memory
 from vitbench.results.outcome import COUNTED, MEASURED
 from vitbench.results.record import Record
 
-Kind = Literal["latency", "memory", "top1"]
+Kind = Literal["latency", "memory", "top1", "macs", "params"]
 Cause = Literal["slower", "level", "limit", "unknown", "untrusted", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a case has to keep to; None: nothing.
-
-    percentile  of the latency that is limited, 50 to 100; None: the median
-    top1        least published accuracy on ImageNet, %
-    """
-
-    latency_s: float | None = None
-    percentile: float | None = None
-    memory_bytes: float | None = None
-    top1: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +129,7 @@ def advise(rows: Sequence[Record], limits: Limits, samples: Samples | None = Non
     good = trusted(rows)
     is_good = {id(row) for row in good}
     lost = [_unfit(row) for row in rows if id(row) not in is_good]
-    missing = {id(row): _misses(row, limits, samples) for row in good}
+    missing = {id(row): misses(row, limits, samples) for row in good}
     able = [row for row in good if not missing[id(row)]]
     unable = [_missing(row, missing[id(row)]) for row in good if missing[id(row)]]
     if not able:
@@ -151,8 +138,8 @@ def advise(rows: Sequence[Record], limits: Limits, samples: Samples | None = Non
         return Advice(limits, None, lost=tuple(lost), nearest=known[0] if known else None)
     spread = Spread.of(good)
     level = spread.level(able)
-    is_least = len(level) > 1 and _memory_compares(level)
-    pick = min(level, key=_peak) if is_least else level[0]
+    is_least = len(level) > 1 and memory_compares(level)
+    pick = min(level, key=peak_bytes) if is_least else level[0]
     others = sorted((row for row in able if row is not pick), key=latency_s)
     is_level = {id(row) for row in level}
     ahead = [
@@ -189,17 +176,24 @@ def _missing(row: Record, misses: tuple[Miss, ...]) -> Lost:
     return Lost(row, "unknown" if is_unknown else "limit", misses=misses)
 
 
-def _misses(row: Record, limits: Limits, samples: Samples) -> tuple[Miss, ...]:
+def misses(row: Record, limits: Limits, samples: Samples) -> tuple[Miss, ...]:
     """The limits that a row does not keep, or of which nobody knows whether it does."""
     found = []
     if limits.latency_s is not None:
         value = _latency_at(row, limits.percentile, samples)
         if value is None or value > limits.latency_s:
             found.append(Miss("latency", limits.latency_s, value))
-    if limits.memory_bytes is not None:
-        peak = row["peak_memory_bytes"]
-        if peak is None or float(peak) > limits.memory_bytes:
-            found.append(Miss("memory", limits.memory_bytes, None if peak is None else float(peak)))
+    counts: tuple[tuple[Kind, float | None, str], ...] = (
+        ("memory", limits.memory_bytes, "peak_memory_bytes"),
+        ("macs", limits.macs, "macs"),
+        ("params", limits.params, "params"),
+    )
+    for kind, limit, column in counts:
+        count = None if row[column] is None else float(str(row[column]))
+        if limit is not None and (count is None or count > limit):
+            found.append(Miss(kind, limit, count))
+    if limits.macs is not None and row["macs_is_lower_bound"] and not found:
+        found.append(Miss("macs", limits.macs, None))
     if limits.top1 is not None:
         known = published_top1(row) if row["backbone"] else None
         percent = None if known is None else known.percent
@@ -216,11 +210,12 @@ def _latency_at(row: Record, percentile: float | None, samples: Samples) -> floa
     return None if high is None else float(high)
 
 
-def _peak(row: Record) -> float:
+def peak_bytes(row: Record) -> float:
+    """0 where it is unknown."""
     return float(row["peak_memory_bytes"] or 0)
 
 
-def _memory_compares(rows: Sequence[Record]) -> bool:
+def memory_compares(rows: Sequence[Record]) -> bool:
     """Whether every peak was read, and in the same exact way."""
     sources = {row["memory_source"] for row in rows}
     is_read = all(row["peak_memory_bytes"] is not None for row in rows)

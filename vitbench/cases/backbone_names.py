@@ -21,8 +21,10 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "segment": ("semantic_fpn",),
 }
 TASKS = tuple(HEADS)
-# The stride of LITv2's stage 3, whose attention is chosen.
-_STRIDE = 16
+# The stages of LITv2 whose attention is chosen, by what their hyper-parameters begin with, and
+# their strides.
+STAGE_3, STAGE_4 = "", "stage4_"
+STAGES: Mapping[str, int] = {STAGE_3: 16, STAGE_4: 32}
 # Those that have a name of their own.
 NAMES = (*LITV2, *RIVALS)
 _INSTALL = "pip install 'vitbench[backbones]'"
@@ -117,13 +119,60 @@ def settings(
 ) -> dict[str, Scalar]:
     """All hyper-parameters of a backbone, the defaults too. Raises BadInput.
 
-    Those of LITv2 are the mechanism of stage 3 and its own; of another we know what is given.
+    Those of LITv2 are the mechanism of stage 3 and its own, and where they are given the same of
+    stage 4, `stage4_attention=msa`; of another backbone we know what is given.
 
     mechanisms  that there are: name -> file
     """
+    return _settings(name, given, mechanisms, strict=True)
+
+
+def known_settings(
+    name: str, given: Mapping[str, Scalar], mechanisms: Mapping[str, Path]
+) -> dict[str, Scalar]:
+    """The same, without what the mechanisms of these settings do not have."""
+    return _settings(name, given, mechanisms, strict=False)
+
+
+def _settings(
+    name: str, given: Mapping[str, Scalar], mechanisms: Mapping[str, Path], *, strict: bool
+) -> dict[str, Scalar]:
     if name not in LITV2:
         return dict(given)
-    mechanism = str(given.get("attention", "hilo"))
+    found: dict[str, Scalar] = {}
+    for prefix, stride in STAGES.items():
+        own = stage_of(given, prefix)
+        if not (own or prefix == STAGE_3):  # stage 4 is the authors', which says nothing
+            continue
+        mechanism = str(own.get("attention", "hilo"))
+        defaults, is_open = _defaults(mechanism, stride, mechanisms)
+        for key in [key for key in own if key != "attention"]:
+            if key not in defaults and not is_open:
+                if not strict:
+                    del own[key]
+                    continue
+                known = [prefix + word for word in ("attention", *defaults)]
+                hint = nearest(prefix + key, (*known, "head", f"{STAGE_4}attention"))
+                raise BadInput(f"{name} with {mechanism} has no parameter {prefix + key!r}; {hint}")
+            check(name, prefix + key, own[key], defaults.get(key))
+        all_of_it = {"attention": mechanism} | defaults | own
+        found |= {prefix + key: value for key, value in all_of_it.items()}
+    return found
+
+
+def stage_of(given: Mapping[str, Scalar], prefix: str) -> dict[str, Scalar]:
+    """The hyper-parameters of one of STAGES, without its prefix."""
+    if prefix == STAGE_3:
+        return {key: value for key, value in given.items() if not key.startswith(STAGE_4)}
+    own = given.items()
+    return {key.removeprefix(prefix): value for key, value in own if key.startswith(prefix)}
+
+
+def _defaults(
+    mechanism: str, stride: int, mechanisms: Mapping[str, Path]
+) -> tuple[dict[str, Scalar], bool]:
+    """The hyper-parameters of a mechanism, or of several in turns, at a stride, and whether there
+    may be others. Raises BadInput."""
     defaults: dict[str, Scalar] = {}
     is_open = False
     for one in mechanism.split("+"):
@@ -132,12 +181,5 @@ def settings(
         outline = class_names.outline_of(one, mechanisms)
         is_open |= outline.keywords is None
         own = {k: v for k, v in (outline.keywords or {}).items() if isinstance(v, Scalar)}
-        defaults |= own | outline.settings_at(_STRIDE)
-    for key, value in given.items():
-        if key == "attention":
-            continue
-        if key not in defaults and not is_open:
-            hint = nearest(key, ("attention", "head", *defaults))
-            raise BadInput(f"{name} with {mechanism} has no parameter {key!r}; {hint}")
-        check(name, key, value, defaults.get(key))
-    return {"attention": mechanism} | defaults | dict(given)
+        defaults |= own | outline.settings_at(stride)
+    return defaults, is_open

@@ -28,6 +28,8 @@ PACKAGE = "package"
 LAYOUT = "layout"
 # Words that are values of settings: they stand for the numbers of the case.
 WORDS = ("dim", "num_heads", "height", "width", "tokens")
+# The settings of a backbone that name them.
+_INSIDE = ("attention", "stage4_attention")
 # Packages with an extra of ours.
 _EXTRAS = {"timm": "'vitbench[backbones]'"}
 
@@ -39,8 +41,10 @@ def is_class(name: str) -> bool:
 
 def mechanisms_of(case: Case) -> list[str]:
     """The attentions that a case runs, also those inside a backbone."""
-    inside = str(dict(case.params).get("attention", "")) if case.backbone else case.attention
-    return inside.split("+")
+    if not case.backbone:
+        return case.attention.split("+")
+    inside = [str(value) for name, value in case.params if name in _INSIDE]
+    return [name for text in inside or [""] for name in text.split("+")]
 
 
 def classes_of(case: Case) -> list[str]:

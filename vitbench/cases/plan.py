@@ -16,6 +16,7 @@ from vitbench.cases import calibration as images
 from vitbench.cases.calibration import Calibration
 from vitbench.cases.case import Case
 from vitbench.cases.shard import Shard
+from vitbench.cases.tuning import Tuning
 from vitbench.devices import ALLOCATORS, Allocator
 from vitbench.errors import BadInput, nearest
 from vitbench.instruments.timing import TimingRule
@@ -55,6 +56,7 @@ class Plan:
     control             the case that every machine measures in each round, by which machines are
                         compared; None: one machine measures all cases
     shard               what part of a larger plan this is; None: it is whole
+    tuning              how the best setting is looked for; None: all cases are of interest
     """
 
     title: str
@@ -78,6 +80,7 @@ class Plan:
     calibration: Calibration | None = None
     control: Case | None = None
     shard: Shard | None = None
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -96,6 +99,7 @@ class Plan:
             "weights": self.weights and str(self.weights),
             "calibration": self.calibration and self.calibration.to_dict(),
             "control": self.control and self.control.to_dict(),
+            "tuning": self.tuning and self.tuning.to_dict(),
         }
 
     @classmethod
@@ -115,6 +119,8 @@ class Plan:
                 fields["control"] = Case.from_dict(control)
             if (shard := data.get("shard")) is not None:
                 fields["shard"] = Shard(**shard | {"slots": tuple(shard["slots"])})
+            if (tuning := data.get("tuning")) is not None:
+                fields["tuning"] = Tuning.from_dict(tuning)
             fields["cases"] = tuple(Case.from_dict(case) for case in data["cases"])
             return cls(**fields | {"rule": TimingRule(**data["rule"])})
         except TypeError as error:  # a field too many or too few
@@ -243,6 +249,21 @@ def case_s(case: Case, rule: TimingRule) -> tuple[float, float]:
     return warm_s + least, warm_s + most
 
 
+def sizes(plan: Plan) -> list[float]:
+    """About how many cases each round measures: all, unless settings are given up."""
+    tuning = plan.tuning
+    if tuning is None:
+        return [float(len(plan.cases))] * plan.rounds
+    found, left = [], float(len(plan.cases))
+    for index in range(plan.rounds):
+        if index < tuning.draws:
+            left += tuning.drawn * len(tuning.defaults) / tuning.draws
+        found.append(left)
+        if index < tuning.narrowing:
+            left = max(left / 2, min(left, 2.0 * len(tuning.defaults)))
+    return found
+
+
 def cost_s(plan: Plan, case: Case) -> float:
     """About what a case takes in all rounds of a plan, for dealing cases out evenly."""
     first, later = overhead_s(case, first_round=True), overhead_s(case, first_round=False)
@@ -298,9 +319,13 @@ def estimate_s(plan: Plan) -> tuple[float, float]:
     if not plan.timed:
         once = fixed_s(plan.cases, 1, plan.calibration)
         return once, 2 * once
+    rounds = sum(sizes(plan)) / len(plan.cases)  # of each case, on the average
     fixed = fixed_s(plan.cases, plan.rounds, plan.calibration)
+    if plan.tuning is not None:
+        later = sum(overhead_s(case, first_round=False) for case in plan.cases)
+        fixed -= (plan.rounds - rounds) * later
     bounds = [case_s(case, plan.rule) for case in plan.cases]
-    least, most = (fixed + plan.rounds * sum(side) for side in zip(*bounds, strict=True))
+    least, most = (fixed + rounds * sum(side) for side in zip(*bounds, strict=True))
     most += len(plan.cases) * plan.rule.energy_s  # where the device counts it
     if plan.budget_s is not None:
         return min(least, plan.budget_s), plan.budget_s

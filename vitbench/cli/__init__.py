@@ -23,6 +23,7 @@ from vitbench.cli import (
     show,
     spectrum,
     trend,
+    tune,
 )
 
 # What the command line may raise. The base of all errors of usage is ClickException, whose module
@@ -74,4 +75,5 @@ app.command("check")(judge.check)
 app.command("trend")(trend.trend)
 app.command("convert")(convert.convert)
 app.command("spectrum")(spectrum.spectrum)
+app.command("tune")(tune.tune)
 app.add_typer(judge.baseline, name="baseline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -12,13 +11,13 @@ import typer
 from vitbench import devices
 from vitbench.cases.backbone_names import TASKS
 from vitbench.cli import judge, options, parse, terminal
-from vitbench.cli.options import option
 from vitbench.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitbench.analysis.advise import Advice, Limits, Samples
+    from vitbench.analysis.advise import Advice, Samples
+    from vitbench.cases.limits import Limits
     from vitbench.cases.plan import Plan
     from vitbench.results.record import Record
 
@@ -34,30 +33,6 @@ class Question(options.Filters):
     defaults: ClassVar[Mapping[str, str | None]] = {"task": None} | dict(options.Filters.defaults)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """A group of options: what a case has to keep to, by its unfavourable end."""
-
-    panel = "Limits"
-
-    max_latency: str | None = option(None, "Of one call: 20ms, or '20ms p95'.")
-    max_memory: str | None = option(None, "Peak memory of one call: 4GiB.")
-    min_top1: float | None = option(None, "Published accuracy on ImageNet, in percent: 81.")
-
-    def limits(self) -> Limits:
-        """Raises BadInput."""
-        from vitbench.analysis.advise import Limits
-
-        latency = None if self.max_latency is None else parse.latency(self.max_latency)
-        memory = None if self.max_memory is None else parse.amount_of_memory(self.max_memory)
-        if memory is not None and memory <= 0:
-            raise BadInput(f"--max-memory is over 0 bytes, got {self.max_memory!r}")
-        if self.min_top1 is not None and not 0 < self.min_top1 <= 100:
-            raise BadInput(f"--min-top1 is a percentage up to 100, got {self.min_top1:g}")
-        seconds, percentile = latency or (None, None)
-        return Limits(seconds, percentile, memory, self.min_top1)
-
-
 @options.grouped
 def advise(
     runs: Annotated[
@@ -67,7 +42,7 @@ def advise(
     *,
     device: Annotated[str | None, typer.Option(help=options.DEVICE)] = None,
     question: Question,
-    bounds: Bounds,
+    bounds: options.Bounds,
     turns: Annotated[
         bool, typer.Option("--turns", help="Measure what lies within 20% in turns, as ab does.")
     ] = False,

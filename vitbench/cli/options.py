@@ -6,16 +6,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
 from vitbench import devices
 from vitbench.cases.axes import AXES, Value, text_of
 from vitbench.cli import complete, parse
+from vitbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from vitbench.cases.limits import Limits
 
 _AXES = "Axes (comma-separated; each replaces the suite's)"
 MACHINE = "Machine and output"
@@ -126,6 +131,36 @@ class Machine:
             "timeout_s": self.timeout,
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """A group of options: what a case has to keep to, by its unfavourable end."""
+
+    panel = "Limits"
+
+    max_latency: str | None = option(None, "Of one call: 20ms, or '20ms p95'.")
+    max_memory: str | None = option(None, "Peak memory of one call: 4GiB.")
+    max_gmacs: float | None = option(None, "Multiply-accumulates of one image, in 1e9: 4.5.")
+    max_params: str | None = option(None, "Parameters: 28M, or 28000000.")
+    min_top1: float | None = option(None, "Published accuracy on ImageNet, in percent: 81.")
+
+    def limits(self) -> Limits:
+        """Raises BadInput."""
+        from vitbench.cases.limits import Limits
+
+        latency = None if self.max_latency is None else parse.latency(self.max_latency)
+        memory = None if self.max_memory is None else parse.amount_of_memory(self.max_memory)
+        params = None if self.max_params is None else parse.count(self.max_params)
+        if memory is not None and memory <= 0:
+            raise BadInput(f"--max-memory is over 0 bytes, got {self.max_memory!r}")
+        if self.min_top1 is not None and not 0 < self.min_top1 <= 100:
+            raise BadInput(f"--min-top1 is a percentage up to 100, got {self.min_top1:g}")
+        if self.max_gmacs is not None and not 0 < self.max_gmacs < math.inf:
+            raise BadInput(f"--max-gmacs is over 0, such as 4.5, got {self.max_gmacs:g}")
+        seconds, percentile = latency or (None, None)
+        macs = None if self.max_gmacs is None else 1e9 * self.max_gmacs
+        return Limits(seconds, percentile, memory, self.min_top1, macs, params)
 
 
 def grouped(command: Callable[..., int | None]) -> Callable[..., int | None]:

@@ -66,6 +66,14 @@ def amount_of_memory(text: str) -> int | None:
         raise BadInput(f"an amount of memory is like 8GiB, 500MB or none, got {text!r}") from None
 
 
+def count(text: str) -> float:
+    """`28M`, `1.5G`, `28000000`: a number of parameters."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)", text.strip())
+    if not match or not float(match[1]):
+        raise BadInput(f"a number of parameters is like 28M, 900k or 28000000, got {text!r}")
+    return float(match[1]) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+
+
 def latency(text: str) -> tuple[float, float | None]:
     """`20ms`, `0.5s`, `20ms p95` -> seconds, and the percentile; None for the median."""
     match = re.fullmatch(

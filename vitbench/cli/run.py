@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vitbench.results.journal import Run
 
 REPORTS = Path("reports")
+# Measures into a folder.
+Work: TypeAlias = "Callable[[Path, ProgressBar], Run]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +169,7 @@ def run(
 ) -> int:
     """Measure a sweep; write its CSV files and charts."""
     if resume is not None:
-        _check_resume(context)
+        check_resume(context)
         if machines.fleet is not None:
             from vitbench.cli import fleet
 
@@ -206,7 +208,7 @@ def run(
         return fleet.run(machines.fleet, machines.spread, planned, machine)
     plan = machines.part(planned())
     if machine.dry_run:
-        _print_plan(plan)
+        print_plan(plan)
         return 0
     from vitbench.engine import runner
     from vitbench.results.folder import new_folder
@@ -216,20 +218,24 @@ def run(
     return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
 
 
-def _check_resume(context: typer.Context) -> None:
-    """Raises BadInput for what a resumed run would ignore."""
+def check_resume(context: typer.Context, *others: str) -> None:
+    """Raises BadInput for what a resumed run would ignore.
+
+    others  parameters that go with --resume, beside those that every command has
+    """
     ignored = []
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         is_given = source is not None and source.name == "COMMANDLINE"
-        if is_given and parameter.name not in ("resume", "quiet", "fleet"):
+        if is_given and parameter.name not in ("resume", "quiet", "fleet", *others):
             ignored.append(parameter.opts[0])
     if ignored:
         names = ", ".join(ignored)
         raise BadInput(f"--resume does not go with {names}: a resumed run keeps its own plan")
 
 
-def _print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
+    """The cases, which of them cannot be measured, and how long the others take."""
     from vitbench.cases.row import name_of
     from vitbench.engine.inquiry import reasons_against
     from vitbench.render import tables
@@ -281,7 +287,7 @@ def _conversions(plan: Plan) -> str:
     return f"; about {units.duration(seconds)} of it converts modules{on}"
 
 
-def _carry_out(work: Callable[[Path, ProgressBar], Run], folder: Path, *, quiet: bool) -> int:
+def _carry_out(work: Work, folder: Path, *, quiet: bool) -> int:
     """Measures or resumes, and reports. Ctrl-C leaves what there is."""
     from vitbench.render.progress import ProgressBar
 

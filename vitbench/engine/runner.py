@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vitbench import runtimes
+from vitbench.analysis.tuning import open_cases
+from vitbench.cases import plan as plans
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
+from vitbench.engine import drawing
 from vitbench.engine.budget import TimeBudget
 from vitbench.engine.case_worker import CaseWorker
 from vitbench.engine.device_lock import DeviceLock
@@ -92,6 +95,7 @@ class _Runner:
             with DeviceLock(self._add_time) as self._lock:
                 for index in range(self._run.plan.rounds):
                     self._index = index
+                    self._choose()
                     self._convert()
                     with self._new_worker() as worker:
                         if index == 0:
@@ -100,6 +104,21 @@ class _Runner:
         finally:
             derive(self._folder, self._run)
         return self._run
+
+    def _choose(self) -> None:
+        """The cases of this round: all, unless the run looks for the best of them."""
+        run, tuning = self._run, self._run.plan.tuning
+        if tuning is None:
+            self._chosen = {case.id for case in run.plan.cases}
+            return
+        if not any(draw.round_index == self._index for draw in run.drawn):
+            draws = drawing.draw(run, self._index)
+            self._journal.append(*map(journals.draw_entry, draws))
+            for draw in draws:
+                run.draw(draw)
+        joined = {case.id: draw.round_index for draw in run.drawn for case in draw.cases}
+        medians, records = run.medians(), run.records()
+        self._chosen = open_cases(records, medians, tuning, joined, self._index)
 
     def _add_time(self, waited_s: float) -> None:
         """Waiting for another vitbench is none of the budget's time."""
@@ -164,11 +183,13 @@ class _Runner:
         self._run.nodes[self._node].controls[self._index] = outcome
 
     def _open_cases(self) -> Iterator[Case]:
-        """Cases without an outcome in this round, less those that failed in one before.
+        """Chosen cases without an outcome in this round, less those that failed in one before.
 
         A failure is not tried again: it would cost its timeout in every round.
         """
         for case in self._run.plan.order(self._index):
+            if case.id not in self._chosen:
+                continue
             failed = any(isinstance(o, Failed) for o in self._run.outcomes_of(case))
             if not failed and (case.id, self._index) not in self._run.outcomes:
                 yield case
@@ -176,7 +197,10 @@ class _Runner:
     def _report(self, case: Case, outcome: Outcome | None) -> None:
         plan, failed = self._run.plan, self._failed_cases()
         total = plan.rounds * (len(plan.cases) - len(failed)) + len(failed)
-        self._on_progress(Progress(case, self._index, len(self._run.outcomes), total, outcome))
+        done = len(self._run.outcomes)
+        if plan.tuning is not None:
+            total = max(done, round(sum(plans.sizes(plan))))
+        self._on_progress(Progress(case, self._index, done, total, outcome))
 
     def _failed_cases(self) -> set[str]:
         return {case_id for (case_id, _), o in self._run.outcomes.items() if isinstance(o, Failed)}

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from vitbench import runtimes
 from vitbench.analysis.accuracy import published_top1
-from vitbench.analysis.advise import Advice, Kind, Limits, Lost, Miss
+from vitbench.analysis.advise import Advice, Kind, Lost, Miss
 from vitbench.analysis.unmeasured import Unmeasured
 from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.case import Resolution
+from vitbench.cases.limits import Limits
 from vitbench.cases.row import options_of
 from vitbench.cases.scalars import parse_scalar
 from vitbench.cases.sweep import Sweep
@@ -25,7 +26,13 @@ from vitbench.results.record import Record, subject_of
 
 # Rivals that are told, and names in a sentence.
 _MOST, _MOST_NAMES = 12, 8
-_WHAT: dict[Kind, str] = {"latency": "latency", "memory": "peak memory", "top1": "published top-1"}
+_WHAT: dict[Kind, str] = {
+    "latency": "latency",
+    "memory": "peak memory",
+    "top1": "published top-1",
+    "macs": "cost",
+    "params": "size",
+}
 
 
 def answer(advice: Advice) -> list[str]:
@@ -33,7 +40,7 @@ def answer(advice: Advice) -> list[str]:
     if advice.pick is None:
         return [_nothing(advice)]
     pick = advice.pick
-    lines = [f"use {named(pick)} at {setting(pick, ['runtime'])}: {_figures(pick)}"]
+    lines = [f"use {named(pick)} at {setting(pick, ['runtime'])}: {figures(pick)}"]
     if advice.level:
         others = _listed([named(row) for row in advice.level])
         why = "it takes the least memory" if advice.is_least else "its time is the shortest"
@@ -102,13 +109,14 @@ def _reason(one: Lost, advice: Advice) -> str:
     if one.cause == "slower":
         return f"takes {one.times:.2f} times as long"
     if one.cause in ("limit", "unknown"):
-        return "; ".join(_miss(miss, advice.limits) for miss in one.misses)
+        return "; ".join(missed(each, advice.limits) for each in one.misses)
     if one.cause == "untrusted":
         return f"trust {row['trust'] or 'unknown'}: {row['trust_reasons'] or 'it was not timed'}"
     return f"{str(row['status']).replace('_', ' ')}: {row['message']}"
 
 
-def _miss(miss: Miss, limits: Limits) -> str:
+def missed(miss: Miss, limits: Limits) -> str:
+    """`peak memory of 12 MiB is over 8 MiB`."""
     what = _what(miss.kind, limits)
     limit = _amount(miss.kind, miss.limit)
     if miss.value is None:
@@ -128,6 +136,10 @@ def _amount(kind: Kind, value: float) -> str:
         return f"{units.significant(value * 1e3)} ms"
     if kind == "memory":
         return f"{units.significant(value / 2**20)} MiB"
+    if kind == "macs":
+        return f"{units.significant(value / 1e9)} GMACs"
+    if kind == "params":
+        return f"{units.significant(value / 1e6)}M parameters"
     return f"{value:g}%"
 
 
@@ -137,6 +149,8 @@ def _nothing(advice: Advice) -> str:
     asked: list[tuple[float | None, Kind, str]] = [
         (limits.latency_s, "latency", "at most "),
         (limits.memory_bytes, "memory", "at most "),
+        (limits.macs, "macs", "at most "),
+        (limits.params, "params", "at most "),
         (limits.top1, "top1", "at least "),
     ]
     words = [
@@ -150,11 +164,12 @@ def _nothing(advice: Advice) -> str:
     if advice.nearest is None:
         why = "no row may be trusted; `vitbench doctor` says what disturbs this machine"
         return visible(f"{text}: {why}")
-    reasons = "; ".join(_miss(miss, limits) for miss in advice.nearest.misses)
+    reasons = "; ".join(missed(each, limits) for each in advice.nearest.misses)
     return visible(f"{text}: nearest is {named(advice.nearest.record)}, {reasons}")
 
 
-def _figures(row: Record) -> str:
+def figures(row: Record) -> str:
+    """Throughput, latency, memory and trust of a row."""
     speed, low, high = (
         units.significant(float(row[name] or 0))
         for name in ("throughput_img_s", "throughput_low_img_s", "throughput_high_img_s")
@@ -208,7 +223,7 @@ def changes(advice: Advice, elsewhere: Sequence[tuple[str, Advice]]) -> list[str
     faster = [one for one in advice.lost if one.cause == "limit" and (one.times or 1) < 1]
     if faster:
         best = min(faster, key=lambda one: one.times or 1)
-        reasons = "; ".join(_miss(miss, advice.limits) for miss in best.misses)
+        reasons = "; ".join(missed(each, advice.limits) for each in best.misses)
         lines.append(f"without the limits {named(best.record)}: {reasons}")
     doubted = [one for one in advice.lost if one.cause == "untrusted" and (one.times or 1) < 1]
     if doubted:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from vitbench.analysis import nodes as analysis
 from vitbench.analysis import stats
 from vitbench.cases.case import Case
 from vitbench.cases.plan import Plan
+from vitbench.cases.scalars import Scalar
 from vitbench.errors import BadInput, StorageFull
 from vitbench.results.folder import JOURNAL, make, remove, storage_sentence
 from vitbench.results.outcome import (
@@ -48,6 +49,15 @@ class Node:
     controls: dict[int, Outcome] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A setting that was drawn from a plan's space before a round, and its cases."""
+
+    round_index: int
+    setting: Mapping[str, Scalar]
+    cases: tuple[Case, ...]
+
+
 @dataclass(slots=True)
 class Run:
     """A run as its journal tells it.
@@ -55,6 +65,7 @@ class Run:
     environment, ceilings  of its machine; of the first one where there are several
     nodes    the machines of a run that several measure, by name
     node_of  which of them gave an outcome
+    drawn    of a run that tunes: what was drawn from its space, round by round
     """
 
     plan: Plan
@@ -63,6 +74,7 @@ class Run:
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     node_of: dict[tuple[str, int], str] = field(default_factory=dict)
+    drawn: list[Draw] = field(default_factory=list)
 
     def begin(self, environment: dict[str, Any], ceilings: Ceilings | None, node: str = "") -> None:
         """Takes note of what it runs on, or of one of its nodes."""
@@ -76,6 +88,19 @@ class Run:
         self.outcomes[case.id, round_index] = outcome
         if node:
             self.node_of[case.id, round_index] = node
+
+    def draw(self, draw: Draw) -> None:
+        """Adds the cases of a setting to the plan."""
+        self.plan = replace(self.plan, cases=(*self.plan.cases, *draw.cases))
+        self.drawn.append(draw)
+
+    def medians(self) -> dict[str, dict[int, float]]:
+        """The median of each case in each round that measured it, seconds."""
+        found: dict[str, dict[int, float]] = {}
+        for (case_id, index), outcome in self.outcomes.items():
+            if isinstance(outcome, Measured):
+                found.setdefault(case_id, {})[index] = stats.median(outcome.samples_s)
+        return found
 
     def outcomes_of(self, case: Case) -> list[Outcome]:
         """What is known of a case, round by round."""
@@ -168,8 +193,9 @@ def read(folder: Path) -> Run:
     ids: set[str] = set()
     for number, line in enumerate(data.splitlines(), start=1):
         try:
+            before = 0 if run is None else len(run.plan.cases)
             run = _apply(run, ids, json.loads(line))
-            ids = ids or {case.id for case in run.plan.cases}
+            ids |= {case.id for case in run.plan.cases[before:]}
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -195,6 +221,9 @@ def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
             _apply_environment(run, entry)
         case "outcome":
             _apply_outcome(run, ids, entry)
+        case "drawn":
+            cases = tuple(Case.from_dict(case) for case in entry["cases"])
+            run.draw(Draw(entry["round"], entry["setting"], cases))
         case "control":
             outcome = outcome_from_dict(entry["outcome"])
             run.nodes[_known(run, entry["node"])].controls[entry["round"]] = outcome
@@ -232,6 +261,12 @@ def outcome_entry(case: Case, round_index: int, outcome: Outcome, node: str = ""
     data = outcome_to_dict(outcome)
     entry = {"event": "outcome", "case": case.id, "round": round_index, "outcome": data}
     return entry | _of(node)
+
+
+def draw_entry(draw: Draw) -> dict[str, Any]:
+    """The journal's line for a setting that joins the plan."""
+    cases = [case.to_dict() for case in draw.cases]
+    return {"event": "drawn", "round": draw.round_index, "setting": draw.setting, "cases": cases}
 
 
 def _of(node: str) -> dict[str, str]:

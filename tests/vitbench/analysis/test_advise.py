@@ -9,7 +9,8 @@ import pytest
 
 from tests import synthetic_records as synthetic
 from vitbench.analysis import advise as advising
-from vitbench.analysis.advise import Advice, Limits, Samples, advise, settled
+from vitbench.analysis.advise import Advice, Samples, advise, settled
+from vitbench.cases.limits import Limits
 from vitbench.errors import BadInput
 from vitbench.results.record import Record
 

@@ -13,8 +13,9 @@ import pytest
 from tests import synthetic_records as synthetic
 from tests.vitbench.examples import ROOT
 from vitbench.analysis import compare
-from vitbench.analysis.advise import Limits, advise
+from vitbench.analysis.advise import advise
 from vitbench.analysis.insight import insights
+from vitbench.cases.limits import Limits
 from vitbench.render import findings, recommendation, tables, verdicts
 from vitbench.results import rows
 from vitbench.results.record import Record

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vitbench.render import labels, style, units, views
 from vitbench.render.views import MOST, Shown
+from vitbench.render.views._cells import cell, frame_of
 from vitbench.render.views._settings import settings
 
-_SCALE = LinearSegmentedColormap.from_list("speed", ["#F4F4F4", "#0072B2"])
-_DARK = 0.85  # of the scale: from here on letters are white
 _LEAST_SUBJECTS, _LEAST_COLUMNS = 3, 2
 # Numbers that a sweep varies, and what a chart calls them.
 _NUMBERS = {"resolution": "image, pixels", "batch_size": "images in a call", "dim": "channels"}
@@ -50,8 +46,8 @@ def by_size(rows: pd.DataFrame, caption: str) -> Figure:
     axes = figure.subplots()
     for y, (_, line) in enumerate(share.iterrows()):
         for x, value in enumerate(line):
-            _cell(axes, x, y, value)
-    _frame(axes, titles, list(share.index))
+            cell(axes, x, y, value)
+    frame_of(axes, titles, list(share.index))
     axes.set_xlabel("image, pixels")
     axes.xaxis.set_label_position("top")
     axes.set_title("Speed over the fastest at each size")
@@ -59,29 +55,6 @@ def by_size(rows: pd.DataFrame, caption: str) -> Figure:
         figure, caption + ("; empty: not measured" if share.isna().any(axis=None) else "")
     )
     return figure
-
-
-def _cell(axes: Axes, x: int, y: int, value: float) -> None:
-    if math.isnan(value):
-        return
-    colour = _SCALE(value)
-    axes.add_patch(
-        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.6)
-    )
-    weight = "bold" if value == 1 else "normal"
-    ink = "white" if value > _DARK else "#222222"
-    axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink, weight=weight)
-
-
-def _frame(axes: Axes, titles: list[str], names: list[str]) -> None:
-    axes.set_xlim(-0.5, len(titles) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xticks(range(len(titles)), titles)
-    axes.set_yticks(range(len(names)), [style.wrapped(name) for name in names])
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
 
 
 def fastest(rows: pd.DataFrame, x: str, y: str, shown: Shown) -> Figure:
@@ -112,7 +85,7 @@ def fastest(rows: pd.DataFrame, x: str, y: str, shown: Shown) -> Figure:
         tied = "\u2248 " if (row[x], row[y]) in ties.index else ""
         text = f"{tied}{row['name']}\n{units.significant(row['throughput_img_s'])}"
         axes.text(*place, text, ha="center", va="center", fontsize=6)
-    _frame(axes, [_tick(rows, x, value) for value in xs], [_tick(rows, y, value) for value in ys])
+    frame_of(axes, [_tick(rows, x, value) for value in xs], [_tick(rows, y, value) for value in ys])
     axes.set_xlabel(_NUMBERS[x])
     axes.xaxis.set_label_position("top")
     axes.set_ylabel(_NUMBERS[y])

@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 
 LITV2 = ("litv2_s", "litv2_m", "litv2_b")
 
+# What `vitbench tune` chooses from: HiLo's split and windows in stage 3, its windows on the small
+# map of stage 4, and other mechanisms of stage 3.
+LITV2_SPACE: tuple[Mapping[str, tuple[bool | int | float | str, ...]], ...] = (
+    {
+        "attention": ("hilo",),
+        "window_size": (2, 4, 7),
+        "alpha": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
+    },
+    {
+        "attention": ("hilo",),
+        "stage4_attention": ("hilo",),
+        "stage4_window_size": (2, 7),
+        "stage4_alpha": (0.0, 0.5, 0.9),
+    },
+    {"attention": ("msa", "window", "shifted_window", "sra", "linear_sra", "twins_lsa", "xca")},
+)
+
 # Rivals by the names of the field, and what timm calls them.
 RIVALS: Mapping[str, str] = {
     "cait_xs24": "cait_xs24_384",

@@ -23,6 +23,7 @@ from torchvision.ops import StochasticDepth, deform_conv2d
 
 import attentions
 from attentions import Grid
+from vitbench.cases import backbone_names
 from vitbench.cases.class_names import outline_of
 from vitbench.subjects.backbones import BackboneSpec, Unsuitable
 from vitbench.subjects.classes import attention_of
@@ -41,9 +42,10 @@ class LITv2Config:
     depths     blocks of each stage
     heads      of each stage; only stages 3 and 4 attend
     drop_path  chance that the last block's residuals are dropped in training, from 0 in the first
-    attention  the mechanism of stage 3, any of the registry; `a+b` takes them in turns. Stage 4 has
-               HiLo with windows of one token, which is attention from every token to every token
+    attention  the mechanism of stage 3, any of the registry; `a+b` takes them in turns
     params     hyper-parameters of stage 3, by mechanism
+    stage4_attention, stage4_params  the same of stage 4. The authors' is HiLo with windows of one
+               token, which is attention from every token to every token
     mlp_ratio  hidden channels of an MLP for each of its own
     """
 
@@ -55,6 +57,10 @@ class LITv2Config:
     params: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {"hilo": {"window_size": 2, "alpha": 0.9}}
     )
+    stage4_attention: str = "hilo"
+    stage4_params: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"hilo": {"window_size": 1}}
+    )
     mlp_ratio: int = 4
 
     def mechanism(self, stage: int, block: int) -> tuple[str, Mapping[str, Any]] | None:
@@ -62,11 +68,12 @@ class LITv2Config:
         two stages."""
         if stage < 2:
             return None
-        if stage == 3:
-            return "hilo", {"window_size": 1}
-        names = self.attention.split("+")
+        is_last = stage == STAGES - 1
+        attention = self.stage4_attention if is_last else self.attention
+        params = self.stage4_params if is_last else self.params
+        names = attention.split("+")
         name = names[block % len(names)]
-        return name, dict(self.params.get(name, {}))
+        return name, dict(params.get(name, {}))
 
 
 CONFIGS = {
@@ -104,20 +111,37 @@ def spec(name: str, plugins: Mapping[str, Path]) -> BackboneSpec:
 def configured(
     config: LITv2Config, params: Mapping[str, Any], plugins: Mapping[str, Path]
 ) -> LITv2Config:
-    """The config with another attention, or other hyper-parameters of it, in stage 3.
+    """The config with another attention, or other hyper-parameters of it, in stage 3 and, by names
+    that begin with `stage4_`, in stage 4.
 
-    Each mechanism takes the hyper-parameters that it knows; the rest are the authors' at stride 16.
+    Each mechanism takes the hyper-parameters that it knows; the rest are the authors' there.
     """
-    others = dict(params)
-    attention = str(others.pop("attention", config.attention))
+    own, last = (backbone_names.stage_of(params, prefix) for prefix in backbone_names.STAGES)
+    attention, chosen = _chosen(config.attention, config.params, own, PATCH << 2, plugins)
+    config = replace(config, attention=attention, params=chosen)
+    if not last:
+        return config
+    attention, chosen = _chosen(config.stage4_attention, {}, last, PATCH << 3, plugins)
+    return replace(config, stage4_attention=attention, stage4_params=chosen)
+
+
+def _chosen(
+    attention: str,
+    usual: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Any],
+    stride: int,
+    plugins: Mapping[str, Path],
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The mechanism of a stage, and the hyper-parameters of each of those that it names."""
+    others = dict(given)
+    attention = str(others.pop("attention", attention))
     chosen = {}
     for name in attention.split("+"):
         outline = outline_of(name, {**attentions.files(), **plugins})
         known = outline.keywords
         own = {key: value for key, value in others.items() if known is None or key in known}
-        usual = dict(config.params.get(name, {})) or outline.settings_at(PATCH << 2)
-        chosen[name] = usual | own
-    return replace(config, attention=attention, params=chosen)
+        chosen[name] = (dict(usual.get(name, {})) or outline.settings_at(stride)) | own
+    return attention, chosen
 
 
 def grids_on(image_height: int, image_width: int) -> list[Grid]:

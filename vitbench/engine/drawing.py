@@ -1,0 +1,150 @@
+"""Settings drawn from a space that is too large to try, by optuna's sampler: where it was good."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attentions
+from vitbench.analysis.halving import Estimates
+from vitbench.analysis.tuning import contests, rounds_of
+from vitbench.cases.case import Case
+from vitbench.cases.plan import Plan
+from vitbench.cases.scalars import Scalar
+from vitbench.cases.space import Product, Space, case_with
+from vitbench.cases.tuning import Tuning
+from vitbench.engine.inquiry import reasons_against
+from vitbench.results.journal import Draw, Run
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+
+# Tries for each setting that is wanted: the sampler may repeat itself.
+_TRIES = 20
+
+
+def missing() -> str | None:
+    """What to install, where it is not there."""
+    if importlib.util.find_spec("optuna") is not None:
+        return None
+    return "optuna is not installed: pip install 'vitbench[tune]'"
+
+
+def draw(run: Run, round_index: int) -> list[Draw]:
+    """The settings that join a run before a round, each as a case of every contest; none after the
+    rounds that draw, nor where the space has no more."""
+    tuning = run.plan.tuning
+    if tuning is None or round_index >= tuning.draws:
+        return []
+    wanted = tuning.drawn * (round_index + 1) // tuning.draws - len(run.drawn)
+    known = {case.id for case in run.plan.cases}
+    study = _study(run, tuning, round_index)
+    found: list[Draw] = []
+    for _ in range(wanted * _TRIES):
+        if len(found) == wanted:
+            break
+        trial = study.ask()
+        setting = _setting(trial, tuning.space)
+        cases = tuple(c for c in cases_with(run.plan, tuning, setting) if c.id not in known)
+        able = tuple(case for case in cases if case not in reasons_against(cases, run.plan.plugins))
+        if able:
+            known |= {case.id for case in able}
+            found.append(Draw(round_index, setting, able))
+    return found
+
+
+def cases_with(plan: Plan, tuning: Tuning, setting: Mapping[str, Scalar]) -> list[Case]:
+    """A setting in every contest of a plan."""
+    mechanisms: dict[str, Path] = {**attentions.files(), **plan.plugins}
+    defaults = [case for case in plan.cases if case.id in tuning.defaults]
+    return [case_with(case, setting, mechanisms) for case in defaults]
+
+
+def _study(run: Run, tuning: Tuning, seed: int) -> Study:
+    """What is known so far, as the sampler reads it. It follows from the journal alone, so that a
+    run that is resumed draws what one that was not would have drawn."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=run.plan.seed + seed, multivariate=False)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    behind = _behind_the_default(run, tuning)
+    for each in run.drawn:
+        values = [behind[case.id] for case in each.cases if case.id in behind]
+        if values:
+            places = _places(each.setting, tuning.space)
+            trial = optuna.trial.create_trial(
+                params={name: place for name, (place, _) in places.items()},
+                distributions={name: choices for name, (_, choices) in places.items()},
+                values=[sum(value[i] for value in values) / len(values) for i in (0, 1)],
+            )
+            study.add_trial(trial)
+    return study
+
+
+def _behind_the_default(run: Run, tuning: Tuning) -> dict[str, tuple[float, float]]:
+    """Of each case the logarithm of its latency, and MiB of its peak memory, beside those of the
+    authors' setting in its contest."""
+    medians, found = run.medians(), {}
+    for rows in contests(run.records()):
+        timed = [row for row in rows if medians.get(str(row["case"]))]
+        default = next((row for row in timed if row["case"] in tuning.defaults), None)
+        if default is None:
+            continue
+        values = Estimates.of(rounds_of(timed, medians)).values
+        for row in timed:
+            memory = float(row["peak_memory_bytes"] or 0) - float(default["peak_memory_bytes"] or 0)
+            latency = values[str(row["case"])] - values[str(default["case"])]
+            found[str(row["case"])] = (latency, memory / 2**20)
+    return found
+
+
+def _setting(trial: Trial, space: Space) -> dict[str, Scalar]:
+    """A draw, as values of hyper-parameters."""
+    index = trial.suggest_categorical(_PRODUCT, range(len(space.products)))
+    product = space.products[index]
+    return {
+        name: values[_suggest(trial, f"{index} {name}", values)] for name, values in product.items()
+    }
+
+
+_PRODUCT = "product"
+
+
+def _suggest(trial: Trial, name: str, values: Sequence[Scalar]) -> int:
+    """The place of a value; numbers that rise are neighbours of each other."""
+    if _is_ordered(values):
+        return trial.suggest_int(name, 0, len(values) - 1)
+    return int(trial.suggest_categorical(name, range(len(values))))
+
+
+def _is_ordered(values: Sequence[Scalar]) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    is_numeric = len(numbers) == len(values) and not any(isinstance(v, bool) for v in values)
+    return is_numeric and numbers == sorted(numbers)
+
+
+def _places(setting: Mapping[str, Scalar], space: Space) -> dict[str, tuple[Any, BaseDistribution]]:
+    """The inverse of `_setting`: each choice of a draw, and what it was chosen from."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    index = next(i for i, product in enumerate(space.products) if _holds(product, setting))
+    count = len(space.products)
+    places: dict[str, tuple[Any, BaseDistribution]] = {
+        _PRODUCT: (index, CategoricalDistribution(range(count)))
+    }
+    for name, values in space.products[index].items():
+        choices = (
+            IntDistribution(0, len(values) - 1)
+            if _is_ordered(values)
+            else CategoricalDistribution(range(len(values)))
+        )
+        places[f"{index} {name}"] = (values.index(setting[name]), choices)
+    return places
+
+
+def _holds(product: Product, setting: Mapping[str, Scalar]) -> bool:
+    return product.keys() == setting.keys() and all(setting[n] in product[n] for n in product)
