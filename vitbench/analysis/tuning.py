@@ -16,7 +16,6 @@ from vitbench.analysis import stats
 from vitbench.analysis.advise import Miss, Samples, memory_compares, misses, peak_bytes
 from vitbench.analysis.groups import groups, latency_s
 from vitbench.analysis.halving import LEAST, Estimates, survivors
-from vitbench.analysis.pareto import Front, fronts
 from vitbench.analysis.stats import Ratio
 from vitbench.cases.limits import Limits
 from vitbench.cases.tuning import Tuning
@@ -27,6 +26,8 @@ from vitbench.results.record import Record
 CHOSEN = ("settings", "dim", "num_heads", "dtype", "impl")
 # Seconds of one call, the median of a round: by case, then by the number of the round.
 Medians = Mapping[str, Mapping[int, float]]
+# Standard errors beyond which one setting of a front is faster than another.
+_ERRORS = 2.0
 Cause = Literal["level", "slower", "given_up", "limit", "failed", "unmeasured"]
 
 
@@ -59,7 +60,8 @@ class Outcome:
               the last rounds did not measure both
     fewest    of the settings that keep to the limits, the one with the fewest MACs, unless that is
               the pick: what one would choose by MACs
-    fronts    of throughput against peak memory and against MACs
+    fronts    by "peak_memory_bytes" and "macs": the settings that keep to the limits of which no
+              other is faster beyond noise and costs no more, the fastest first
     analytic  the rows of which none has both fewer MACs and fewer parameters
     """
 
@@ -69,7 +71,7 @@ class Outcome:
     default: Record | None
     gain: Ratio | None
     fewest: Rival | None
-    fronts: tuple[Front, ...]
+    fronts: Mapping[str, tuple[Record, ...]]
     analytic: tuple[Record, ...]
 
 
@@ -159,7 +161,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     analytic = _analytic(rows)
     if not able:
         unfit = tuple(_unfit(row, missed.get(_id(row), ()), None) for row in rows)
-        return Outcome(tuple(rows), None, unfit, default, None, None, (), analytic)
+        return Outcome(tuple(rows), None, unfit, default, None, None, {}, analytic)
     estimates = Estimates.of(rounds_of(timed, medians))
     last = _last_rounds(able, medians, tuning)
     finalists = [row for row in able if last and {*last} <= medians[_id(row)].keys()] or able
@@ -191,7 +193,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
         default=default,
         gain=gain,
         fewest=None if fewest is None else by_case.get(_id(fewest)),
-        fronts=tuple(front for front in fronts(able) if front.against != "top1"),
+        fronts=_fronts(able, estimates),
         analytic=analytic,
     )
 
@@ -241,6 +243,35 @@ def _unfit(row: Record, missed: tuple[Miss, ...], times: float | None) -> Rival:
 
 def _order(one: Rival) -> tuple[bool, float]:
     return one.times is None, one.times or 0.0
+
+
+def _fronts(rows: Sequence[Record], estimates: Estimates) -> dict[str, tuple[Record, ...]]:
+    found = {}
+    for column in ("peak_memory_bytes", "macs"):
+        known = [row for row in rows if row[column] is not None and not _is_bound(row, column)]
+        if column == "peak_memory_bytes" and not memory_compares(known):
+            continue
+        best = [row for row in known if not _is_beaten(row, known, column, estimates)]
+        found[column] = tuple(sorted(best, key=lambda row: estimates.values[_id(row)]))
+    return {column: own for column, own in found.items() if own}
+
+
+def _is_bound(row: Record, column: str) -> bool:
+    """MACs that are only a lower bound order nothing."""
+    return column == "macs" and bool(row["macs_is_lower_bound"])
+
+
+def _is_beaten(row: Record, rows: Sequence[Record], column: str, estimates: Estimates) -> bool:
+    """Whether another row costs no more and is faster beyond noise, or less and is as fast."""
+    for other in rows:
+        if other is row or float(other[column] or 0) > float(row[column] or 0):
+            continue
+        gap, error = estimates.gap(_id(other), _id(row))
+        if gap > max(LEAST, _ERRORS * error):
+            return True
+        if gap > 0 and float(other[column] or 0) < float(row[column] or 0):
+            return True
+    return False
 
 
 def _analytic(rows: Sequence[Record]) -> tuple[Record, ...]:

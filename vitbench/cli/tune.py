@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vitbench.results.journal import Run
 
 
+# What has the axes of a kind of subject.
+_OF = {"attention": "layer", "backbone": "backbone"}
+
+
 class Setting(options.Axes):
     """A group of options: what all settings share. Each combination of values has its own answer,
     but for dtypes and implementations, which are chosen among."""
@@ -80,8 +84,11 @@ def tune(
 
     files = tuple(plugin or ())
     kind, _ = parse.subject(subject, planning.plugin_files(files))
-    if kind == "backbone":
-        axes.setdefault("batch_size", (1,))
+    for name, axis in AXES.items():
+        is_named = name in ("attention", "backbone")
+        is_of_task = name == "resolution" and kind == "backbone"  # which has images of its own
+        if axis.of in ("both", _OF[kind]) and not (is_named or is_of_task):
+            axes.setdefault(name, axis.defaults)
     plan = make_plan(
         subject,
         kind,

@@ -57,7 +57,7 @@ def sentences(outcome: Outcome, tuning: Tuning) -> list[str]:
         lines.append(f"nothing tells it from {_listed(level, outcome, tuning)}")
     lines.append(_by_macs(outcome, tuning))
     lines += _counts(outcome)
-    lines += [_front(front.against, front.points, outcome, tuning) for front in outcome.fronts]
+    lines += [_front(against, rows, outcome, tuning) for against, rows in outcome.fronts.items()]
     names = _listed(outcome.analytic, outcome, tuning)
     lines.append(f"without measuring, by MACs and parameters, one would choose among {names}")
     return [visible(line) for line in lines]
@@ -83,7 +83,8 @@ def _beside_default(outcome: Outcome, tuning: Tuning) -> str:
     name = named(default, outcome, tuning)
     rival = next(one for one in outcome.rivals if one.record is default)
     if outcome.gain is None:
-        return f"the authors' setting, {name}: {_reason(rival, tuning)}"
+        times = "" if rival.times is None else f", about {rival.times:.2f} times as long"
+        return f"the authors' setting, {name}: {_reason(rival, tuning)}{times}"
     return f"the authors' setting, {name}, takes {_times(outcome.gain)} as long"
 
 
@@ -186,8 +187,9 @@ def _reason(rival: Rival, tuning: Tuning) -> str:
         return "; ".join(advice.missed(one, tuning.limits) for one in rival.misses)
     if rival.cause == "failed":
         return f"{str(rival.record['status']).replace('_', ' ')}: {rival.record['message']}"
-    if rival.cause == "given_up" and rival.times is not None:
-        return f"given up at about {rival.times:.2f} times the time"
+    if rival.cause == "given_up":
+        rounds = int(rival.record["rounds"] or 0)
+        return f"given up after {rounds} {'round' if rounds == 1 else 'rounds'}"
     return _STATUS[rival.cause]
 
 
@@ -216,6 +218,6 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             }
             for one in outcome.rivals
         ],
-        "fronts": {front.against: [case(row) for row in front.points] for front in outcome.fronts},
+        "fronts": {name: [case(row) for row in rows] for name, rows in outcome.fronts.items()},
         "analytic_front": [case(row) for row in outcome.analytic],
     }

@@ -151,8 +151,7 @@ def test_a_slower_setting_that_takes_less_memory_stays() -> None:
     tuning = Tuning(space=SPACE, limits=Limits(), defaults=defaults)
     clock = Clock(np.random.default_rng(0), latency_s)
     outcome, _ = tuned(cases, tuning, clock, columns)
-    (front,) = (front for front in outcome.fronts if front.against == "peak_memory_bytes")
-    assert small in {row["case"] for row in front.points}
+    assert small in {row["case"] for row in outcome.fronts["peak_memory_bytes"]}
     rival = next(one for one in outcome.rivals if one.record["case"] == small)
     assert rival.cause == "slower"
     assert rival.ratio is not None

@@ -9,6 +9,7 @@ import pandas as pd
 
 from vitbench.analysis.groups import head_of
 from vitbench.cases.row import CONDITIONS
+from vitbench.cases.scalars import parse_scalar
 from vitbench.render import labels
 from vitbench.results import frame
 
@@ -53,3 +54,33 @@ def at_resolutions(
         chosen = at_one_resolution(group)
         if chosen["subject"].nunique() >= _LEAST:
             yield suffix, chosen
+
+
+def hyperparameters(rows: pd.DataFrame) -> pd.DataFrame:
+    """The hyper-parameters of each row; None where it has not that one."""
+    read = [
+        {k: parse_scalar(v) for k, _, v in (word.partition("=") for word in str(text).split())}
+        for text in rows["settings"]
+    ]
+    return pd.DataFrame(read, index=rows.index, dtype=object)
+
+
+def written(value: object) -> str:
+    """A hyper-parameter as one writes it; `-` where there is none."""
+    return "-" if value is None or value != value else str(value).lower()
+
+
+def file_of(name: str) -> str:
+    """A name as part of a file's."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def ordered(values: pd.Series) -> list[str]:
+    """Numbers by size, then words."""
+
+    def key(text: str) -> tuple[bool, float, str]:
+        value = parse_scalar(text)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not is_number, float(value) if is_number else 0.0, text
+
+    return sorted(set(values), key=key)

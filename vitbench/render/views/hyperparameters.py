@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vitbench.analysis import published
-from vitbench.cases.scalars import parse_scalar
 from vitbench.render import style, units
 from vitbench.render.views import MOST, Shown
 from vitbench.render.views._cells import cell, frame_of
 from vitbench.render.views._scatter import words_of
-from vitbench.render.views._settings import settings
+from vitbench.render.views._settings import file_of, hyperparameters, ordered, settings, written
 from vitbench.results import frame
 from vitbench.results.record import Record
 
@@ -36,28 +35,19 @@ def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
 
 def _of_setting(suffix: str, rows: pd.DataFrame, shown: Shown) -> Iterator[tuple[str, Figure]]:
     for (subject, _), own in rows.groupby(["subject", "area"], sort=False):
-        values = _values(own)
+        values = hyperparameters(own)
         varied = [str(name) for name in values if values[name].nunique() > 1]
         own = own.join(values[varied].rename(columns=_column))
         size = f"-{own.iloc[0]['image_height']}" if rows["area"].nunique() > 1 else ""
-        name = f"{_file(str(subject))}{suffix}{size}"
+        name = f"{file_of(str(subject))}{suffix}{size}"
         if len(varied) == 1 and _is_number(values[varied[0]], _LEAST):
-            yield f"over-{_file(varied[0])}-{name}", curves(own, varied[0], shown)
+            yield f"over-{file_of(varied[0])}-{name}", curves(own, varied[0], shown)
         elif len(varied) > 1:
             varied.sort(key=lambda key: -values[key].nunique())
             for runtime, part in own.groupby("runtime", sort=False):
                 each = f"-{runtime}" if own["runtime"].nunique() > 1 else ""
                 x, y = varied[:2]
                 yield f"settings-{name}{each}", heat_map(part, x, y, varied[2:], shown)
-
-
-def _values(rows: pd.DataFrame) -> pd.DataFrame:
-    """The hyper-parameters of each row; None where it has not that one."""
-    read = [
-        {k: parse_scalar(v) for k, _, v in (word.partition("=") for word in str(text).split())}
-        for text in rows["settings"]
-    ]
-    return pd.DataFrame(read, index=rows.index, dtype=object)
 
 
 def _column(name: object) -> str:
@@ -67,10 +57,6 @@ def _column(name: object) -> str:
 def _is_number(values: pd.Series, least: int) -> bool:
     numbers = [v for v in values.dropna() if isinstance(v, int | float) and not isinstance(v, bool)]
     return len(numbers) == len(values.dropna()) and len({*numbers}) >= least
-
-
-def _file(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def curves(rows: pd.DataFrame, name: str, shown: Shown) -> Figure:
@@ -139,9 +125,9 @@ def heat_map(rows: pd.DataFrame, x: str, y: str, others: Sequence[str], shown: S
     """Throughput over that of the fastest at each pair of values; of settings that differ in
     another one the fastest."""
     columns = [_column(x), _column(y)]
-    rows = rows.assign(**{column: rows[column].map(_written) for column in columns})
+    rows = rows.assign(**{column: rows[column].map(written) for column in columns})
     best = rows.loc[rows.groupby(columns)["throughput_img_s"].idxmax()]
-    xs, ys = (_order(rows[column]) for column in columns)
+    xs, ys = (ordered(rows[column]) for column in columns)
     figure = Figure(figsize=(style.COLUMN_WIDTH, 0.95 + 0.2 * len(ys)), layout="constrained")
     axes = figure.subplots()
     fastest = best["throughput_img_s"].max()
@@ -159,28 +145,13 @@ def heat_map(rows: pd.DataFrame, x: str, y: str, others: Sequence[str], shown: S
     notes = [f"{words_of(rows.iloc[0])}, {_caption(rows, shown)}, {rows.iloc[0]['runtime']}"]
     notes.append(f"1.00 is {units.significant(fastest)} images/s")
     if best["rounds"].nunique() > 1:
-        notes.append("dotted: given up, from fewer rounds")
+        notes.append("Dotted: given up, from fewer rounds")
     if others:
-        notes.append(f"the fastest over {', '.join(others)}")
+        notes.append(f"The fastest over {', '.join(others)}")
     if len(best) < len(xs) * len(ys):
-        notes.append("empty: not measured")
+        notes.append("Empty: not measured")
     style.caption_below(figure, ". ".join(notes))
     return figure
-
-
-def _written(value: object) -> str:
-    return "-" if value is None or value != value else str(value).lower()
-
-
-def _order(values: pd.Series) -> list[str]:
-    """Numbers by size, then words."""
-
-    def key(text: str) -> tuple[bool, float, str]:
-        value = parse_scalar(text)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return not is_number, float(value) if is_number else 0.0, text
-
-    return sorted(set(values), key=key)
 
 
 def _caption(rows: pd.DataFrame, shown: Shown) -> str:

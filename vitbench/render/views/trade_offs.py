@@ -1,0 +1,131 @@
+"""The settings of one subject: throughput against MACs and against peak memory, and the fronts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitbench.instruments import memory
+from vitbench.render import style
+from vitbench.render.placing import Name, Point, place
+from vitbench.render.views import MOST, Shown
+from vitbench.render.views._scatter import words_of
+from vitbench.render.views._settings import file_of, hyperparameters, ordered, settings, written
+
+_LEAST = 6  # settings that make a chart
+_MOST_COLOURS = 10
+_PANELS = (("macs", 1e9, "GMACs of an image"), ("peak_memory_bytes", 2**20, "peak memory, MiB"))
+
+
+def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
+    """For each setting of the axes and subject with enough hyper-parameters."""
+    for suffix, group in itertools.islice(settings(shown.rows), MOST):
+        for (subject, _), own in group.groupby(["subject", "area"], sort=False):
+            values = hyperparameters(own)
+            varied = [str(name) for name in values if values[name].nunique() > 1]
+            if len(own) >= _LEAST and len(varied) > 1:
+                size = f"-{own.iloc[0]['image_height']}" if group["area"].nunique() > 1 else ""
+                name = f"trade-offs-{file_of(str(subject))}{suffix}{size}"
+                yield name, trade_offs(own, values[varied], shown)
+
+
+def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure:
+    """Points in the colour of the hyper-parameter with the fewest values; the others are named
+    along the front."""
+    names = [str(name) for name in values]
+    fewest = min(names, key=lambda name: (values[name].nunique(), name))
+    others = [name for name in names if name != fewest]
+    groups = ordered(values[fewest].map(written))[:_MOST_COLOURS]
+    labels = values[others].map(written).agg(" ".join, axis=1)
+    figure = Figure(figsize=(style.COLUMN_WIDTH, 4.2), layout="constrained")
+    panels = figure.subplots(2)
+    for axes, (column, scale, label) in zip(panels, _PANELS, strict=True):
+        known = rows[rows[column].notna()]
+        for index, value in enumerate(groups):
+            own = known[(values[fewest].map(written) == value).loc[known.index]]
+            look = style.of_index(index + 1)
+            axes.plot(
+                own[column].astype(float) / scale,
+                own["throughput_img_s"],
+                linestyle="none",
+                color=look.colour,
+                marker=look.marker,
+                label=f"{fewest} {value}" if axes is panels[0] else None,
+            )
+        axes.set_xlabel(label)
+        axes.set_ylabel("images/s")
+    panels[0].set_title(f"{rows.iloc[0]['subject']}: speed against cost")
+    figure.legend(
+        loc="outside upper center",
+        ncols=4,
+        fontsize=6,
+        handletextpad=0.1,
+        columnspacing=0.8,
+        borderpad=0.1,
+    )
+    caption = (
+        f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}. Lines: the fronts; nothing "
+        f"is cheaper and faster. Named by {', '.join(others)}. Rings: what MACs and parameters "
+        "would choose among."
+    )
+    if rows["memory_source"].isin(memory.INEXACT).any():
+        caption += " Peaks are of the resident set."
+    style.caption_below(figure, caption)
+    _ring_the_cheapest(panels[0], rows)
+    for axes, (column, scale, _) in zip(panels, _PANELS, strict=True):
+        _draw_front(axes, rows[rows[column].notna()], column, scale, labels)
+    return figure
+
+
+def _ring_the_cheapest(axes: Axes, rows: pd.DataFrame) -> None:
+    """The rows of which none has both fewer MACs and fewer parameters."""
+    counted = rows[rows["macs"].notna() & rows["params"].notna()]
+    cheapest = counted.astype({"macs": float, "params": float}).sort_values(["macs", "params"])
+    least = cheapest["params"].cummin().shift(fill_value=float("inf"))
+    best = cheapest[cheapest["params"] < least]
+    axes.plot(
+        best["macs"].astype(float) / 1e9,
+        best["throughput_img_s"],
+        linestyle="none",
+        marker="o",
+        markersize=8,
+        markerfacecolor="none",
+        markeredgecolor="#222222",
+        markeredgewidth=0.7,
+    )
+
+
+def _draw_front(
+    axes: Axes, rows: pd.DataFrame, column: str, scale: float, labels: pd.Series
+) -> None:
+    by_cost = rows.sort_values([column, "throughput_img_s"], ascending=[True, False])
+    before = by_cost["throughput_img_s"].cummax().shift(fill_value=0.0)
+    best = by_cost[by_cost["throughput_img_s"] > before]
+    points = [
+        (float(x) / scale, float(y))
+        for x, y in zip(best[column], best["throughput_img_s"], strict=True)
+    ]
+    corners = _stairs(points)
+    axes.plot(*zip(*corners, strict=True), color="#222222", linewidth=0.8, alpha=0.6, zorder=1)
+    names = [
+        Name(labels[index], *point, bold=True)
+        for index, point in zip(best.index, points, strict=True)
+    ]
+    rest = rows.drop(best.index)
+    others = [
+        Name("", float(x) / scale, float(y))
+        for x, y in zip(rest[column], rest["throughput_img_s"], strict=True)
+    ]
+    place(axes, names, 6.0, list(itertools.pairwise(corners)), others=others)
+
+
+def _stairs(points: Sequence[Point]) -> list[Point]:
+    """Between two points of a front nothing is better than the worse of both."""
+    corners = list(points[:1])
+    for before, after in itertools.pairwise(points):
+        corners += [(after[0], before[1]), after]
+    return corners
