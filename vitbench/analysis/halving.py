@@ -24,6 +24,7 @@ _CONFIDENCE = 0.99
 # What the median of a round scatters by before anything is known of it, and as how many
 # observations that counts.
 _PRIOR, _PRIOR_COUNT = 0.05, 4
+_DIGITS = 9
 
 # Seconds of one call by setting: the median of a round. One mapping for each round.
 Rounds = Sequence[Mapping[str, float]]
@@ -60,11 +61,12 @@ class Estimates:
             design[row, place] = design[row, len(names) + number] = 1.0
         logs = np.array([value for *_, value in cells])
         solution, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
+        rounded = (round(float(value), _DIGITS) for value in solution)  # equals stay equal
         squares = float(np.square(logs - design @ solution).sum())
         freedom = len(cells) - int(rank) + _PRIOR_COUNT
         counts = {name: sum(name in each for each in rounds) for name in names}
         scatter = math.sqrt((squares + _PRIOR_COUNT * _PRIOR**2) / freedom)
-        return cls(dict(zip(names, solution.tolist(), strict=False)), counts, scatter, freedom)
+        return cls(dict(zip(names, rounded, strict=False)), counts, scatter, freedom)
 
     def gap(self, fast: str, slow: str) -> tuple[float, float]:
         """By how much longer the slower one takes, as a logarithm, and its standard error."""
@@ -89,7 +91,7 @@ def survivors(
     reach = student_quantile((1 - _CONFIDENCE) / len(names), estimates.freedom)
     near = {name for name, (gap, _) in behind.items() if gap <= LEAST}
     open_ = [name for name, (gap, error) in behind.items() if gap <= max(LEAST, reach * error)]
-    open_.sort(key=lambda name: behind[name][0])
+    open_.sort(key=lambda name: (behind[name][0], name))
     half = -(-len(names) // 2)
     return near | {*open_[:half]} | ({*kept} & {*names})
 
@@ -107,5 +109,5 @@ def _behind(
         for other in names
         if all(own <= its for own, its in zip(costs[other], costs[name], strict=True))
     )
-    best = min(rivals, key=lambda other: estimates.values[other])
+    best = min(rivals, key=lambda other: (estimates.values[other], other))
     return (0.0, 0.0) if best == name else estimates.gap(best, name)

@@ -119,6 +119,11 @@ class _Runner:
         joined = {case.id: draw.round_index for draw in run.drawn for case in draw.cases}
         medians, records = run.medians(), run.records()
         self._chosen = open_cases(records, medians, tuning, joined, self._index)
+        was_cut_off = any(index == self._index for _, index in run.outcomes)
+        if was_cut_off and any(self._open_cases()):
+            # Settings are compared within a round, so all of them are measured by one process.
+            self._journal.append(journals.restart_entry(self._index))
+            run.restart(self._index)
 
     def _add_time(self, waited_s: float) -> None:
         """Waiting for another vitbench is none of the budget's time."""

@@ -29,8 +29,7 @@ _STATUS = {
 
 def paragraphs(outcome: Outcome, tuning: Tuning) -> list[tuple[str, list[str]]]:
     """Titles, "" for the one before the first; and sentences below each."""
-    first = outcome.rows[0]
-    head = f"{subject_of(first)} at {setting(first, _chosen(outcome))}:"
+    head = f"{title(outcome)}:"
     if outcome.pick is None:
         return [(head, [_nothing(outcome, tuning)])]
     parts = [
@@ -38,6 +37,12 @@ def paragraphs(outcome: Outcome, tuning: Tuning) -> list[tuple[str, list[str]]]:
         ("How to build it", advice.commands(outcome.pick)),
     ]
     return [(title, [visible(line) for line in lines]) for title, lines in parts]
+
+
+def title(outcome: Outcome) -> str:
+    """`hilo at 224 px, batch 8, openvino on AMD EPYC, 2 threads`."""
+    first = outcome.rows[0]
+    return f"{subject_of(first)} at {setting(first, _chosen(outcome))}"
 
 
 def _chosen(outcome: Outcome) -> list[str]:

@@ -142,11 +142,22 @@ class Run:
     def _rounds(self) -> range:
         return range(self.plan.rounds)
 
+    def restart(self, round_index: int) -> None:
+        """Forgets what a round measured, but not what failed in it."""
+        for key in [key for key, outcome in self.outcomes.items() if key[1] == round_index]:
+            if isinstance(self.outcomes[key], Measured):
+                del self.outcomes[key]
+
     def withdraw(self, node: str, round_index: int) -> None:
         """Forgets what a node that differs from the others gave in a round."""
         for key in [key for key, name in self.node_of.items() if name == node]:
             if key[1] == round_index:
                 del self.outcomes[key], self.node_of[key]
+
+
+def restart_entry(round_index: int) -> dict[str, Any]:
+    """The journal's line for a round that begins again: what it measured does not count."""
+    return {"event": "restarted", "round": round_index}
 
 
 def create(folder: Path, plan: Plan) -> Journal:
@@ -209,11 +220,7 @@ def read(folder: Path) -> Run:
 def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
     """The run with one more entry; `ids` are those of its cases."""
     if entry["event"] == "plan":
-        if run is not None:
-            raise ValueError("a journal has one plan, and this is a second one")
-        if entry["format"] != FORMAT:
-            raise ValueError(f"format {entry['format']}; this vitbench reads format {FORMAT}")
-        return Run(Plan.from_dict(entry["plan"]))
+        return _begun(run, entry)
     if run is None:
         raise ValueError("the first line must be the plan")
     match entry["event"]:
@@ -222,14 +229,29 @@ def _apply(run: Run | None, ids: Set[str], entry: Mapping[str, Any]) -> Run:
         case "outcome":
             _apply_outcome(run, ids, entry)
         case "drawn":
-            cases = tuple(Case.from_dict(case) for case in entry["cases"])
-            run.draw(Draw(entry["round"], entry["setting"], cases))
+            _apply_draw(run, entry)
+        case "restarted":
+            run.restart(entry["round"])
         case "control":
             outcome = outcome_from_dict(entry["outcome"])
             run.nodes[_known(run, entry["node"])].controls[entry["round"]] = outcome
         case "withdrawn":
             run.withdraw(_known(run, entry["node"]), entry["round"])
     return run
+
+
+def _begun(run: Run | None, entry: Mapping[str, Any]) -> Run:
+    """The run of a plan, which is the first line."""
+    if run is not None:
+        raise ValueError("a journal has one plan, and this is a second one")
+    if entry["format"] != FORMAT:
+        raise ValueError(f"format {entry['format']}; this vitbench reads format {FORMAT}")
+    return Run(Plan.from_dict(entry["plan"]))
+
+
+def _apply_draw(run: Run, entry: Mapping[str, Any]) -> None:
+    cases = tuple(Case.from_dict(case) for case in entry["cases"])
+    run.draw(Draw(entry["round"], entry["setting"], cases))
 
 
 def _apply_environment(run: Run, entry: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vitbench.analysis import across_runtimes, insight, trust
 from vitbench.cases.row import name_of
-from vitbench.render import findings, insights
+from vitbench.render import findings, insights, tuning
 from vitbench.render.report import fastest, versus
 from vitbench.render.report.sources import Source
 from vitbench.results.outcome import COUNTED, MEASURED
@@ -46,10 +46,20 @@ class Contents:
             shared=shared,
             warning=_warning(records),
             matrices=matrices,
-            findings=[*findings.groups(records), *_insights(sources)],
+            findings=[*_tuned(sources), *findings.groups(records), *_insights(sources)],
             versus=versus.against_the_first(sources),
             failures=_failures(records),
         )
+
+
+def _tuned(sources: Sequence[Source]) -> list[tuple[str, Sequence[str]]]:
+    """What each contest of the runs that tuned ended with."""
+    return [
+        (f"The best setting of {tuning.title(one)}", tuning.sentences(one, source.tuning))
+        for source in sources
+        if source.tuning is not None
+        for one in source.tuned
+    ]
 
 
 def _insights(sources: Sequence[Source]) -> list[tuple[str, Sequence[str]]]:

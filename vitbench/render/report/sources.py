@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitbench.results import rows, samples, spectra
-from vitbench.results.folder import RECORDS, read_environment_file
+from vitbench.analysis.tuning import Outcome, outcomes
+from vitbench.cases.tuning import Tuning
+from vitbench.results import journal, rows, samples, spectra
+from vitbench.results.folder import JOURNAL, RECORDS, read_environment_file
 from vitbench.results.record import Record
 from vitbench.results.samples import Rounds
 from vitbench.results.spectra import SpectraOf
@@ -22,6 +24,8 @@ class Source:
     file     environment.json: the environment, the ceilings and the plan; {} where there is none
     samples  by the id of the case
     spectra  that `vitbench spectrum` wrote into its folder
+    tuned    how its contests ended, where it looked for the best setting
+    tuning   how it looked
     """
 
     name: str
@@ -29,6 +33,8 @@ class Source:
     file: Mapping[str, Any]
     samples: Mapping[str, Rounds]
     spectra: Sequence[SpectraOf] = ()
+    tuned: Sequence[Outcome] = ()
+    tuning: Tuning | None = None
 
     @property
     def devices(self) -> str:
@@ -49,12 +55,19 @@ class Source:
 
 def read(runs: Sequence[Path]) -> list[Source]:
     """The runs of a report. Raises BadInput."""
-    return [
-        Source(
-            name, rows.read(run), read_environment_file(run), samples.read(run), spectra.read(run)
-        )
-        for name, run in zip(_names(runs), runs, strict=True)
-    ]
+    return [_read(name, run) for name, run in zip(_names(runs), runs, strict=True)]
+
+
+def _read(name: str, run: Path) -> Source:
+    file, records = read_environment_file(run), rows.read(run)
+    read = Source(name, records, file, samples.read(run), spectra.read(run))
+    folder = run if run.is_dir() else run.parent
+    if not (read.plan.get("tuning") and (folder / JOURNAL).is_file()):
+        return read
+    done = journal.read(folder)
+    tuning = done.plan.tuning
+    assert tuning is not None
+    return replace(read, tuned=outcomes(records, done.medians(), tuning), tuning=tuning)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
