@@ -52,8 +52,9 @@ class Outcome:
     """How a contest ended.
 
     rows      all settings, the authors' first
-    pick      the fastest that keeps to the limits, of those that nothing tells apart the one with
-              the least memory; None: none keeps to them
+    pick      the fastest that keeps to the limits; of those that nothing tells apart the authors'
+              setting, whose accuracy is known, else the one with the least memory; None: none keeps
+              to the limits
     rivals    the others, the fastest first
     default   the authors' setting; None where it is no row
     gain      the latency of the authors' setting over the pick's; None where the pick is it, or
@@ -168,7 +169,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     best = min(finalists, key=lambda row: estimates.values[_id(row)])
     ratios = {_id(row): _ratio(row, best, medians, last) for row in finalists if row is not best}
     level = [row for row in finalists if row is not best and _is_level(ratios[_id(row)])]
-    pick = min([best, *level], key=peak_bytes) if memory_compares([best, *level]) else best
+    pick = _pick(best, level, default)
 
     def rival(row: Record) -> Rival:
         if row not in able:
@@ -196,6 +197,13 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
         fronts=_fronts(able, estimates),
         analytic=analytic,
     )
+
+
+def _pick(best: Record, level: Sequence[Record], default: Record | None) -> Record:
+    """Of settings that nothing tells apart."""
+    if default is not None and default in level:
+        return default
+    return min([best, *level], key=peak_bytes) if memory_compares([best, *level]) else best
 
 
 def _id(row: Record) -> str:

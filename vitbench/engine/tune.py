@@ -52,26 +52,21 @@ def make_plan(
 
     Raises BadInput, before anything is measured or written.
     """
+    files = planning.plugin_files(plugins)
+    mechanisms = {**attentions.files(), **files}
     name = models.parse(subject)[0]
+    given = Space((space,)) if space else usual_space(name, kind, mechanisms)
+    for product in given.products:
+        if kind == "backbone":
+            _check_backbone(name, product, mechanisms)
+        else:
+            _check_layer(subject, product, axes, files)
+    drawn = _drawn(given, trials)
+    if last_rounds < 2:
+        raise BadInput(f"--rounds is at least 2, so that there is an interval, got {last_rounds}")
     own = planning.make_plan(
         axes={**axes, kind: (subject,)}, plugins=plugins, on_note=on_note, rounds=1, **settings
     )
-    mechanisms = {**attentions.files(), **own.plugins}
-    given = Space((space,)) if space else usual_space(name, kind, mechanisms)
-    _check(given, own.cases[0], mechanisms, own.plugins)
-    drawn = 0
-    if trials is not None or given.size > MOST_TRIED:
-        drawn = min(MOST_TRIED if trials is None else trials, given.size)
-        if (reason := drawing.missing()) is not None:
-            raise BadInput(
-                f"of the {given.size} settings of the space {drawn} would be drawn, but {reason}"
-            )
-    if drawn < 0 or trials == 0:
-        raise BadInput(f"--trials is at least 1, got {trials}")
-    if last_rounds < 2:
-        raise BadInput(
-            f"--rounds is at least 2 here, so that there is an interval: got {last_rounds}"
-        )
     tuning = Tuning(
         space=given,
         limits=limits,
@@ -114,35 +109,38 @@ def _all(
     for case in plan.cases:
         found |= dict.fromkeys(case_with(case, one, mechanisms) for one in space.settings())
     reasons = reasons_against(found, plan.plugins)
-    if left_out := [case for case in found if case in reasons]:
-        first = left_out[0]
-        more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        on_note(f"left out: {first.settings}: {reasons[first]}{more}")
+    left_out = [case for case in found if case in reasons]
     able = [case for case in found if case not in reasons]
-    if not able:
-        raise BadInput(f"no setting of the space can be built: {next(iter(reasons.values()))}")
+    if left_out and len(able) <= len(plan.cases):
+        raise BadInput(f"no setting of the space can be built: {reasons[left_out[0]]}")
+    if left_out:
+        more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        on_note(f"left out: {left_out[0].settings}: {reasons[left_out[0]]}{more}")
     return iter(able)
 
 
-def _check(
-    space: Space, case: Case, mechanisms: Mapping[str, Path], plugins: Mapping[str, Path]
+def _drawn(space: Space, trials: int | None) -> int:
+    """How many settings are drawn; 0: all are tried. Raises BadInput."""
+    if trials is not None and trials < 1:
+        raise BadInput(f"--trials is at least 1, got {trials}")
+    if trials is None and space.size <= MOST_TRIED:
+        return 0
+    drawn = min(MOST_TRIED if trials is None else trials, space.size)
+    if (reason := drawing.missing()) is not None:
+        raise BadInput(
+            f"of the {space.size} settings of the space {drawn} would be drawn, but {reason}"
+        )
+    return drawn
+
+
+def _check_layer(
+    subject: str, product: Product, axes: Mapping[str, Any], plugins: Mapping[str, Path]
 ) -> None:
-    """Raises BadInput for a hyper-parameter that the subject has not, and for values that it cannot
-    have."""
-    for product in space.products:
-        if case.backbone:
-            _check_backbone(case.backbone, product, mechanisms)
-            continue
-        name = class_names.name_in(case.attention)
-        Sweep(
-            attention=(case.attention,),
-            resolution=(case.resolution,),
-            stride=(case.stride,),
-            num_heads=(case.num_heads,) if "num_heads" not in product else (1,),
-            dim=(case.dim,),
-            params={name: product},
-            plugins=plugins,
-        ).check()
+    """Raises BadInput for a hyper-parameter that the mechanism has not, and for values that it
+    cannot have."""
+    sizes = {name: axes[name] for name in ("dim", "num_heads", "stride") if name in axes}
+    name = class_names.name_in(subject)
+    Sweep(attention=(subject,), params={name: product}, plugins=plugins, **sizes).check()
 
 
 def _check_backbone(name: str, product: Product, mechanisms: Mapping[str, Path]) -> None:

@@ -18,6 +18,8 @@ from vitbench.results.record import Record, subject_of
 
 # Names in a sentence, and rows of a table.
 _MOST_NAMES, _MOST_ROWS = 6, 24
+# Hyper-parameters that a name tells all of.
+_MOST_SETTINGS = 3
 _STATUS = {
     "level": "nothing tells it from the pick",
     "slower": "slower",
@@ -86,11 +88,12 @@ def _beside_default(outcome: Outcome, tuning: Tuning) -> str:
     if default is outcome.pick:
         return "it is the authors' own setting"
     name = named(default, outcome, tuning)
+    it = "the authors' setting" + (f", {name}," if "=" in name else "")
     rival = next(one for one in outcome.rivals if one.record is default)
     if outcome.gain is None:
         times = "" if rival.times is None else f", about {rival.times:.2f} times as long"
-        return f"the authors' setting, {name}: {_reason(rival, tuning)}{times}"
-    return f"the authors' setting, {name}, takes {_times(outcome.gain)} as long"
+        return f"{it} is no rival: {_reason(rival, tuning)}{times}"
+    return f"{it} takes {_times(outcome.gain)} as long"
 
 
 def _by_macs(outcome: Outcome, tuning: Tuning) -> str:
@@ -142,16 +145,26 @@ def _times(ratio: Ratio) -> str:
 
 
 def named(row: Record, outcome: Outcome, tuning: Tuning) -> str:
-    """The settings of a row by which those of its contest differ: `alpha=0.5 window_size=2`."""
+    """The settings of a row by which those of its contest differ: `alpha=0.5 window_size=2`; of
+    many hyper-parameters those that are not the authors'."""
     wanted = [name for name in tuning.space.names if name not in ("dim", "num_heads")]
-    own = dict(word.split("=", 1) for word in str(row["settings"] or "").split() if "=" in word)
-    words = [f"{name}={own[name]}" for name in wanted if name in own]
+    own, usual = _settings(row), {} if outcome.default is None else _settings(outcome.default)
+    words = [
+        f"{name}={own[name]}"
+        for name in wanted
+        if name in own and (len(wanted) <= _MOST_SETTINGS or own[name] != usual.get(name))
+    ]
     words += [
         f"{name}={row[name]}"
         for name in ("dim", "num_heads", "dtype", "impl")
         if len({other[name] for other in outcome.rows}) > 1
     ]
-    return " ".join(words) or str(row["settings"] or "its only setting")
+    return " ".join(words) or "the authors' setting"
+
+
+def _settings(row: Record) -> dict[str, str]:
+    pairs = (word.partition("=") for word in str(row["settings"] or "").split())
+    return {name: value for name, _, value in pairs}
 
 
 def table(outcome: Outcome, tuning: Tuning, most: int = _MOST_ROWS) -> Table:

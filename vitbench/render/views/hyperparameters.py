@@ -43,11 +43,21 @@ def _of_setting(suffix: str, rows: pd.DataFrame, shown: Shown) -> Iterator[tuple
         if len(varied) == 1 and _is_number(values[varied[0]], _LEAST):
             yield f"over-{file_of(varied[0])}-{name}", curves(own, varied[0], shown)
         elif len(varied) > 1:
-            varied.sort(key=lambda key: -values[key].nunique())
+            x, y = _fullest(values, varied)
+            others = [key for key in varied if key not in (x, y)]
+            own = own[values[[x, y]].notna().all(axis=1)]
             for runtime, part in own.groupby("runtime", sort=False):
                 each = f"-{runtime}" if own["runtime"].nunique() > 1 else ""
-                x, y = varied[:2]
-                yield f"settings-{name}{each}", heat_map(part, x, y, varied[2:], shown)
+                yield f"settings-{name}{each}", heat_map(part, x, y, others, shown)
+
+
+def _fullest(values: pd.DataFrame, varied: Sequence[str]) -> tuple[str, str]:
+    """The pair of hyper-parameters with the most different pairs of values; the one with more
+    values first."""
+    pairs = list(itertools.combinations(varied, 2))
+    counts = [len(values[list(pair)].dropna().drop_duplicates()) for pair in pairs]
+    x, y = pairs[counts.index(max(counts))]
+    return (x, y) if values[x].nunique() >= values[y].nunique() else (y, x)
 
 
 def _column(name: object) -> str:

@@ -18,6 +18,7 @@ from vitbench.render.views._settings import file_of, hyperparameters, ordered, s
 
 _LEAST = 6  # settings that make a chart
 _MOST_COLOURS = 10
+_MOST_NAMED = 2  # hyper-parameters whose values are a name
 _PANELS = (("macs", 1e9, "GMACs of an image"), ("peak_memory_bytes", 2**20, "peak memory, MiB"))
 
 
@@ -37,10 +38,10 @@ def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure
     """Points in the colour of the hyper-parameter with the fewest values; the others are named
     along the front."""
     names = [str(name) for name in values]
-    fewest = min(names, key=lambda name: (values[name].nunique(), name))
+    fewest = min(names, key=lambda n: (values[n].isna().any(), values[n].nunique(), n))
     others = [name for name in names if name != fewest]
     groups = ordered(values[fewest].map(written))[:_MOST_COLOURS]
-    labels = values[others].map(written).agg(" ".join, axis=1)
+    labels = _labels(values[others])
     figure = Figure(figsize=(style.COLUMN_WIDTH, 4.2), layout="constrained")
     panels = figure.subplots(2)
     for axes, (column, scale, label) in zip(panels, _PANELS, strict=True):
@@ -69,7 +70,7 @@ def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure
     )
     caption = (
         f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}. Lines: the fronts; nothing "
-        f"is cheaper and faster. Named by {', '.join(others)}. Rings: what MACs and parameters "
+        f"is cheaper and faster. Named by {_named_by(others)}. Rings: what MACs and parameters "
         "would choose among."
     )
     if rows["memory_source"].isin(memory.INEXACT).any():
@@ -79,6 +80,22 @@ def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure
     for axes, (column, scale, _) in zip(panels, _PANELS, strict=True):
         _draw_front(axes, rows[rows[column].notna()], column, scale, labels)
     return figure
+
+
+def _named_by(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _MOST_NAMED else "what is rare among the settings"
+
+
+def _labels(values: pd.DataFrame) -> pd.Series:
+    """The values of a row; of many hyper-parameters those that are not the commonest, by name."""
+    texts = values.map(written)
+    if texts.shape[1] <= _MOST_NAMED:
+        return texts.agg(" ".join, axis=1)
+    usual = {name: texts[name].mode()[0] for name in texts}
+    return texts.apply(
+        lambda row: " ".join(f"{n} {row[n]}" for n in texts if row[n] not in (usual[n], "-")),
+        axis=1,
+    )
 
 
 def _ring_the_cheapest(axes: Axes, rows: pd.DataFrame) -> None:
