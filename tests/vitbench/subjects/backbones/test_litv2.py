@@ -424,3 +424,53 @@ def test_initial_weights_are_the_authors() -> None:
     assert merging.weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
     x = torch.randn(1, 24, 6, 6)
     torch.testing.assert_close(merging(x), F.conv2d(x, merging.weight, merging.bias, stride=2))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"stage4_attention": "msa"},
+        {"stage4_attention": "hilo", "stage4_window_size": 2, "stage4_alpha": 0.5},
+        {"stage4_window_size": 7, "alpha": 0.0},
+        {"attention": "sra", "stage4_attention": "xca"},
+    ],
+)
+def test_stage_4_can_be_chosen(chosen: dict[str, Any]) -> None:
+    """Only its blocks change: parameters by those of the modules, MACs by their closed forms."""
+    usual = {name: value for name, value in chosen.items() if not name.startswith("stage4_")}
+    models, formulas, modules = [], [], []
+    for params in (usual, chosen):
+        config = configured(CONFIGS["litv2_s"], params, {})
+        with torch.device("meta"):
+            models.append(LITv2(config))
+        formulas.append(formula_macs(config, 224, 224))
+        name, own = config.mechanism(3, 0) or ("", {})
+        modules.append((attentions.load(name), own))
+    (before, of_before), (after, of_after) = modules
+    counts = [sum(p.numel() for p in model.parameters()) for model in models]
+    dim, heads, grid, depth = 768, 24, attentions.Grid(7, 7), 2
+    sizes = [
+        sum(p.numel() for p in each.build(dim, heads, grid, impl="fused", **own).parameters())
+        for each, own in modules
+    ]
+    assert counts[1] - counts[0] == depth * (sizes[1] - sizes[0])
+    assert after.macs is not None
+    assert before.macs is not None
+    macs_of = [
+        each.macs(dim, heads, grid, **own)
+        for each, own in ((before, of_before), (after, of_after))
+        if each.macs is not None
+    ]
+    assert formulas[1] is not None
+    assert formulas[0] is not None
+    assert formulas[1] - formulas[0] == depth * (macs_of[1] - macs_of[0])
+
+
+def test_the_authors_stage_4_by_name_is_the_authors() -> None:
+    """Windows of one token are attention from every token to every token."""
+    torch.manual_seed(0)
+    named = LITv2(configured(TINY, {"stage4_window_size": 1}, {}), 40, 72, num_classes=3).eval()
+    usual = LITv2(TINY, 40, 72, num_classes=3).eval()
+    usual.load_state_dict(named.state_dict())
+    images = torch.randn(2, 3, 40, 72)
+    assert torch.equal(named(images), usual(images))
