@@ -134,15 +134,14 @@ class Retention(nn.Module):
         tokens = q.shape[3]
         if self.impl == "eager" or not q.is_cpu or tokens > _EQUATION:
             return attend(q, k, v, impl=self.impl, bias=decay, scale=1.0)
-        lines, heads = q.shape[:3], (-1, self.num_heads)
-        q, k, v = (part.flatten(0, 2) for part in (q, k, v))
+        lines = q.shape[:2]
+        # Lines and heads stay apart: converters that fuse attention match its bias with them.
+        q, k, v = (part.flatten(0, 1).contiguous() for part in (q, k, v))
         if tokens < _VECTOR:
-            scores = torch.bmm(k, q.mT).unflatten(0, heads).add_(decay)
-            weights = scores.softmax(dim=-2).mT
+            weights = (k @ q.mT).add_(decay).softmax(dim=-2).mT
         else:
-            scores = torch.bmm(q, k.mT).unflatten(0, heads).add_(decay)
-            weights = scores.softmax(dim=-1)
-        return torch.bmm(weights.flatten(0, 1), v).unflatten(0, lines)
+            weights = (q @ k.mT).add_(decay).softmax(dim=-1)
+        return (weights @ v).unflatten(0, lines)
 
 
 def tables_of(

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# A line that ends in a file and a line number with a colon: what it announces is on other lines.
+_LOCATION = re.compile(r"\S+\.\w+:\d+:\s*$")
 
 
 class BadInput(ValueError):
@@ -47,11 +49,17 @@ def check_writable(path: Path, fault: type[BadInput | StorageFull] = StorageFull
 
 
 def first_line(error: BaseException, limit: int = 500) -> str:
-    """Of its message, at most so many characters and no colours: a row is for reading."""
+    """Of its message, at most so many characters and no colours: a row is for reading.
+
+    It is the last line where the first is a location in C++ sources: contexts follow, then the
+    reason.
+    """
     text = str(error).encode(errors="backslashreplace").decode()  # names of files need not be text
     text = _COLOURS.sub("", text)
     lines = text.strip().splitlines()
-    return lines[0][:limit] if lines else "no message"
+    if not lines:
+        return "no message"
+    return lines[-1 if _LOCATION.search(lines[0]) else 0].strip()[:limit]
 
 
 def causes(error: BaseException) -> list[BaseException]:

@@ -51,3 +51,25 @@ def test_causes_that_go_round() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert causes(first) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "Exception from src/core/graph_rewrite.cpp:298:\n[Matcher] Check 'fits' failed "
+            "at shape_inference.hpp:89:\nWhile validating node 'a':\nMask does not fit.\n\n",
+            "Mask does not fit.",
+        ),
+        (
+            "Check 'false' failed at src/report.cpp:151:\nIt failed:\n-- No rule: svd",
+            "-- No rule: svd",
+        ),
+        ("Exception from src/core.cpp:84:\n\n", "Exception from src/core.cpp:84:"),
+        ("mine.py:3: bad input\nand more", "mine.py:3: bad input"),
+        ("two devices:\ncpu and cuda:0", "two devices:"),
+    ],
+)
+def test_where_is_not_what(message: str, line: str) -> None:
+    """A message that begins with a location in a source file ends with what went wrong."""
+    assert named(RuntimeError(message)) == f"RuntimeError: {line}"

@@ -188,6 +188,21 @@ def test_every_mechanism(tmp_path: Path, name: str, runtime: str) -> None:
     assert found["error_rms"] < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("runtime", "side"),
+    [
+        pytest.param(name, side, marks=[pytest.mark.slow] * ((name, side) != ("openvino", 20)))
+        for name in CONVERTING
+        for side in (14, 20, 48)
+    ],
+)
+def test_lines_of_any_length(tmp_path: Path, runtime: str, side: int) -> None:
+    """Retention computes short, middle and long lines in three ways, which all convert."""
+    axes = {**AXES, "resolution": (str(16 * side),)}
+    (one,) = Sweep(attention=("retention",), runtime=(runtime,), **axes).expand()
+    assert columns_of(one, tmp_path)["error_rms"] < 1e-4
+
+
 def test_nearly_all_is_measured() -> None:
     """At least 95% of the mechanisms in all runtimes together."""
     count = len(attentions.names()) * (1 + len(CONVERTING))
