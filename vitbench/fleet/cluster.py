@@ -76,6 +76,25 @@ def _check_reachable(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"--fleet {address}: nothing answers at {host}:{port}: {reason}") from None
+    _check_is_ray(address, host, port)
+
+
+def _check_is_ray(address: str, host: str, port: int) -> None:
+    """Ray's servers speak gRPC; of others Ray itself says nothing for two minutes."""
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # whose certificates only Ray knows
+    import grpc  # type: ignore[import-untyped] # comes with Ray, without types
+
+    channel = grpc.insecure_channel(f"{host}:{port}")
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_PROBE_S)
+    except grpc.FutureTimeoutError:
+        raise BadInput(
+            f"--fleet {address}: what answers at {host}:{port} is no Ray cluster: `ray start "
+            "--head` prints the address"
+        ) from None
+    finally:
+        channel.close()
 
 
 class RayCluster:

@@ -104,8 +104,7 @@ def bowl(cases: list[Case], rng: np.random.Generator, ties: int) -> dict[str, fl
     return latency_s
 
 
-@pytest.mark.parametrize("ties", [0, 12])
-@pytest.mark.parametrize("scatter", [0.01, 0.04])
+@pytest.mark.parametrize(("ties", "scatter"), [(0, 0.04), (12, 0.01)])
 def test_the_optimum_or_a_tie_is_returned(ties: int, scatter: float) -> None:
     """In 95 of 100 draws, at the price of at most half of all readings, despite drift and odd
     processes. Within LEAST of the optimum counts as a tie: nobody would choose by less."""

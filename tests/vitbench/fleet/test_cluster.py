@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import http.server
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -107,6 +109,28 @@ def test_addresses_where_no_ray_is(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command(["run", "--fleet", "local"]) == 2
     assert "--fleet needs Ray: pip install 'vitbench[fleet]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_where_something_else_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A web server, and a server that says nothing: one sentence, in seconds, and no folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "_PROBE_S", 1.0)
+    web = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    thread = threading.Thread(target=web.serve_forever, daemon=True)
+    thread.start()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for address in (
+            f"ray://127.0.0.1:{web.server_port}",
+            f"127.0.0.1:{silent.getsockname()[1]}",
+        ):
+            assert command(["run", "--fleet", address]) == 2
+            assert "is no Ray cluster: `ray start --head`" in capsys.readouterr().err
+    web.shutdown()
+    web.server_close()
+    thread.join()
     assert not list(tmp_path.iterdir())
 
 
