@@ -108,6 +108,8 @@ def _device_time(record: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Value) -> str:
+    if value is None:  # a whole model has no stride
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
