@@ -88,6 +88,8 @@ def plan_of(folder: Path) -> Plan:
     run = journals.read(folder)
     if run.outcomes and not run.nodes:
         raise BadInput(f"{folder} is measured by one machine: continue it there, without --fleet")
+    if run.plan.tuning is not None:
+        raise BadInput(f"{folder} tunes, which one machine does: `vitbench tune --resume {folder}`")
     if run.plan.shard is not None:
         raise BadInput(f"{folder} is a shard: continue it on its machine, without --fleet")
     return run.plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import Counter
@@ -12,6 +13,9 @@ import pytest
 from tests.vitbench.examples import case, environment, measured, plan, plugin
 from tests.vitbench.fleet.machines import HERE, Host, Machines, Task, known_outcome
 from vitbench.cases import plan as plans
+from vitbench.cases.limits import Limits
+from vitbench.cases.space import Space
+from vitbench.cases.tuning import Tuning
 from vitbench.cli import fleet as command
 from vitbench.engine import planning
 from vitbench.errors import BadInput
@@ -277,7 +281,11 @@ def test_two_heads_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
 
 def test_what_a_fleet_cannot_continue(tmp_path: Path) -> None:
-    """A run of one machine, a shard, and no run."""
+    """A run of one machine, one that tunes, a shard, and no run."""
+    tuning = Tuning(space=Space(({},)), limits=Limits(), defaults=())
+    journal.create(tmp_path / "tuned", dataclasses.replace(PLAN, tuning=tuning)).close()
+    with pytest.raises(BadInput, match="tunes, which one machine does: `vitbench tune --resume"):
+        runs.resume(tmp_path / "tuned", Machines(*hosts(2)))
     with journal.create(tmp_path / "single", PLAN) as file:
         file.append(journal.environment_entry(environment(), None))
         file.append(journal.outcome_entry(CASES[0], 0, measured()))
