@@ -61,6 +61,7 @@ class Outcome:
               the last rounds did not measure both
     fewest    of the settings that keep to the limits, the one with the fewest MACs, unless that is
               the pick: what one would choose by MACs
+    counts_macs  whether one of them has MACs that are more than a lower bound
     fronts    by "peak_memory_bytes" and "macs": the settings that keep to the limits of which no
               other is faster beyond noise and costs no more, the fastest first
     analytic  the rows of which none has both fewer MACs and fewer parameters
@@ -72,6 +73,7 @@ class Outcome:
     default: Record | None
     gain: Ratio | None
     fewest: Rival | None
+    counts_macs: bool
     fronts: Mapping[str, tuple[Record, ...]]
     analytic: tuple[Record, ...]
 
@@ -162,7 +164,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     analytic = _analytic(rows)
     if not able:
         unfit = tuple(_unfit(row, missed.get(_id(row), ()), None) for row in rows)
-        return Outcome(tuple(rows), None, unfit, default, None, None, {}, analytic)
+        return Outcome(tuple(rows), None, unfit, default, None, None, False, {}, analytic)
     estimates = Estimates.of(rounds_of(timed, medians))
     last = _last_rounds(able, medians, tuning)
     finalists = [row for row in able if last and {*last} <= medians[_id(row)].keys()] or able
@@ -182,8 +184,10 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
 
     rivals = sorted((rival(row) for row in rows if row is not pick), key=_order)
     by_case = {_id(one.record): one for one in rivals}
-    costed = [row for row in able if row["macs"] and not row["macs_is_lower_bound"]]
-    fewest = min(costed, key=lambda row: (row["macs"], latency_s(row)), default=None)
+    costed = [row for row in able if row["macs"] and not _is_bound(row, "macs")]
+    fewest = min(
+        costed, key=lambda row: (row["macs"], row is not pick, latency_s(row)), default=None
+    )
     gain = None
     if default is not None and default in finalists and default is not pick:
         gain = _ratio(default, pick, medians, last)
@@ -194,6 +198,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
         default=default,
         gain=gain,
         fewest=None if fewest is None else by_case.get(_id(fewest)),
+        counts_macs=bool(costed),
         fronts=_fronts(able, estimates),
         analytic=analytic,
     )

@@ -151,7 +151,9 @@ class Numbers(Axis):
 
     def check(self, values: Sequence[Value]) -> None:
         for value in values:
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int):
+                raise BadInput(f"{self.name} is a whole number, got {value}")
+            if value < 1:
                 raise BadInput(f"{self.name} must be at least 1, got {value}")
 
     def _parse(self, text: str) -> Value:

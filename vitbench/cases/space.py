@@ -79,7 +79,7 @@ def _values(word: str, item: str) -> Iterator[Scalar]:
         raise BadInput(f"a range goes up from first to last by steps above 0, got {word!r}")
     count = int((last - first) / step) + 1
     if count > _MOST_VALUES:
-        raise BadInput(f"{word!r} has {count} values, and {_MOST_VALUES} are the most")
+        raise BadInput(f"{word!r} has more than {_MOST_VALUES} values")
     is_whole = first == int(first) and step == int(step)
     for index in range(count):
         value = first + index * step

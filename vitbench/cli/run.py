@@ -257,6 +257,9 @@ def outlook(plan: Plan) -> str:
 
     least, most = plans.estimate_s(plan)
     cases = f"{len(plan.cases)} {'case' if len(plan.cases) == 1 else 'cases'}"
+    if plan.tuning is not None and plan.tuning.drawn:
+        size = plan.tuning.space.size
+        cases += f" and {plan.tuning.drawn} of {size} settings, which are drawn as it goes,"
     converts = _conversions(plan)
     if not plan.timed:
         return f"{cases} on {plan.device}, untimed: about {units.duration(least)}{converts}"

@@ -67,13 +67,13 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="degraded")
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Prints text as it is, square brackets and colons too. Wide enough for the tables where there
     is no terminal to ask, or one that says it has no columns.
     """
     from rich.console import Console
 
-    plain: Any = {"highlight": False, "markup": False, "emoji": False}
+    plain: Any = {"highlight": False, "markup": False, "emoji": False, "stderr": stderr}
     console = Console(**plain)
     if not console.is_terminal:
         return Console(width=180, **plain)

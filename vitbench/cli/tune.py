@@ -114,10 +114,11 @@ def tune(
 
 
 def _carry_out(work: run.Work, folder: Path, *, quiet: bool, json: bool) -> int:
-    """Measures or resumes, and answers. Ctrl-C leaves what there is."""
+    """Measures or resumes, and answers. Ctrl-C leaves what there is. Beside JSON, failures are no
+    part of the output."""
     from vitbench.render.progress import ProgressBar
 
-    with ProgressBar(terminal.console(), quiet=quiet) as bar:
+    with ProgressBar(terminal.console(stderr=json), quiet=quiet) as bar:
         try:
             done = work(folder, bar)
         except KeyboardInterrupt:
@@ -144,6 +145,12 @@ def _conclude(done: Run, folder: Path, *, json: bool) -> int:
                 for line in lines:
                     console.print(line, markup=False, soft_wrap=True)
             console.print("", tuning.table(one, done.plan.tuning))
+            if len(one.rows) > tuning.MOST_ROWS:
+                console.print(
+                    f"{tuning.MOST_ROWS} of {len(one.rows)} settings are shown: "
+                    f"`vitbench table {folder} --rows 0` shows all",
+                    soft_wrap=True,
+                )
     paths = [folder / RECORDS, *charts.draw(folder)]
     try:
         paths += report.write([folder])

@@ -43,16 +43,19 @@ def draw(run: Run, round_index: int) -> list[Draw]:
     known = {case.id for case in run.plan.cases}
     study = _study(run, tuning, round_index)
     found: list[Draw] = []
-    for _ in range(wanted * _TRIES):
-        if len(found) == wanted:
-            break
-        trial = study.ask()
-        setting = _setting(trial, tuning.space)
-        cases = tuple(c for c in cases_with(run.plan, tuning, setting) if c.id not in known)
-        able = tuple(case for case in cases if case not in reasons_against(cases, run.plan.plugins))
-        if able:
-            known |= {case.id for case in able}
-            found.append(Draw(round_index, setting, able))
+    for _ in range(_TRIES):
+        # All that are missing at once: what can be built may take a process to find out.
+        tried: list[tuple[dict[str, Scalar], list[Case]]] = []
+        for _ in range(wanted - len(found)):
+            setting = _setting(study.ask(), tuning.space)
+            cases = [c for c in cases_with(run.plan, tuning, setting) if c.id not in known]
+            known |= {case.id for case in cases}
+            tried.append((setting, cases))
+        new = [case for _, cases in tried for case in cases]
+        reasons = reasons_against(new, run.plan.plugins) if new else {}
+        for setting, cases in tried:
+            if able := tuple(case for case in cases if case not in reasons):
+                found.append(Draw(round_index, setting, able))
     return found
 
 

@@ -46,7 +46,7 @@ def make_plan(
 
     kind         "attention" or "backbone"
     space        values by hyper-parameter; empty: those that come with the subject
-    trials       settings that are drawn from the space; None: all are tried, up to MOST_TRIED
+    trials       settings that are drawn from a larger space; None: MOST_TRIED
     last_rounds  that compare what is left in the end
     settings     of `planning.make_plan`
 
@@ -91,7 +91,9 @@ def usual_space(name: str, kind: str, mechanisms: Mapping[str, Path]) -> Space:
     if kind == "backbone":
         if name in LITV2:
             return Space(LITV2_SPACE)
-        raise BadInput(f"{name} has no space of its own: give --space NAME=VALUES, its arguments")
+        raise BadInput(
+            f"{name} has no space of its own: give --space NAME=VALUES with its arguments"
+        )
     outline = class_names.outline_of(name, mechanisms)
     if outline.space:
         return Space(outline.space)
@@ -123,9 +125,9 @@ def _drawn(space: Space, trials: int | None) -> int:
     """How many settings are drawn; 0: all are tried. Raises BadInput."""
     if trials is not None and trials < 1:
         raise BadInput(f"--trials is at least 1, got {trials}")
-    if trials is None and space.size <= MOST_TRIED:
+    drawn = MOST_TRIED if trials is None else trials
+    if drawn >= space.size:
         return 0
-    drawn = min(MOST_TRIED if trials is None else trials, space.size)
     if (reason := drawing.missing()) is not None:
         raise BadInput(
             f"of the {space.size} settings of the space {drawn} would be drawn, but {reason}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Sequence
 
@@ -11,14 +10,11 @@ from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.advise import Advice, Kind, Lost, Miss
 from vitbench.analysis.unmeasured import Unmeasured
 from vitbench.cases.axes import AXES, text_of
-from vitbench.cases.case import Resolution
 from vitbench.cases.limits import Limits
 from vitbench.cases.row import options_of
 from vitbench.cases.scalars import parse_scalar
-from vitbench.cases.sweep import Sweep
-from vitbench.errors import BadInput
 from vitbench.instruments import memory
-from vitbench.render import units
+from vitbench.render import labels, units
 from vitbench.render.insights import setting
 from vitbench.render.text import visible
 from vitbench.results.outcome import MEASURED
@@ -189,25 +185,7 @@ def figures(row: Record) -> str:
 
 def named(row: Record) -> str:
     """`hilo fused in openvino`, with the settings that are not the authors'."""
-    own = ",".join(word for word in str(row["settings"] or "").split() if word not in _usual(row))
-    return f"{subject_of(row)}{f'[{own}]' if own else ''} {row['impl']} in {row['runtime']}"
-
-
-def _usual(row: Record) -> list[str]:
-    """The settings of a row's subject that nobody chose; none of a subject that is not ours."""
-    return _usual_settings(
-        str(row["attention"] or ""), str(row["backbone"] or ""), int(row["stride"] or 0)
-    )
-
-
-@functools.cache
-def _usual_settings(attention: str, backbone: str, stride: int) -> list[str]:
-    kind = {"attention": attention, "stride": stride} if attention else {"backbone": backbone}
-    try:
-        (case,) = Sweep(elsewhere=True, resolution=Resolution(448, 448), **kind).expand()
-    except BadInput:
-        return []
-    return case.settings.split()
+    return f"{labels.subject(row)} {row['impl']} in {row['runtime']}"
 
 
 def changes(advice: Advice, elsewhere: Sequence[tuple[str, Advice]]) -> list[str]:

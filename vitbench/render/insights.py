@@ -20,7 +20,7 @@ from vitbench.analysis.scaling import Exponent
 from vitbench.cases.axes import AXES, text_of
 from vitbench.render import labels, units
 from vitbench.render.text import visible
-from vitbench.results.record import Record, subject_of
+from vitbench.results.record import Record
 
 T = TypeVar("T")
 # Of each kind of finding, and names in a sentence.
@@ -86,9 +86,10 @@ def _tight(capacities: Sequence[Capacity]) -> list[Capacity]:
 
 
 def name(record: Record) -> str:
-    """A mechanism or backbone, with the implementation where it is not the default."""
+    """A mechanism or backbone, with the settings that are not the authors', and the implementation
+    where it is not the default."""
     impl = str(record["impl"])
-    return subject_of(record) + ("" if impl == AXES["impl"].default else f" {impl}")
+    return labels.subject(record) + ("" if impl == AXES["impl"].default else f" {impl}")
 
 
 def setting(record: Record, without: Sequence[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from vitbench.analysis.across_runtimes import Comparison
 from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.case import Resolution
 from vitbench.cases.row import HOW, SETTINGS
+from vitbench.cases.sweep import Sweep
+from vitbench.errors import BadInput
 from vitbench.results.record import Record, subject_of
 
 if TYPE_CHECKING:
@@ -20,6 +23,26 @@ if TYPE_CHECKING:
 def resolution(row: Mapping[str, Any] | pd.Series) -> str:
     """`224` or `800x1280`."""
     return str(Resolution(int(row["image_height"]), int(row["image_width"])))
+
+
+def subject(row: Record) -> str:
+    """`hilo[alpha=0.5]`: a mechanism or backbone, with the settings that are not the authors'."""
+    usual = _usual_settings(
+        str(row["attention"] or ""), str(row["backbone"] or ""), int(row["stride"] or 0)
+    )
+    own = ",".join(word for word in str(row["settings"] or "").split() if word not in usual)
+    return f"{subject_of(row)}[{own}]" if own else subject_of(row)
+
+
+@functools.cache
+def _usual_settings(attention: str, backbone: str, stride: int) -> list[str]:
+    """The settings of a subject that nobody chose; none of a subject that is not ours."""
+    kind = {"attention": attention, "stride": stride} if attention else {"backbone": backbone}
+    try:
+        (case,) = Sweep(elsewhere=True, resolution=Resolution(448, 448), **kind).expand()
+    except BadInput:
+        return []
+    return case.settings.split()
 
 
 def own_words(texts: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -17,7 +17,7 @@ from vitbench.render.text import visible
 from vitbench.results.record import Record, subject_of
 
 # Names in a sentence, and rows of a table.
-_MOST_NAMES, _MOST_ROWS = 6, 24
+_MOST_NAMES, MOST_ROWS = 6, 24
 # Hyper-parameters that a name tells all of.
 _MOST_SETTINGS = 3
 _STATUS = {
@@ -63,10 +63,11 @@ def sentences(outcome: Outcome, tuning: Tuning) -> list[str]:
     if level := [one.record for one in outcome.rivals if one.cause == "level"]:
         lines.append(f"nothing tells it from {_listed(level, outcome, tuning)}")
     lines.append(_by_macs(outcome, tuning))
-    lines += _counts(outcome)
+    lines += _counts(outcome, tuning)
     lines += [_front(against, rows, outcome, tuning) for against, rows in outcome.fronts.items()]
-    names = _listed(outcome.analytic, outcome, tuning)
-    lines.append(f"without measuring, by MACs and parameters, one would choose among {names}")
+    if outcome.analytic:
+        names = _listed(outcome.analytic, outcome, tuning)
+        lines.append(f"without measuring, by MACs and parameters, one would choose among {names}")
     return [visible(line) for line in lines]
 
 
@@ -98,19 +99,23 @@ def _beside_default(outcome: Outcome, tuning: Tuning) -> str:
 
 def _by_macs(outcome: Outcome, tuning: Tuning) -> str:
     fewest = outcome.fewest
+    if not outcome.counts_macs:
+        return "what MACs would choose is not known: of no setting are all operations counted"
     if fewest is None:
         return "MACs would choose the same"
     name, pick = named(fewest.record, outcome, tuning), outcome.pick
     assert pick is not None
-    less = 1 - float(fewest.record["macs"] or 0) / float(pick["macs"] or 1)
-    what = f"MACs would choose {name}, with {less:.1%} fewer of them"
+    what = f"MACs would choose {name}"
+    if pick["macs"] and not pick["macs_is_lower_bound"]:
+        less = 1 - float(fewest.record["macs"] or 0) / float(pick["macs"])
+        what += f", with {less:.1%} fewer of them"
     if fewest.ratio is not None:
         return f"{what}, which takes {_times(fewest.ratio)} as long"
     times = "unknown how" if fewest.times is None else f"about {fewest.times:.2f} times as"
     return f"{what}, which takes {times} long"
 
 
-def _counts(outcome: Outcome) -> list[str]:
+def _counts(outcome: Outcome, tuning: Tuning) -> list[str]:
     given_up = [one for one in outcome.rivals if one.cause == "given_up"]
     failed = [one for one in outcome.rivals if one.cause == "failed"]
     over = [one for one in outcome.rivals if one.cause == "limit"]
@@ -119,6 +124,12 @@ def _counts(outcome: Outcome) -> list[str]:
         f"of {len(outcome.rows)} settings {len(given_up)} were given up before the last rounds; "
         f"{rounds} measurements in all"
     ]
+    if tuning.drawn:
+        others = {(row["settings"], row["dim"], row["num_heads"]) for row in outcome.rows}
+        lines.append(
+            f"of the {tuning.space.size} settings of the space {len(others) - 1} were drawn, of "
+            f"{tuning.drawn} that were wanted"
+        )
     if over:
         lines.append(f"{len(over)} do not keep to the limits")
     if failed:
@@ -167,11 +178,14 @@ def _settings(row: Record) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def table(outcome: Outcome, tuning: Tuning, most: int = _MOST_ROWS) -> Table:
-    """The settings, the fastest first, with what each costs and why it is not the pick."""
-    rows: Iterable[tuple[Record, Rival | None]] = [(one.record, one) for one in outcome.rivals]
+def table(outcome: Outcome, tuning: Tuning, most: int = MOST_ROWS) -> Table:
+    """The settings, the fastest first, with what each costs and why it is not the pick. Of more
+    than `most` the authors' is the last one shown, unless it is before."""
+    rows: list[tuple[Record, Rival | None]] = [(one.record, one) for one in outcome.rivals]
     if outcome.pick is not None:
         rows = [(outcome.pick, None), *rows]
+    if own := [row for row in rows[most:] if row[0] is outcome.default]:
+        rows = [*rows[: most - 1], *own]
     header = ("setting", "images/s", "GMACs", "peak MiB", "rounds", "times the pick's", "")
     lines = [
         (
@@ -183,7 +197,7 @@ def table(outcome: Outcome, tuning: Tuning, most: int = _MOST_ROWS) -> Table:
             _over_pick(rival),
             visible(_reason(rival, tuning)) if rival else "the pick",
         )
-        for row, rival in list(rows)[:most]
+        for row, rival in rows[:most]
     ]
     return listing(header, lines, right=header[1:6])
 
@@ -225,7 +239,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "settings": None if outcome.pick is None else outcome.pick["settings"],
         "default": case(outcome.default),
         "default_over_pick": interval(outcome.gain),
-        "fewest_macs": case(outcome.fewest.record if outcome.fewest else outcome.pick),
+        "fewest_macs": case(_fewest(outcome)),
         "level": [case(one.record) for one in outcome.rivals if one.cause == "level"],
         "rivals": [
             {
@@ -239,3 +253,10 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "fronts": {name: [case(row) for row in rows] for name, rows in outcome.fronts.items()},
         "analytic_front": [case(row) for row in outcome.analytic],
     }
+
+
+def _fewest(outcome: Outcome) -> Record | None:
+    """The row that MACs would choose; None where it is not known."""
+    if outcome.fewest is not None:
+        return outcome.fewest.record
+    return outcome.pick if outcome.counts_macs else None

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.vitbench.engine.test_tune import Timed
-from tests.vitbench.examples import layer, plugin, read_csv, vitbench
+from tests.vitbench.engine.test_tune import Timed, latency_s
+from tests.vitbench.examples import facts, layer, measured, plugin, read_csv, vitbench
 from vitbench.__main__ import run
 from vitbench.engine import pool
+from vitbench.render import charts, report
+from vitbench.results.outcome import Failed
 
 # Its second setting takes several times as long as its first.
 REPEATED = layer(
@@ -56,6 +58,29 @@ def test_the_answer_is_shown(
     assert answer["default_over_pick"][0] == pytest.approx(2.65, rel=0.01)
 
 
+def test_json_is_nothing_else(
+    workers: Timed,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What fails is told beside it; and MACs that nobody knows choose nothing."""
+    monkeypatch.setattr(charts, "draw", lambda folder: [])  # it takes seconds
+    monkeypatch.setattr(report, "write", lambda folders: [])
+    workers.script = lambda case: (
+        Failed("crashed", "it crashed")
+        if dict(case.params)["alpha"] == 0.5
+        else measured(latency_s(case), facts=facts(macs=None))
+    )
+    words = ["tune", "hilo", "--space", "alpha=0.5,1", "--rounds", "2", *SHORT]
+    assert run([*words, "--resolution", "224", "--json", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    (answer,) = json.loads(printed.out)
+    assert answer["settings"] == "alpha=0.9 qkv_bias=true window_size=2"
+    assert answer["fewest_macs"] is None
+    assert "it crashed" in printed.err
+
+
 @pytest.mark.slow
 def test_the_fastest_setting_is_found(tmp_path: Path) -> None:
     """By real workers, of a plugin with a space of its own."""
@@ -87,6 +112,8 @@ def test_the_fastest_setting_is_found(tmp_path: Path) -> None:
         ("tune hilo --space alpha=0:1", "a range is first:last:step"),
         ("tune hilo --space alfa=0.5", "hilo has no parameter 'alfa'; nearest: alpha"),
         ("tune hilo --space alpha=much", "hilo.alpha is a number like 0.9, got 'much'"),
+        ("tune hilo --space dim=wide", "dim is a whole number, got wide"),
+        ("tune hilo --space alpha=0:1:1e-400", "'0:1:1e-400' has more than 10000 values"),
         ("tune hilo --space dim=383", "no setting of the space can be built: dim must be"),
         ("tune msa", "msa has no space of its own"),
         ("tune resnet50", "resnet50 has no space of its own"),

@@ -243,18 +243,36 @@ def test_a_run_that_is_resumed_draws_the_same(workers: Timed, tmp_path: Path) ->
 def test_draws_of_settings_that_cannot_be_built_are_others(
     workers: Timed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A space that has no more ends the drawing."""
-    monkeypatch.setattr(drawing, "reasons_against", _no_odd_windows)
+    """A space that has no more ends the drawing. What is missing is asked about at once: a question
+    about a plugin takes a process."""
+    questions = 0
+
+    def reasons(cases: list[Case], _: object) -> dict[Case, str]:
+        nonlocal questions
+        questions += 1
+        return {case: "odd" for case in cases if int(str(dict(case.params)["window_size"])) % 2}
+
+    monkeypatch.setattr(drawing, "reasons_against", reasons)
     run = drawn(workers, tmp_path / "run")
+    assert questions < 32
     assert len(run.drawn) == 32
     assert all(int(str(draw.setting["window_size"])) % 2 == 0 for draw in run.drawn)
-    small = planned({"window_size": (1, 2, 3, 4)}, trials=4)
+    small = planned({"window_size": (1, 2, 3, 4)}, trials=3)
     run = runner.measure(small, tmp_path / "small")
     assert {draw.setting["window_size"] for draw in run.drawn} <= {2, 4}
 
 
-def _no_odd_windows(cases: tuple[Case, ...], _: object) -> dict[Case, str]:
-    return {case: "odd" for case in cases if int(str(dict(case.params)["window_size"])) % 2}
+def test_a_space_of_no_more_than_is_wanted_is_tried_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is drawn, and optuna is not needed."""
+    monkeypatch.setattr(drawing, "missing", lambda: "optuna is not installed: pip install ...")
+    chosen = planned(SMALL, trials=8)
+    assert chosen.tuning is not None
+    assert chosen.tuning.drawn == 0
+    assert len(chosen.cases) == 8
+    with pytest.raises(BadInput, match="7 would be drawn, but optuna"):
+        planned(SMALL, trials=7)
 
 
 def test_without_optuna_a_large_space_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,14 @@ def test_names_of_users_are_harmless() -> None:
     assert "\u202e" not in text
 
 
+def test_settings_of_one_mechanism_are_told_apart() -> None:
+    """By what is not the authors'."""
+    (usual,) = synthetic.cases(attention="hilo")
+    (other,) = synthetic.cases(attention="hilo", params={"hilo": {"alpha": (0.5,)}})
+    names = [words.name(synthetic.record(case, [0.01])) for case in (usual, other)]
+    assert names == ["hilo", "hilo[alpha=0.5]"]
+
+
 def test_most_and_more() -> None:
     """Of a kind so many sentences, and how many more there are."""
     found = insights(planted())
