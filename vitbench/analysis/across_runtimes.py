@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from vitbench import runtimes
 from vitbench.analysis.compare import IDENTITY, MACHINE
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import Spread, may_be_faster
 from vitbench.results.outcome import MEASURED, UNSUPPORTED
 from vitbench.results.record import Record
 
@@ -190,16 +191,27 @@ def swaps(comparison: Comparison) -> list[Swap]:
     """The pairs whose order changes, each once with the runtimes that show it best; the clearest
     first."""
     found, gap_of = [], spread_of(comparison).gap
-    for one, other in itertools.combinations(map(_trusted, comparison.subjects), 2):
+    subjects = [_trusted(rows) for rows in comparison.subjects]
+    for i, j in _may_swap(subjects, comparison.runtimes):
+        one, other = subjects[i], subjects[j]
         shared = [name for name in comparison.runtimes if name in one and name in other]
-        if not shared:
-            continue
-        ahead = max(shared, key=lambda name: gap_of(one[name], other[name]))
-        behind = max(shared, key=lambda name: gap_of(other[name], one[name]))
-        gap = min(gap_of(one[ahead], other[ahead]), gap_of(other[behind], one[behind]))
+        ahead_by = {name: gap_of(one[name], other[name]) for name in shared}
+        behind_by = {name: gap_of(other[name], one[name]) for name in shared}
+        ahead = max(shared, key=lambda name: ahead_by[name])
+        behind = max(shared, key=lambda name: behind_by[name])
+        gap = min(ahead_by[ahead], behind_by[behind])
         if gap > 1:
             found.append(Swap(one, other, ahead, behind, gap))
     return sorted(found, key=lambda swap: -swap.gap)
+
+
+def _may_swap(subjects: Sequence[Rows], names: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of subjects, by index, each of which may be the faster one in some runtime: they
+    are few, and to tell the noise of a pair takes far longer."""
+    faster = np.zeros((len(subjects), len(subjects)), bool)
+    for name in names:
+        faster |= may_be_faster([rows.get(name) for rows in subjects])
+    return [(i, j) for i, j in np.argwhere(faster & faster.T).tolist() if i < j]
 
 
 def _trusted(rows: Rows) -> Rows:

@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vitbench.analysis.stats import student_quantile
 from vitbench.results.record import Record
 
@@ -86,6 +88,18 @@ class Spread:
         """The fastest of the rows, and those that are not known to be slower; the fastest first."""
         best, *others = sorted(rows, key=lambda row: Rounds.of(row).mean)
         return [best, *(row for row in others if self.gap(best, row, len(others)) <= 1)]
+
+
+def may_be_faster(rows: Sequence[Record | None]) -> np.ndarray:
+    """For each row (the first index) and each other one whether `Spread.gap` can be above 1: it
+    never is where neither the mean nor the slowest round that counts says so. Not where a row is
+    None."""
+    none = (math.nan,) * 3
+    rounds = [None if row is None else Rounds.of(row) for row in rows]
+    means, leasts, mosts = np.array(
+        [none if own is None else (own.mean, own.least, own.most) for own in rounds]
+    ).T
+    return np.less.outer(means, means) | np.less.outer(mosts, leasts)
 
 
 def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
