@@ -149,13 +149,15 @@ def _matched(
     """
     key, key_elsewhere = _keys(across), _keys(("device", "dtype"))
     exact = {key(record): record for record in candidate}
-    elsewhere = {key_elsewhere(record): record for record in candidate}
-    pairs: list[tuple[Record | None, Record | None]] = []
-    matched = set()
-    for record in base:
-        other = exact.get(key(record)) or elsewhere.get(key_elsewhere(record))
-        matched.add(id(other))
-        pairs.append((record, other))
+    others = [exact.get(key(record)) for record in base]
+    if None in others:
+        elsewhere = {key_elsewhere(record): record for record in candidate}
+        others = [
+            other or elsewhere.get(key_elsewhere(record))
+            for record, other in zip(base, others, strict=True)
+        ]
+    matched = set(map(id, others))
+    pairs: list[tuple[Record | None, Record | None]] = [*zip(base, others, strict=True)]
     return pairs + [(None, record) for record in candidate if id(record) not in matched]
 
 

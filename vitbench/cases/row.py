@@ -83,15 +83,22 @@ def cases_of(row: Row) -> Iterator[Case]:
         for name, default in _OF_MORE.items()
         if row[name] not in (None, "", default)
     }
+    for settings in _readings(str(row["settings"] or ""), fields["backbone"]):
+        yield Case(**fields, **settings, more=tuple(more.items()))
+
+
+@functools.lru_cache(maxsize=1000)
+def _readings(text: str, backbone: str) -> Sequence[Mapping[str, Any]]:
+    """The fields of a case that the column `settings` may mean. Rows share most of their texts."""
     # A word that is the value of a setting may hold spaces.
-    settings_text = str(row["settings"] or "")
-    words = [word.partition("=") for word in _BETWEEN_WORDS.split(settings_text) if word]
-    readings = itertools.product(*(dict.fromkeys((parse_scalar(v), v)) for _, _, v in words))
-    for own in itertools.islice(readings, _MOST_READINGS):
-        settings = {name: value for (name, _, _), value in zip(words, own, strict=True)}
-        yield Case(
-            **fields, **split_settings(settings, fields["backbone"]), more=tuple(more.items())
+    words = [word.partition("=") for word in _BETWEEN_WORDS.split(text) if word]
+    values = itertools.product(*(dict.fromkeys((parse_scalar(v), v)) for _, _, v in words))
+    return [
+        split_settings(
+            {name: value for (name, _, _), value in zip(words, own, strict=True)}, backbone
         )
+        for own in itertools.islice(values, _MOST_READINGS)
+    ]
 
 
 def name_of(case: Case | Row) -> str:

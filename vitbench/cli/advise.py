@@ -105,6 +105,9 @@ def _rows(runs: Sequence[Path], task: str | None, device: str | None) -> list[Re
     from vitbench.cases.backbone_names import task_of
 
     rows = [row for run in runs for row in judge.records(run)]
+    if not rows:
+        names = ", ".join(map(str, runs))
+        raise BadInput(f"no rows in {names}: nothing was measured there, nothing can be advised")
     if device is not None and device != devices.AUTO:
         known = {str(row["device"]) for row in rows}
         if device not in known:

@@ -113,7 +113,7 @@ def _rows(text: str, delimiter: str, first: int = 1) -> Iterator[tuple[int, list
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for number, cells in enumerate(reader, first):
-            if any(cell.strip() for cell in cells):
+            if any(map(str.strip, cells)):
                 yield number, cells
     except csv.Error as error:
         raise BadInput(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import synthetic_records as synthetic
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import Spread, may_be_faster
 from vitbench.results.record import Record
 
 
@@ -139,3 +139,19 @@ def test_level_are_the_fastest_and_its_ties() -> None:
     rows = [row("a", 1.02, 1.03), row("a", 2.0, 2.02), row("a", 1.0, 1.01)]
     assert Spread.of(rows).level(rows) == [rows[2], rows[0]]
     assert Spread.of(rows[:1]).level(rows[:1]) == rows[:1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_what_is_faster_may_be_faster(count: int) -> None:
+    """Every order that is known is among those that may be; a row that is not there has none."""
+    rng = np.random.default_rng(count)
+    rows = [
+        one for factor in (1.0, 1.1, 1.5) for _ in range(5) for one in drawn(rng, count, factor)
+    ]
+    may, spread = may_be_faster([*rows, None]), Spread.of(rows)
+    known = np.array([[spread.gap(one, other) > 1 for other in rows] for one in rows])
+    assert known.any() == (count > 1)
+    assert not (known & ~may[:-1, :-1]).any()
+    assert not may[-1].any()
+    assert not may[:, -1].any()
+    assert not may.all(where=~np.eye(len(may), dtype=bool))

@@ -229,6 +229,15 @@ def test_rows_without_a_time_are_no_answer(vitbench: Vitbench, status: str) -> N
     assert "- msa fused in eager: " in out
 
 
+def test_a_run_without_rows_says_so(vitbench: Vitbench) -> None:
+    """In one sentence with its name and status 2, whatever is asked."""
+    synthetic.folder(Path("empty"), [])
+    for more in ([], ["--device", "cpu"], ["--runtime", "eager"]):
+        status, out, err = vitbench("advise", "empty", *more)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "no rows in empty" in err
+
+
 def test_one_case_is_told_in_the_singular(vitbench: Vitbench) -> None:
     """What bounds it, with its share of the roofline once."""
     (case,) = synthetic.cases(attention="msa")
