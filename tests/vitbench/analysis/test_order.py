@@ -143,7 +143,8 @@ def test_level_are_the_fastest_and_its_ties() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_what_is_faster_may_be_faster(count: int) -> None:
-    """Every order that is known is among those that may be; a row that is not there has none."""
+    """Every order that is known is among those that may be, which are not all; a row that is not
+    there has none."""
     rng = np.random.default_rng(count)
     rows = [
         one for factor in (1.0, 1.1, 1.5) for _ in range(5) for one in drawn(rng, count, factor)
@@ -154,4 +155,4 @@ def test_what_is_faster_may_be_faster(count: int) -> None:
     assert not (known & ~may[:-1, :-1]).any()
     assert not may[-1].any()
     assert not may[:, -1].any()
-    assert not may.all(where=~np.eye(len(may), dtype=bool))
+    assert may[:-1, :-1].mean() < 0.75
