@@ -21,6 +21,7 @@ class Contents:
 
     shared    what all settings of the answer have in common
     warning   where most figures cannot be trusted; else empty
+    tuned     of runs that looked for the best setting: each contest, and sentences below it
     findings  titles, and sentences below each
     failures  status, reason, and the cases that it kept from being measured
     """
@@ -30,6 +31,7 @@ class Contents:
     shared: str
     warning: str
     matrices: Sequence[fastest.Matrix]
+    tuned: Sequence[tuple[str, Sequence[str]]]
     findings: Sequence[tuple[str, Sequence[str]]]
     versus: Sequence[versus.Versus]
     failures: Sequence[tuple[str, str, Sequence[str]]]
@@ -46,7 +48,8 @@ class Contents:
             shared=shared,
             warning=_warning(records),
             matrices=matrices,
-            findings=[*_tuned(sources), *findings.groups(records), *_insights(sources)],
+            tuned=_tuned(sources),
+            findings=[*findings.groups(records), *_insights(sources)],
             versus=versus.against_the_first(sources),
             failures=_failures(records),
         )
@@ -55,7 +58,7 @@ class Contents:
 def _tuned(sources: Sequence[Source]) -> list[tuple[str, Sequence[str]]]:
     """What each contest of the runs that tuned ended with."""
     return [
-        (f"The best setting of {tuning.title(one)}", tuning.sentences(one, source.tuning))
+        (tuning.title(one), tuning.sentences(one, source.tuning))
         for source in sources
         if source.tuning is not None
         for one in source.tuned

@@ -22,6 +22,10 @@ def markdown(sources: Sequence[Source], told: Contents) -> str:
         f"{text.markdown(told.counts)}.",
         *(["", f"All of this: {text.markdown(told.shared)}."] if told.shared else []),
     ]
+    for title, sentences in told.tuned[:_MOST_FINDINGS]:
+        lines += ["", f"The best setting of {text.markdown(title)}:", ""]
+        lines += [f"- {text.markdown(sentence)}" for sentence in sentences]
+    lines += _rest(told.tuned, _MOST_FINDINGS, "answers")
     for matrix in told.matrices[:_MOST_SETTINGS]:
         header = ["image, pixels", *(f"fastest in {name}" for name in matrix.runtimes)]
         rows = [
