@@ -98,12 +98,12 @@ class HiddenStateMixer(nn.Module):
         return (states @ c).unflatten(2, image.shape[2:]).permute(0, 2, 3, 1)
 
     def _fused(self, x: FeatureMap) -> FeatureMap:
-        """Channels last; A is the bias of the convolution."""
-        bias = F.pad(self.A, (2 * len(self.A), 0))
+        """Channels last. A, which exceeds all else, stays out of the convolution, whose output has
+        one scale in 8 bits."""
         projected = self.BCdt_proj.fused(x)
-        mixed = convolve(projected, self.dw.conv.weight, bias, groups=projected.shape[3])
+        mixed = convolve(projected, self.dw.conv.weight, None, groups=projected.shape[3])
         b, c, step = mixed.flatten(1, 2).chunk(3, dim=-1)
-        states = (step.softmax(dim=1) * b).transpose(1, 2) @ x.flatten(1, 2)
+        states = ((step + self.A).softmax(dim=1) * b).transpose(1, 2) @ x.flatten(1, 2)
         h, z = self.hz_proj.fused(states[:, None]).chunk(2, dim=-1)
         states = self.out_proj.fused(h * (F.silu(z) + self.D)).squeeze(1)
         return (c @ states).unflatten(1, x.shape[1:3])

@@ -134,13 +134,20 @@ def _quantize(file: Path, samples: Samples) -> None:
 
     shape_inference.quant_pre_process(file, file, skip_symbolic_shape=True)
     graph = onnx.load(file).graph
-    constants = {entry.name for entry in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    constants = {entry.name: entry for entry in graph.initializer}
+    constants |= {
+        node.output[0]: onnx.helper.get_node_attr_value(node, "value")
+        for node in graph.node
+        if node.op_type == "Constant"
+    }
     kinds = ("Conv", "Gemm", "MatMul")
     with_weights = [
         node.name
         for node in graph.node
-        if node.op_type in kinds and not constants.isdisjoint(node.input[:2])
+        if node.op_type in kinds
+        for weight in [constants.get(name) for name in node.input[:2]]
+        # It has no kernel by channel for several matrices, as of a mechanism with one a head.
+        if weight is not None and (node.op_type == "Conv" or len(weight.dims) <= 2)
     ]
     if not with_weights:  # an empty list would mean all
         return

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.vitbench.examples import MARK, left_behind, read_csv, vitbench
+from tests.vitbench.runtimes.test_converting import CONVERTING
 from vitbench import runtimes
 from vitbench.results.folder import ARTIFACTS, JOURNAL, RECORDS
 
@@ -21,12 +22,12 @@ _AXES = ["--attention", "msa,hilo", "--resolution", "224", "--dim", "96", "--hea
 _RUN = ["run", *_AXES, "--batch-size", "1", "--device", "cpu", "--effort", "quick", "--rounds", "2"]
 
 
-# The runtimes that convert, and in which dtypes.
+# The runtimes that convert for a CPU, and in which dtypes.
 CONVERTED = [
     (name, dtype)
-    for name, runtime in runtimes.converting().items()
+    for name in CONVERTING
     for dtype in ("float32", runtimes.INT8)
-    if dtype == "float32" or runtime.RULES.int8_packages is not None
+    if dtype == "float32" or runtimes.load(name).RULES.int8_packages is not None
 ]
 
 
@@ -41,7 +42,7 @@ def busy() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("busy")
-@pytest.mark.parametrize("runtime", ["eager", *runtimes.converting()])
+@pytest.mark.parametrize("runtime", ["eager", *CONVERTING])
 def test_no_row_of_a_busy_machine_is_trusted(tmp_path: Path, runtime: str) -> None:
     """Where another process takes a core from its threads, none is above C."""
     done = vitbench(tmp_path, *_RUN, "--runtime", runtime, "--out", "run")
