@@ -16,6 +16,7 @@ from vitbench.cases.scalars import Scalar
 from vitbench.cases.space import Product, Space, case_with
 from vitbench.cases.tuning import Tuning
 from vitbench.engine.inquiry import reasons_against
+from vitbench.errors import BadInput
 from vitbench.results.journal import Draw, Run
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def missing() -> str | None:
 
 def draw(run: Run, round_index: int) -> list[Draw]:
     """The settings that join a run before a round, each as a case of every contest; none after the
-    rounds that draw, nor where the space has no more."""
+    rounds that draw, nor where the space has no more. Raises BadInput without optuna."""
     tuning = run.plan.tuning
     if tuning is None or round_index >= tuning.draws:
         return []
+    if (reason := missing()) is not None:
+        raise BadInput(f"the run draws settings, but {reason}")
     wanted = tuning.drawn * (round_index + 1) // tuning.draws - len(run.drawn)
     known = {case.id for case in run.plan.cases}
     study = _study(run, tuning, round_index)

@@ -67,7 +67,8 @@ def sentences(outcome: Outcome, tuning: Tuning) -> list[str]:
     lines += [_front(against, rows, outcome, tuning) for against, rows in outcome.fronts.items()]
     if outcome.analytic:
         names = _listed(outcome.analytic, outcome, tuning)
-        lines.append(f"without measuring, by MACs and parameters, one would choose among {names}")
+        among = "among " if len(outcome.analytic) > 1 else ""
+        lines.append(f"without measuring, by MACs and parameters, one would choose {among}{names}")
     return [visible(line) for line in lines]
 
 
@@ -121,7 +122,7 @@ def _counts(outcome: Outcome, tuning: Tuning) -> list[str]:
     over = [one for one in outcome.rivals if one.cause == "limit"]
     rounds = sum(int(row["rounds"] or 0) for row in outcome.rows)
     lines = [
-        f"of {len(outcome.rows)} settings {len(given_up)} were given up before the last rounds; "
+        f"given up before the last rounds: {len(given_up)} of {len(outcome.rows)}; "
         f"{rounds} measurements in all"
     ]
     if tuning.drawn:

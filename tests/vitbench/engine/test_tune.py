@@ -282,6 +282,19 @@ def test_without_optuna_a_large_space_is_one_sentence(monkeypatch: pytest.Monkey
         planned(LARGE)
 
 
+def test_without_optuna_a_run_that_draws_is_not_resumed(
+    workers: Timed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence, and what was measured stays."""
+    chosen = planned(LARGE, trials=4)
+    journal.create(tmp_path / "run", chosen).close()
+    before = (tmp_path / "run" / JOURNAL).read_bytes()
+    monkeypatch.setattr(drawing, "missing", lambda: "optuna is not installed: pip install ...")
+    with pytest.raises(BadInput, match="the run draws settings, but optuna is not installed"):
+        runner.resume(tmp_path / "run")
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == before
+
+
 def test_a_limit_leaves_the_rest(workers: Timed, tmp_path: Path) -> None:
     """A latency that nothing keeps to is no answer."""
     chosen = planned(SMALL, limits=Limits(latency_s=1e-6))
