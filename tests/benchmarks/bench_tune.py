@@ -45,7 +45,7 @@ def run(options: Options) -> Section:
     assert outcome.pick is not None
     parts = [
         "HiLo's alpha and window are tuned at 14 x 14 tokens, dim 768, batch 16. The same settings "
-        f"were measured exhaustively before, in ten rounds each: {len(whole.outcomes)} "
+        f"were measured exhaustively before, in eleven rounds each: {len(whole.outcomes)} "
         f"measurements in {units.duration(whole_s)}; the best is {outcome.pick['settings']}. A run "
         "finds the right setting where it is that one, or one that the exhaustive run does not "
         "tell from it.",
@@ -78,7 +78,7 @@ def _exhaustive(folder: Path, space: tuple[str, ...]) -> float:
         for word in ("--param", f"hilo.{name}={','.join(map(str, own))}")
     ]
     return measured(
-        "run", "--attention", "hilo", *words, *CASE, "--effort", "quick", "--rounds", "10",
+        "run", "--attention", "hilo", *words, *CASE, "--effort", "quick", "--rounds", "11",
         "--out", str(folder),
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) gives up the worse half after
 each round. Here a round is a process that measures every setting that is left, one after another,
-so what a round has in common cancels between them. A setting is given up at once where it is slower
+so what a round has in common cancels between them. Disturbances only ever add time, so a setting is
+judged by its lowest reading, and not before it has two. It is given up at once where it is slower
 beyond noise than one that costs no more; of the others the worse half goes, but none that is within
 2% of the best.
 """
@@ -13,12 +14,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from vitbench.analysis.stats import student_quantile
+from vitbench.analysis.stats import median, student_quantile
 
 # Settings closer than this to the best are never given up: less is of no use to who chooses.
 LEAST = 0.02
+# Readings before a setting is given up.
+_LEAST_READINGS = 2
 # Of "slower beyond noise", over all settings of a round.
 _CONFIDENCE = 0.99
 # What the median of a round scatters by before anything is known of it, and as how many
@@ -34,44 +35,51 @@ Rounds = Sequence[Mapping[str, float]]
 class Estimates:
     """Logarithms of latencies, apart from what a round has in common.
 
-    values   by setting
+    values   by setting: the median of its readings
+    lowest   by setting: its lowest reading
     counts   the rounds that measured it
-    scatter  standard deviation of the median of one round
+    scatter  standard deviation of a reading
     freedom  observations that this is known from, those of the prior among them
     """
 
     values: Mapping[str, float]
+    lowest: Mapping[str, float]
     counts: Mapping[str, int]
     scatter: float
     freedom: int
 
     @classmethod
     def of(cls, rounds: Rounds) -> Estimates:
-        """By least squares, one effect for each setting and one for each round: settings that were
-        measured in other rounds compare through those of both."""
-        names = list(dict.fromkeys(name for each in rounds for name in each))
-        index = {name: place for place, name in enumerate(names)}
-        cells = [
-            (index[name], number, math.log(seconds))
-            for number, each in enumerate(rounds)
-            for name, seconds in each.items()
-        ]
-        design = np.zeros((len(cells), len(names) + len(rounds)))
-        for row, (place, number, _) in enumerate(cells):
-            design[row, place] = design[row, len(names) + number] = 1.0
-        logs = np.array([value for *_, value in cells])
-        solution, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
-        rounded = (round(float(value), _DIGITS) for value in solution)  # equals stay equal
-        squares = float(np.square(logs - design @ solution).sum())
-        freedom = len(cells) - int(rank) + _PRIOR_COUNT
-        counts = {name: sum(name in each for each in rounds) for name in names}
-        scatter = math.sqrt((squares + _PRIOR_COUNT * _PRIOR**2) / freedom)
-        return cls(dict(zip(names, rounded, strict=False)), counts, scatter, freedom)
+        """What a round has in common is the median of what its settings take longer than before:
+        one that is disturbed does not move it. Settings that were measured in other rounds compare
+        through those of both."""
+        readings: dict[str, list[float]] = {}
+        offsets = 0
+        for each in filter(None, rounds):
+            logs = {name: math.log(seconds) for name, seconds in each.items()}
+            known = [log - median(readings[name]) for name, log in logs.items() if name in readings]
+            offset = median(known) if known else 0.0
+            offsets += bool(known)
+            for name, log in logs.items():
+                # Rounded, so that no dust of floats tells equals apart.
+                readings.setdefault(name, []).append(round(log - offset, _DIGITS))
+        values = {name: median(own) for name, own in readings.items()}
+        squares = math.fsum(
+            (reading - values[name]) ** 2 for name, own in readings.items() for reading in own
+        )
+        more = sum(len(own) - 1 for own in readings.values()) - offsets
+        freedom = max(0, more) + _PRIOR_COUNT
+        return cls(
+            values,
+            {name: min(own) for name, own in readings.items()},
+            {name: len(own) for name, own in readings.items()},
+            math.sqrt((squares + _PRIOR_COUNT * _PRIOR**2) / freedom),
+            freedom,
+        )
 
-    def gap(self, fast: str, slow: str) -> tuple[float, float]:
-        """By how much longer the slower one takes, as a logarithm, and its standard error."""
-        error = self.scatter * math.sqrt(1 / self.counts[fast] + 1 / self.counts[slow])
-        return self.values[slow] - self.values[fast], error
+    def error(self, one: str, other: str) -> float:
+        """The standard error of what two settings differ by."""
+        return self.scatter * math.sqrt(1 / self.counts[one] + 1 / self.counts[other])
 
 
 def survivors(
@@ -87,13 +95,14 @@ def survivors(
             them beats nothing that costs less
     """
     estimates = Estimates.of(rounds)
-    behind = {name: _behind(name, names, estimates, costs) for name in names}
+    judged = [name for name in names if estimates.counts[name] >= _LEAST_READINGS]
+    behind = {name: _behind(name, names, estimates, costs) for name in judged}
     reach = student_quantile((1 - _CONFIDENCE) / len(names), estimates.freedom)
     near = {name for name, (gap, _) in behind.items() if gap <= LEAST}
     open_ = [name for name, (gap, error) in behind.items() if gap <= max(LEAST, reach * error)]
     open_.sort(key=lambda name: (behind[name][0], name))
-    half = -(-len(names) // 2)
-    return near | {*open_[:half]} | ({*kept} & {*names})
+    half = -(-len(judged) // 2)
+    return near | {*open_[:half]} | ({*names} - {*judged}) | ({*kept} & {*names})
 
 
 def _behind(
@@ -102,12 +111,13 @@ def _behind(
     estimates: Estimates,
     costs: Mapping[str, tuple[float, ...]],
 ) -> tuple[float, float]:
-    """How far a setting is behind the fastest of those that cost no more, and the standard error;
-    0 for the fastest itself."""
+    """How far a setting is behind the fastest of those that cost no more, by the lowest readings,
+    and the standard error; 0 for the fastest itself."""
+    lowest = estimates.lowest
     rivals = (
         other
         for other in names
         if all(own <= its for own, its in zip(costs[other], costs[name], strict=True))
     )
-    best = min(rivals, key=lambda other: (estimates.values[other], other))
-    return (0.0, 0.0) if best == name else estimates.gap(best, name)
+    best = min(rivals, key=lambda other: (lowest[other], other))
+    return (0.0 if best == name else lowest[name] - lowest[best]), estimates.error(best, name)

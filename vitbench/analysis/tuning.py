@@ -52,9 +52,8 @@ class Outcome:
     """How a contest ended.
 
     rows      all settings, the authors' first
-    pick      the fastest that keeps to the limits; of those that nothing tells apart the authors'
-              setting, whose accuracy is known, else the one with the least memory; None: none keeps
-              to the limits
+    pick      the fastest that keeps to the limits; of those within 2% the authors' setting, whose
+              accuracy is known, else the one with the least memory; None: none keeps to the limits
     rivals    the others, the fastest first
     default   the authors' setting; None where it is no row
     gain      the latency of the authors' setting over the pick's; None where the pick is it, or
@@ -170,8 +169,8 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     finalists = [row for row in able if last and {*last} <= medians[_id(row)].keys()] or able
     best = min(finalists, key=lambda row: estimates.values[_id(row)])
     ratios = {_id(row): _ratio(row, best, medians, last) for row in finalists if row is not best}
-    level = [row for row in finalists if row is not best and _is_level(ratios[_id(row)])]
-    pick = _pick(best, level, default)
+    as_fast = [row for row in finalists if row is not best and _is_as_fast(ratios[_id(row)])]
+    pick = _pick(best, as_fast, default)
 
     def rival(row: Record) -> Rival:
         if row not in able:
@@ -180,7 +179,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
         if row not in finalists:
             return Rival(row, "given_up", times)
         ratio = _ratio(row, pick, medians, last)
-        return Rival(row, "level" if row in [best, *level] else "slower", times, ratio)
+        return Rival(row, "level" if _is_level(ratio) else "slower", times, ratio)
 
     rivals = sorted((rival(row) for row in rows if row is not pick), key=_order)
     by_case = {_id(one.record): one for one in rivals}
@@ -204,11 +203,11 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     )
 
 
-def _pick(best: Record, level: Sequence[Record], default: Record | None) -> Record:
-    """Of settings that nothing tells apart."""
-    if default is not None and default in level:
+def _pick(best: Record, as_fast: Sequence[Record], default: Record | None) -> Record:
+    """Of the best and the settings that are as fast."""
+    if default is not None and default in as_fast:
         return default
-    return min([best, *level], key=peak_bytes) if memory_compares([best, *level]) else best
+    return min([best, *as_fast], key=peak_bytes) if memory_compares([best, *as_fast]) else best
 
 
 def _id(row: Record) -> str:
@@ -242,6 +241,10 @@ def _ratio(row: Record, pick: Record, medians: Medians, last: Collection[int]) -
 def _is_level(ratio: Ratio | None) -> bool:
     """Whether nothing tells a row from a faster one."""
     return ratio is None or ratio.low <= 1 or ratio.value <= 1 + LEAST
+
+
+def _is_as_fast(ratio: Ratio | None) -> bool:
+    return ratio is not None and ratio.value <= 1 + LEAST
 
 
 def _times(row: Record, pick: Record, estimates: Estimates) -> float:
@@ -279,7 +282,8 @@ def _is_beaten(row: Record, rows: Sequence[Record], column: str, estimates: Esti
     for other in rows:
         if other is row or float(other[column] or 0) > float(row[column] or 0):
             continue
-        gap, error = estimates.gap(_id(other), _id(row))
+        gap = estimates.values[_id(row)] - estimates.values[_id(other)]
+        error = estimates.error(_id(other), _id(row))
         if gap > max(LEAST, _ERRORS * error):
             return True
         if gap > 0 and float(other[column] or 0) < float(row[column] or 0):

@@ -259,7 +259,7 @@ def sizes(plan: Plan) -> list[float]:
         if index < tuning.draws:
             left += tuning.drawn * len(tuning.defaults) / tuning.draws
         found.append(left)
-        if index < tuning.narrowing:
+        if 0 < index < tuning.narrowing:
             left = max(left / 2, min(left, 2.0 * len(tuning.defaults)))
     return found
 

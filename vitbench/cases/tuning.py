@@ -20,7 +20,7 @@ class Tuning:
     defaults      ids of the cases with the authors' settings, which are never given up
     drawn         settings that are drawn from the space; 0: the plan has all of them
     draws         rounds that begin by drawing
-    narrowing     rounds after each of which settings are given up, those that draw among them
+    narrowing     rounds after which settings are given up, those that draw among them
     """
 
     space: Space
@@ -28,7 +28,7 @@ class Tuning:
     defaults: tuple[str, ...]
     drawn: int = 0
     draws: int = 0
-    narrowing: int = 4
+    narrowing: int = 5
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

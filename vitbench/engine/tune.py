@@ -24,7 +24,7 @@ from vitbench.subjects.backbones import LITV2, LITV2_SPACE
 # A larger space is drawn from.
 MOST_TRIED = 128
 # Rounds after each of which settings are given up, and in the end those that compare what is left.
-_NARROWING, LAST_ROUNDS = 4, 6
+_NARROWING, LAST_ROUNDS = 5, 6
 # Rounds that begin by drawing settings from a large space.
 _DRAWS = 4
 
@@ -62,8 +62,8 @@ def make_plan(
         else:
             _check_layer(subject, product, axes, files)
     drawn = _drawn(given, trials)
-    if last_rounds < 2:
-        raise BadInput(f"--rounds is at least 2, so that there is an interval, got {last_rounds}")
+    if last_rounds < 3:
+        raise BadInput(f"--rounds is at least 3, so that there is an interval, got {last_rounds}")
     own = planning.make_plan(
         axes={**axes, kind: (subject,)}, plugins=plugins, on_note=on_note, rounds=1, **settings
     )

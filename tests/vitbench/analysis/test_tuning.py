@@ -25,8 +25,10 @@ from vitbench.cases.tuning import Tuning
 from vitbench.results.record import Record
 
 SPACE = Space(({"alpha": tuple(i / 10 for i in range(11)), "window_size": (1, 2, 4, 7)},))
-ROUNDS = 10
+ROUNDS = 11
 DRAWS = 100
+# Of readings, which then take up to twice as long.
+DISTURBED = 0.05
 
 
 def planned(space: Space = SPACE, **axes: object) -> tuple[list[Case], tuple[str, ...]]:
@@ -56,10 +58,12 @@ class Clock:
         """The medians of a round."""
         odd = synthetic.ODD_FACTOR if self.rng.random() < synthetic.ODD else 1.0
         shared = odd * math.exp(self.rng.normal(0, 0.03) + self.drift * round_index / ROUNDS)
-        return {
-            case: self.latency_s[case] * shared * math.exp(self.rng.normal(0, self.scatter))
-            for case in sorted(cases)
-        }
+        found = {}
+        for case in sorted(cases):
+            disturbed = 1 + self.rng.random() if self.rng.random() < DISTURBED else 1.0
+            noise = disturbed * math.exp(self.rng.normal(0, self.scatter))
+            found[case] = self.latency_s[case] * shared * noise
+        return found
 
 
 def tuned(
@@ -104,10 +108,10 @@ def bowl(cases: list[Case], rng: np.random.Generator, ties: int) -> dict[str, fl
     return latency_s
 
 
-@pytest.mark.parametrize(("ties", "scatter"), [(0, 0.04), (12, 0.01)])
+@pytest.mark.parametrize(("ties", "scatter"), [(0, 0.025), (12, 0.01)])
 def test_the_optimum_or_a_tie_is_returned(ties: int, scatter: float) -> None:
-    """In 95 of 100 draws, at the price of at most half of all readings, despite drift and odd
-    processes. Within LEAST of the optimum counts as a tie: nobody would choose by less."""
+    """In 95 of 100 draws, at the price of at most half of all readings, despite drift, odd
+    processes and readings that are disturbed. Within LEAST of the optimum counts as a tie: nobody would choose by less."""
     cases, defaults = planned()
     tuning = Tuning(space=SPACE, limits=Limits(), defaults=defaults)
     right, readings = 0, 0
@@ -245,7 +249,8 @@ def test_half_goes_and_the_best_stays(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     reading = {str(index): float(rng.uniform(1, 2)) for index in range(count)}
     costs: dict[str, tuple[float, ...]] = dict.fromkeys(reading, (1.0,))
-    left = survivors(reading, [reading], costs)
+    assert survivors(reading, [reading], costs) == {*reading}  # a second reading comes first
+    left = survivors(reading, [reading, reading], costs)
     best = min(reading.values())
     near = {name for name, seconds in reading.items() if math.log(seconds / best) <= LEAST}
     assert near <= left

@@ -86,7 +86,7 @@ def test_the_fastest_setting_is_found(tmp_path: Path) -> None:
     """By real workers, of a plugin with a space of its own."""
     own = plugin(tmp_path, "repeated", REPEATED)
     done = vitbench(
-        tmp_path, "tune", "repeated", "--plugin", str(own), *SHORT, "--rounds", "2", "--out", "out"
+        tmp_path, "tune", "repeated", "--plugin", str(own), *SHORT, "--rounds", "3", "--out", "out"
     )
     assert done.returncode == 0, done.stderr
     assert "use strength=1" in done.stdout
@@ -120,7 +120,7 @@ def test_the_fastest_setting_is_found(tmp_path: Path) -> None:
         ("tune litv2_s --space sr_ratio=2", "litv2_s has no parameter 'sr_ratio'"),
         ("tune hilo --max-gmacs 0", "--max-gmacs is over 0"),
         ("tune hilo --max-params many", "a number of parameters is like 28M"),
-        ("tune hilo --rounds 1", "--rounds is at least 2"),
+        ("tune hilo --rounds 2", "--rounds is at least 3"),
         ("tune hilo --trials 0", "--trials is at least 1"),
         ("tune hilo --task detect", "--task is of backbones"),
         ("tune hilo --resume nowhere", "--resume does not go with subject"),

@@ -118,7 +118,7 @@ def test_what_cannot_be_built_is_left_out_and_said() -> None:
         ({"alpha": ("much",)}, {}, "alpha"),
         ({"window_size": (1.5,)}, {}, "whole number"),
         ({"window_size": (2,)}, {"trials": 0}, "--trials"),
-        ({"window_size": (2,)}, {"last_rounds": 1}, "--rounds"),
+        ({"window_size": (2,)}, {"last_rounds": 2}, "--rounds"),
     ],
 )
 def test_a_space_that_cannot_be_is_one_sentence(
