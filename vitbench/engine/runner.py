@@ -111,7 +111,8 @@ class _Runner:
         if tuning is None:
             self._chosen = {case.id for case in run.plan.cases}
             return
-        if not any(draw.round_index == self._index for draw in run.drawn):
+        was_begun = any(index == self._index for _, index in run.outcomes)
+        if not was_begun:  # of draws that were cut off the rest follows
             draws = drawing.draw(run, self._index)
             self._journal.append(*map(journals.draw_entry, draws))
             for draw in draws:
@@ -119,8 +120,7 @@ class _Runner:
         joined = {case.id: draw.round_index for draw in run.drawn for case in draw.cases}
         medians, records = run.medians(), run.records()
         self._chosen = open_cases(records, medians, tuning, joined, self._index)
-        was_cut_off = any(index == self._index for _, index in run.outcomes)
-        if was_cut_off and any(self._open_cases()):
+        if was_begun and any(self._open_cases()):
             # Settings are compared within a round, so all of them are measured by one process.
             self._journal.append(journals.restart_entry(self._index))
             run.restart(self._index)

@@ -225,14 +225,16 @@ def test_a_large_space_is_drawn_from(workers: Timed, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_resumed_draws_the_same(workers: Timed, tmp_path: Path) -> None:
-    """The draws follow from the journal alone, wherever it was cut off."""
+    """The draws follow from the journal alone, wherever it was cut off, also between two draws."""
     whole = drawn(workers, tmp_path / "whole")
     lines = (tmp_path / "whole" / JOURNAL).read_text().splitlines(keepends=True)
     ends = [number for number, line in enumerate(lines, start=1) if '"outcome"' in line]
-    for index, share in enumerate((0.1, 0.4, 0.7)):
+    draws = [number for number, line in enumerate(lines, start=1) if '"drawn"' in line]
+    cuts = [draws[2], draws[11], *(ends[int(share * len(ends))] for share in (0.1, 0.7))]
+    for index, cut in enumerate(cuts):
         folder = tmp_path / f"cut{index}"
         folder.mkdir()
-        (folder / JOURNAL).write_text("".join(lines[: ends[int(share * len(ends))]]))
+        (folder / JOURNAL).write_text("".join(lines[:cut]))
         resumed = runner.resume(folder)
         assert {draw.cases[0].id for draw in resumed.drawn} == {
             draw.cases[0].id for draw in whole.drawn
