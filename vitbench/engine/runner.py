@@ -167,13 +167,14 @@ class _Runner:
         self._report(case, outcome)
 
     def _measure_round(self, worker: CaseWorker) -> None:
-        with_facts = self._index == 0
         self._measure_control(worker)
         for case in self._open_cases():
             if self._is_time_spent():
                 return
             self._report(case, None)
-            outcome = worker.measure(case, self._rule(case), with_facts=with_facts)
+            # A drawn setting comes in after the first round: it is checked and counted then.
+            is_new = not self._run.outcomes_of(case)
+            outcome = worker.measure(case, self._rule(case), with_facts=is_new)
             if self._budget is not None and isinstance(outcome, Measured):
                 self._budget.update(case, outcome)
             self._keep(case, outcome)

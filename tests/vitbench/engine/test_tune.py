@@ -21,7 +21,7 @@ from vitbench.errors import BadInput
 from vitbench.results import journal
 from vitbench.results.folder import JOURNAL
 from vitbench.results.journal import Run
-from vitbench.results.outcome import Failed
+from vitbench.results.outcome import MEASURED, Failed
 
 AXES = {"resolution": (224,), "batch_size": (1,)}
 SMALL = {"alpha": (0.0, 0.5, 0.9, 1.0), "window_size": (2, 7)}
@@ -208,11 +208,14 @@ def drawn(workers: Timed, folder: Path, **changes: object) -> Run:
 
 
 def test_a_large_space_is_drawn_from(workers: Timed, tmp_path: Path) -> None:
-    """Each setting once, in four portions; what is found is near the optimum; and the journal has
-    all of it."""
+    """Each setting once, in four portions; each is checked and counted when it comes in; what is
+    found is near the optimum; and the journal has all of it."""
     run = drawn(workers, tmp_path / "run")
     assert len(run.drawn) == 32
     assert len({case.id for case in run.plan.cases}) == len(run.plan.cases)
+    looked_at = [case_id for _, case_id, with_facts in workers.asked if with_facts]
+    assert sorted(looked_at) == sorted(case.id for case in run.plan.cases)
+    assert all(record["status"] == MEASURED for record in run.records())
     assert [sum(draw.round_index == index for draw in run.drawn) for index in range(5)] == [
         8, 8, 8, 8, 0,
     ]  # fmt: skip
