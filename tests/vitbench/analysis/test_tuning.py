@@ -111,7 +111,8 @@ def bowl(cases: list[Case], rng: np.random.Generator, ties: int) -> dict[str, fl
 @pytest.mark.parametrize(("ties", "scatter"), [(0, 0.025), (12, 0.01)])
 def test_the_optimum_or_a_tie_is_returned(ties: int, scatter: float) -> None:
     """In 95 of 100 draws, at the price of at most half of all readings, despite drift, odd
-    processes and readings that are disturbed. Within LEAST of the optimum counts as a tie: nobody would choose by less."""
+    processes and readings that are disturbed. Within LEAST of the optimum counts as a tie: nobody
+    would choose by less."""
     cases, defaults = planned()
     tuning = Tuning(space=SPACE, limits=Limits(), defaults=defaults)
     right, readings = 0, 0

@@ -72,7 +72,7 @@ def test_json_is_nothing_else(
         if dict(case.params)["alpha"] == 0.5
         else measured(latency_s(case), facts=facts(macs=None))
     )
-    words = ["tune", "hilo", "--space", "alpha=0.5,1", "--rounds", "2", *SHORT]
+    words = ["tune", "hilo", "--space", "alpha=0.5,1", "--rounds", "3", *SHORT]
     assert run([*words, "--resolution", "224", "--json", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
     (answer,) = json.loads(printed.out)
