@@ -108,7 +108,7 @@ def test_the_fastest_setting_is_found(tmp_path: Path) -> None:
 def test_drawn_settings_are_measured(tmp_path: Path) -> None:
     """By real workers, also those that come in after the first round."""
     own = plugin(tmp_path, "repeated", REPEATED)
-    words = ["tune", "repeated", "--plugin", str(own), *SHORT, "--trials", "4", "--rounds", "2"]
+    words = ["tune", "repeated", "--plugin", str(own), *SHORT, "--trials", "4", "--rounds", "3"]
     done = vitbench(tmp_path, *words, "--out", "out")
     assert done.returncode == 0, done.stderr
     rows = read_csv(tmp_path / "out" / "records.csv")
