@@ -19,14 +19,14 @@ from vitbench.analysis.halving import LEAST, Estimates, survivors
 from vitbench.analysis.stats import Ratio
 from vitbench.cases.limits import Limits
 from vitbench.cases.tuning import Tuning
-from vitbench.results.outcome import MEASURED
+from vitbench.results.outcome import MEASURED, NOT_MEASURED
 from vitbench.results.record import Record
 
 # What a contest chooses among.
 CHOSEN = ("settings", "dim", "num_heads", "dtype", "impl")
 # Seconds of one call, the median of a round: by case, then by the number of the round.
 Medians = Mapping[str, Mapping[int, float]]
-# Standard errors beyond which one setting of a front is faster than another.
+# Standard errors beyond which one setting is faster than another.
 _ERRORS = 2.0
 Cause = Literal["level", "slower", "given_up", "limit", "failed", "unmeasured"]
 
@@ -120,7 +120,7 @@ def _open(
         if index == round_index:
             break
         if index < tuning.narrowing:
-            able = {case for case in left if medians.get(case)} - (over - kept)
+            able = left & costs.keys() - (over - kept)  # what failed meanwhile has no costs
             rounds = [
                 {case: own[number] for case in able if number in (own := medians[case])}
                 for number in range(index + 1)
@@ -160,26 +160,33 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
     timed = [row for row in rows if row["status"] == MEASURED]
     missed = {_id(row): misses(row, tuning.limits, Samples()) for row in timed}
     able = [row for row in timed if not missed[_id(row)]]
-    analytic = _analytic(rows)
+    cheapest = analytic(rows)
     if not able:
-        unfit = tuple(_unfit(row, missed.get(_id(row), ()), None) for row in rows)
-        return Outcome(tuple(rows), None, unfit, default, None, None, False, {}, analytic)
+        unfit = tuple(_unfit(row, missed.get(_id(row), ())) for row in rows)
+        return Outcome(tuple(rows), None, unfit, default, None, None, False, {}, cheapest)
     estimates = Estimates.of(rounds_of(timed, medians))
     last = _last_rounds(able, medians, tuning)
     finalists = [row for row in able if last and {*last} <= medians[_id(row)].keys()] or able
     best = min(finalists, key=lambda row: estimates.values[_id(row)])
+    # Where what they lost to has failed since, one that was given up is the best after all.
+    revived = [row for row in able if _is_slower(best, row, estimates)]
+    best = min([best, *revived], key=lambda row: estimates.values[_id(row)])
     ratios = {_id(row): _ratio(row, best, medians, last) for row in finalists if row is not best}
     as_fast = [row for row in finalists if row is not best and _is_as_fast(ratios[_id(row)])]
     pick = _pick(best, as_fast, default)
 
     def rival(row: Record) -> Rival:
         if row not in able:
-            return _unfit(row, missed.get(_id(row), ()), None)
+            return _unfit(row, missed.get(_id(row), ()))
         times = _times(row, pick, estimates)
         if row not in finalists:
             return Rival(row, "given_up", times)
         ratio = _ratio(row, pick, medians, last)
-        return Rival(row, "level" if _is_level(ratio) else "slower", times, ratio)
+        if ratio is None:
+            is_level = not _is_slower(row, pick, estimates)
+        else:
+            is_level = ratio.low <= 1 or ratio.value <= 1 + LEAST
+        return Rival(row, "level" if is_level else "slower", times, ratio)
 
     rivals = sorted((rival(row) for row in rows if row is not pick), key=_order)
     by_case = {_id(one.record): one for one in rivals}
@@ -199,7 +206,7 @@ def _outcome(rows: Sequence[Record], medians: Medians, tuning: Tuning) -> Outcom
         fewest=None if fewest is None else by_case.get(_id(fewest)),
         counts_macs=bool(costed),
         fronts=_fronts(able, estimates),
-        analytic=analytic,
+        analytic=cheapest,
     )
 
 
@@ -238,23 +245,24 @@ def _ratio(row: Record, pick: Record, medians: Medians, last: Collection[int]) -
     return stats.ratio_of_blocks(shifts) if len(shifts) > 1 else None
 
 
-def _is_level(ratio: Ratio | None) -> bool:
-    """Whether nothing tells a row from a faster one."""
-    return ratio is None or ratio.low <= 1 or ratio.value <= 1 + LEAST
-
-
 def _is_as_fast(ratio: Ratio | None) -> bool:
     return ratio is not None and ratio.value <= 1 + LEAST
+
+
+def _is_slower(row: Record, other: Record, estimates: Estimates) -> bool:
+    """Whether a row is slower than another beyond noise, by all rounds."""
+    gap = estimates.values[_id(row)] - estimates.values[_id(other)]
+    return gap > max(LEAST, _ERRORS * estimates.error(_id(other), _id(row)))
 
 
 def _times(row: Record, pick: Record, estimates: Estimates) -> float:
     return math.exp(estimates.values[_id(row)] - estimates.values[_id(pick)])
 
 
-def _unfit(row: Record, missed: tuple[Miss, ...], times: float | None) -> Rival:
-    if row["status"] != MEASURED:
-        return Rival(row, "unmeasured" if not row["message"] else "failed")
-    return Rival(row, "limit", times, misses=missed)
+def _unfit(row: Record, missed: tuple[Miss, ...]) -> Rival:
+    if row["status"] == MEASURED:
+        return Rival(row, "limit", misses=missed)
+    return Rival(row, "unmeasured" if row["status"] == NOT_MEASURED else "failed")
 
 
 def _order(one: Rival) -> tuple[bool, float]:
@@ -282,17 +290,17 @@ def _is_beaten(row: Record, rows: Sequence[Record], column: str, estimates: Esti
     for other in rows:
         if other is row or float(other[column] or 0) > float(row[column] or 0):
             continue
-        gap = estimates.values[_id(row)] - estimates.values[_id(other)]
-        error = estimates.error(_id(other), _id(row))
-        if gap > max(LEAST, _ERRORS * error):
+        if _is_slower(row, other, estimates):
             return True
-        if gap > 0 and float(other[column] or 0) < float(row[column] or 0):
+        is_faster = estimates.values[_id(other)] < estimates.values[_id(row)]
+        if is_faster and float(other[column] or 0) < float(row[column] or 0):
             return True
     return False
 
 
-def _analytic(rows: Sequence[Record]) -> tuple[Record, ...]:
-    """What one would choose from without measuring, the fewest MACs first."""
+def analytic(rows: Sequence[Record]) -> tuple[Record, ...]:
+    """What one would choose from without measuring, the fewest MACs first: the rows of which none
+    has both fewer MACs and fewer parameters."""
     costed = [row for row in rows if row["macs"] and row["params"] is not None]
     costed.sort(key=lambda row: (float(row["macs"] or 0), float(row["params"] or 0)))
     found: list[Record] = []

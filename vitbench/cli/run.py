@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitbench.cases.plan import Plan
     from vitbench.render.progress import ProgressBar
     from vitbench.results.journal import Run
+    from vitbench.results.record import Record
 
 REPORTS = Path("reports")
 # Measures into a folder.
@@ -176,7 +177,7 @@ def run(
             return fleet.resume(machines.fleet, resume, quiet=machine.quiet)
         from vitbench.engine import runner
 
-        return _carry_out(runner.resume, resume, quiet=machine.quiet)
+        return carry_out(runner.resume, resume, conclude, quiet=machine.quiet)
     precision.check(rule)
     machines.check(precision, memory)
     settings: dict[str, Any] = {"allocator": memory.allocator}
@@ -215,7 +216,8 @@ def run(
 
     terminal.console().print(f"{plan.title}: {outlook(plan)}")
     folder = machine.out or new_folder(REPORTS, plan.suite, plan.device)
-    return _carry_out(partial(runner.measure, plan), folder, quiet=machine.quiet)
+    work = partial(runner.measure, plan)
+    return carry_out(work, folder, conclude, quiet=machine.quiet)
 
 
 def check_resume(context: typer.Context, *others: str) -> None:
@@ -290,16 +292,28 @@ def _conversions(plan: Plan) -> str:
     return f"; about {units.duration(seconds)} of it converts modules{on}"
 
 
-def _carry_out(work: Work, folder: Path, *, quiet: bool) -> int:
-    """Measures or resumes, and reports. Ctrl-C leaves what there is."""
+def carry_out(
+    work: Work,
+    folder: Path,
+    answer: Callable[[Run, Path], int],
+    *,
+    quiet: bool,
+    command: str = "vitbench run",
+    stderr: bool = False,
+) -> int:
+    """Measures or resumes, and answers. Ctrl-C leaves what there is, and says with which command it
+    is continued.
+
+    stderr  failures are told there, and not among the output
+    """
     from vitbench.render.progress import ProgressBar
 
-    with ProgressBar(terminal.console(), quiet=quiet) as bar:
+    with ProgressBar(terminal.console(stderr=stderr), quiet=quiet) as bar:
         try:
             done = work(folder, bar)
         except KeyboardInterrupt:
-            return interrupted(folder, f"vitbench run --resume {folder}")
-    return conclude(done, folder)
+            return interrupted(folder, f"{command} --resume {folder}")
+    return answer(done, folder)
 
 
 def interrupted(folder: Path, command: str) -> int:
@@ -316,7 +330,7 @@ def conclude(done: Run, folder: Path) -> int:
     from collections import Counter
 
     from vitbench.analysis import published, trust
-    from vitbench.render import findings, recommendation, tables, units
+    from vitbench.render import findings, recommendation, tables
     from vitbench.results.folder import RECORDS, SAMPLES
     from vitbench.results.outcome import COUNTED, MEASURED, UNSUPPORTED
 
@@ -353,17 +367,9 @@ def conclude(done: Run, folder: Path) -> int:
         + "".join(f", {n} {kind}" for kind, n in statuses.items() if kind != MEASURED)
         + (f"; trust {trust.summary(grades)}" if grades else "")
     )
-    noises = sorted(
-        (float(str(r["noise"])), str(r["attention"] or r["backbone"]))
-        for r in records
-        if r["noise"] is not None
-    )
-    if done.plan.budget_s is not None and noises:
-        median, (worst, subject) = noises[len(noises) // 2][0], noises[-1]
-        console.print(
-            f"precision within the budget of {units.duration(done.plan.budget_s)}: medians are "
-            f"known to {median:.1%}, at worst {worst:.1%} ({subject})"
-        )
+    _print_precision(done, records)
+    if done.plan.tuning is not None:
+        console.print(f"\nthe best settings: `vitbench tune --resume {folder}`", soft_wrap=True)
     for path in (folder / RECORDS, folder / SAMPLES):
         console.print(str(path), style="cyan", soft_wrap=True)
     from vitbench.render import charts, report  # last: where there are none, there are figures
@@ -376,3 +382,21 @@ def conclude(done: Run, folder: Path) -> int:
     for path in paths:
         console.print(str(path), style="cyan", soft_wrap=True)
     return 1 if failed else 0
+
+
+def _print_precision(done: Run, records: Sequence[Record]) -> None:
+    """How far a budget of time went."""
+    from vitbench.render import units
+
+    console = terminal.console()
+    noises = sorted(
+        (float(str(r["noise"])), str(r["attention"] or r["backbone"]))
+        for r in records
+        if r["noise"] is not None
+    )
+    if done.plan.budget_s is not None and noises:
+        median, (worst, subject) = noises[len(noises) // 2][0], noises[-1]
+        console.print(
+            f"precision within the budget of {units.duration(done.plan.budget_s)}: medians are "
+            f"known to {median:.1%}, at worst {worst:.1%} ({subject})"
+        )

@@ -16,7 +16,6 @@ from vitbench.errors import BadInput
 if TYPE_CHECKING:
     from vitbench.results.journal import Run
 
-
 # What has the axes of a kind of subject.
 _OF = {"attention": "layer", "backbone": "backbone"}
 
@@ -72,9 +71,16 @@ def tune(
     """Find the best setting: measure all of them, give up what is slower, compare what is left."""
     from vitbench.engine import runner
 
+    carry_out = partial(
+        run.carry_out,
+        answer=partial(_conclude, json=json),
+        quiet=machine.quiet or json,
+        command="vitbench tune",
+        stderr=json,
+    )
     if resume is not None:
         run.check_resume(context, "json")
-        return _carry_out(runner.resume, resume, quiet=machine.quiet or json, json=json)
+        return carry_out(runner.resume, resume)
     if subject is None:
         raise BadInput("tune needs a mechanism or a backbone, such as `vitbench tune hilo`")
     from vitbench.cases import space as spaces
@@ -109,21 +115,7 @@ def tune(
     if not json:
         terminal.console().print(f"{plan.title}: {run.outlook(plan)}")
     folder = machine.out or new_folder(run.REPORTS, plan.suite, plan.device)
-    work = partial(runner.measure, plan)
-    return _carry_out(work, folder, quiet=machine.quiet or json, json=json)
-
-
-def _carry_out(work: run.Work, folder: Path, *, quiet: bool, json: bool) -> int:
-    """Measures or resumes, and answers. Ctrl-C leaves what there is. Beside JSON, failures are no
-    part of the output."""
-    from vitbench.render.progress import ProgressBar
-
-    with ProgressBar(terminal.console(stderr=json), quiet=quiet) as bar:
-        try:
-            done = work(folder, bar)
-        except KeyboardInterrupt:
-            return run.interrupted(folder, f"vitbench tune --resume {folder}")
-    return _conclude(done, folder, json=json)
+    return carry_out(partial(runner.measure, plan), folder)
 
 
 def _conclude(done: Run, folder: Path, *, json: bool) -> int:

@@ -20,7 +20,7 @@ from vitbench.errors import BadInput
 from vitbench.results.journal import Draw, Run
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
     from optuna.distributions import BaseDistribution
 
 # Tries for each setting that is wanted: the sampler may repeat itself.
@@ -44,13 +44,13 @@ def draw(run: Run, round_index: int) -> list[Draw]:
         raise BadInput(f"the run draws settings, but {reason}")
     wanted = tuning.drawn * (round_index + 1) // tuning.draws - len(run.drawn)
     known = {case.id for case in run.plan.cases}
-    study = _study(run, tuning, round_index)
+    study, choices = _study(run, tuning, round_index), _choices(tuning.space)
     found: list[Draw] = []
     for _ in range(_TRIES):
         # All that are missing at once: what can be built may take a process to find out.
         tried: list[tuple[dict[str, Scalar], list[Case]]] = []
         for _ in range(wanted - len(found)):
-            setting = _setting(study.ask(), tuning.space)
+            setting = _setting(study.ask(choices).params, tuning.space)
             cases = [c for c in cases_with(run.plan, tuning, setting) if c.id not in known]
             known |= {case.id for case in cases}
             tried.append((setting, cases))
@@ -75,16 +75,16 @@ def _study(run: Run, tuning: Tuning, seed: int) -> Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=run.plan.seed + seed, multivariate=False)
+    sampler = optuna.samplers.TPESampler(seed=run.plan.seed + seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    behind = _behind_the_default(run, tuning)
+    behind, choices = _behind_the_default(run, tuning), _choices(tuning.space)
     for each in run.drawn:
         values = [behind[case.id] for case in each.cases if case.id in behind]
         if values:
             places = _places(each.setting, tuning.space)
             trial = optuna.trial.create_trial(
-                params={name: place for name, (place, _) in places.items()},
-                distributions={name: choices for name, (_, choices) in places.items()},
+                params=places,
+                distributions={name: choices[name] for name in places},
                 values=[sum(value[i] for value in values) / len(values) for i in (0, 1)],
             )
             study.add_trial(trial)
@@ -108,48 +108,50 @@ def _behind_the_default(run: Run, tuning: Tuning) -> dict[str, tuple[float, floa
     return found
 
 
-def _setting(trial: Trial, space: Space) -> dict[str, Scalar]:
-    """A draw, as values of hyper-parameters."""
-    index = trial.suggest_categorical(_PRODUCT, range(len(space.products)))
-    product = space.products[index]
-    return {
-        name: values[_suggest(trial, f"{index} {name}", values)] for name, values in product.items()
+def _choices(space: Space) -> dict[str, BaseDistribution]:
+    """A product, and a place among the values of each hyper-parameter in each product."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {
+        _PRODUCT: CategoricalDistribution(range(len(space.products)))
     }
+    for index, product in enumerate(space.products):
+        for name, values in product.items():
+            # Numbers that rise are neighbours of each other.
+            found[_key(index, name)] = (
+                IntDistribution(0, len(values) - 1)
+                if _is_ordered(values)
+                else CategoricalDistribution(range(len(values)))
+            )
+    return found
 
 
 _PRODUCT = "product"
 
 
-def _suggest(trial: Trial, name: str, values: Sequence[Scalar]) -> int:
-    """The place of a value; numbers that rise are neighbours of each other."""
-    if _is_ordered(values):
-        return trial.suggest_int(name, 0, len(values) - 1)
-    return int(trial.suggest_categorical(name, range(len(values))))
+def _key(index: int, name: str) -> str:
+    return f"{index} {name}"
+
+
+def _setting(places: Mapping[str, Any], space: Space) -> dict[str, Scalar]:
+    """What was chosen, as values of hyper-parameters."""
+    index = places[_PRODUCT]
+    product = space.products[index]
+    return {name: values[places[_key(index, name)]] for name, values in product.items()}
+
+
+def _places(setting: Mapping[str, Scalar], space: Space) -> dict[str, int]:
+    """The inverse of `_setting`."""
+    index = next(i for i, product in enumerate(space.products) if _holds(product, setting))
+    product = space.products[index]
+    own = {_key(index, name): product[name].index(value) for name, value in setting.items()}
+    return {_PRODUCT: index, **own}
 
 
 def _is_ordered(values: Sequence[Scalar]) -> bool:
     numbers = [value for value in values if isinstance(value, int | float)]
     is_numeric = len(numbers) == len(values) and not any(isinstance(v, bool) for v in values)
     return is_numeric and numbers == sorted(numbers)
-
-
-def _places(setting: Mapping[str, Scalar], space: Space) -> dict[str, tuple[Any, BaseDistribution]]:
-    """The inverse of `_setting`: each choice of a draw, and what it was chosen from."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
-
-    index = next(i for i, product in enumerate(space.products) if _holds(product, setting))
-    count = len(space.products)
-    places: dict[str, tuple[Any, BaseDistribution]] = {
-        _PRODUCT: (index, CategoricalDistribution(range(count)))
-    }
-    for name, values in space.products[index].items():
-        choices = (
-            IntDistribution(0, len(values) - 1)
-            if _is_ordered(values)
-            else CategoricalDistribution(range(len(values)))
-        )
-        places[f"{index} {name}"] = (values.index(setting[name]), choices)
-    return places
 
 
 def _holds(product: Product, setting: Mapping[str, Scalar]) -> bool:

@@ -74,14 +74,18 @@ def tuned(
 ) -> tuple[Outcome, int]:
     """How the first contest ends, and how many readings that took."""
     medians: dict[str, dict[int, float]] = {}
-    rows: list[Record] = []
+
+    def rows_now() -> list[Record]:
+        return [row(case, medians.get(case.id, {}), (columns or {}).get(case.id)) for case in cases]
+
+    rows = rows_now()
     for index in range(ROUNDS):
-        rows = [row(case, medians.get(case.id, {}), (columns or {}).get(case.id)) for case in cases]
         measured = open_cases(rows, medians, tuning, {}, index)
         for case_id, seconds in clock.read(measured, index).items():
             medians.setdefault(case_id, {})[index] = seconds
-    rows = [row(case, medians.get(case.id, {}), (columns or {}).get(case.id)) for case in cases]
-    return outcomes(rows, medians, tuning)[0], sum(map(len, medians.values()))
+        if index == 0:  # which brings the counts; what else is in a row does not choose
+            rows = rows_now()
+    return outcomes(rows_now(), medians, tuning)[0], sum(map(len, medians.values()))
 
 
 def row(case: Case, seconds: Mapping[int, float], columns: Mapping[str, object] | None) -> Record:
@@ -112,36 +116,28 @@ def bowl(cases: list[Case], rng: np.random.Generator, ties: int) -> dict[str, fl
 def test_the_optimum_or_a_tie_is_returned(ties: int, scatter: float) -> None:
     """In 95 of 100 draws, at the price of at most half of all readings, despite drift, odd
     processes and readings that are disturbed. Within LEAST of the optimum counts as a tie: nobody
-    would choose by less."""
+    would choose by less.
+
+    In 90 of 100 the 95% interval of the margin over the authors' setting has the true ratio: the
+    pick is not judged by the rounds that chose it.
+    """
     cases, defaults = planned()
     tuning = Tuning(space=SPACE, limits=Limits(), defaults=defaults)
-    right, readings = 0, 0
+    right = readings = judged = held = 0
     for draw in range(DRAWS):
         rng = np.random.default_rng((draw, ties, round(1000 * scatter)))
         latency_s = bowl(cases, rng, ties)
         outcome, taken = tuned(cases, tuning, Clock(rng, latency_s, scatter))
         assert outcome.pick is not None
-        right += latency_s[str(outcome.pick["case"])] <= (1 + LEAST) * min(latency_s.values())
+        picked_s = latency_s[str(outcome.pick["case"])]
+        right += picked_s <= (1 + LEAST) * min(latency_s.values())
         readings += taken
+        if outcome.gain is not None:
+            judged += 1
+            held += outcome.gain.low <= latency_s[defaults[0]] / picked_s <= outcome.gain.high
     assert right >= 95
     assert readings <= DRAWS * ROUNDS * len(cases) / 2
-
-
-def test_the_margin_over_the_authors_setting_holds_the_truth() -> None:
-    """In 90 of 100 draws the 95% interval has the true ratio: the pick is not judged by the rounds
-    that chose it."""
-    cases, defaults = planned()
-    tuning = Tuning(space=SPACE, limits=Limits(), defaults=defaults)
-    held, judged = 0, 0
-    for draw in range(DRAWS):
-        rng = np.random.default_rng(draw)
-        latency_s = bowl(cases, rng, 0)
-        outcome, _ = tuned(cases, tuning, Clock(rng, latency_s))
-        if outcome.gain is not None and outcome.pick is not None:
-            true = latency_s[defaults[0]] / latency_s[str(outcome.pick["case"])]
-            judged += 1
-            held += outcome.gain.low <= true <= outcome.gain.high
-    assert judged > 80
+    assert judged > 50
     assert held >= 0.9 * judged
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.vitbench.engine.test_tune import Timed, latency_s
-from tests.vitbench.examples import facts, layer, measured, plugin, read_csv, vitbench
+from tests.vitbench.examples import case, facts, layer, measured, plan, plugin, read_csv, vitbench
 from vitbench.__main__ import run
-from vitbench.engine import pool
+from vitbench.engine import pool, runner
 from vitbench.render import charts, report
 from vitbench.results.outcome import Failed
 
@@ -152,10 +152,11 @@ def test_a_slip_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_tunes_nothing_is_named(tmp_path: Path) -> None:
+def test_a_run_that_tunes_nothing_is_named(
+    workers: Timed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the command that continues it."""
-    done = vitbench(tmp_path, "run", "--attention", "pooling", *SHORT, "--untimed", "--out", "out")
-    assert done.returncode == 0, done.stderr
-    again = vitbench(tmp_path, "tune", "--resume", "out")
-    assert again.returncode == 2
-    assert "holds a run that tunes nothing: `vitbench run --resume out`" in again.stderr
+    workers.script = lambda _: measured()
+    runner.measure(plan(case()), tmp_path / "out")
+    assert run(["tune", "--resume", str(tmp_path / "out")]) == 2
+    assert "holds a run that tunes nothing: `vitbench run --resume" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from vitbench.errors import BadInput
 from vitbench.results import journal
 from vitbench.results.folder import JOURNAL
 from vitbench.results.journal import Run
-from vitbench.results.outcome import MEASURED, Failed
+from vitbench.results.outcome import MEASURED, Failed, Outcome
 
 AXES = {"resolution": (224,), "batch_size": (1,)}
 SMALL = {"alpha": (0.0, 0.5, 0.9, 1.0), "window_size": (2, 7)}
@@ -195,6 +195,25 @@ def test_settings_that_fail_are_given_up(workers: Timed, tmp_path: Path) -> None
     workers.script = lambda case: (
         Failed("crashed", "it crashed") if dict(case.params)["alpha"] == 0.5 else told(case)
     )
+    run = runner.measure(planned({}), tmp_path / "run")
+    assert pick_of(run)["window_size"] == 7
+    assert pick_of(run)["alpha"] in (0.4, 0.6)
+
+
+@pytest.mark.parametrize("after", [1, 2, 5, 8])
+def test_a_setting_that_fails_late_is_given_up(workers: Timed, tmp_path: Path, after: int) -> None:
+    """The fastest crashes when it was measured so many times: the next one is the answer."""
+    told, left = workers.script, after
+
+    def script(case: Case) -> Outcome:
+        nonlocal left
+        if dict(case.params).items() >= {"alpha": 0.5, "window_size": 7}.items():
+            left -= 1
+            if left < 0:
+                return Failed("crashed", "it crashed")
+        return told(case)  # type: ignore[return-value] # it raises nothing
+
+    workers.script = script
     run = runner.measure(planned({}), tmp_path / "run")
     assert pick_of(run)["window_size"] == 7
     assert pick_of(run)["alpha"] in (0.4, 0.6)

@@ -52,6 +52,7 @@ class Axis:
 
 
 LATENCY = Axis("latency of a call, ms", "latency_s", 1e3, ("latency_low_s", "latency_high_s"))
+PEAK = Axis("peak memory of a call, MiB", "peak_memory_bytes", 1 / 2**20)
 THROUGHPUT = Axis(
     "throughput, images/s",
     "throughput_img_s",
@@ -82,8 +83,8 @@ def scatter(
     front = front or [False] * len(rows)
     marks = marks or [""] * len(rows)
     xs, ys = x.values(rows), y.values(rows)
-    best = _edge([(xs[i], ys[i]) for i in range(len(rows)) if front[i]], x, y)
-    corners = _corners(best, x)
+    best = edge([(xs[i], ys[i]) for i in range(len(rows)) if front[i]], x, y)
+    corners = stairs(best, x)
     names = [
         Name(
             f"{name} {mark}".strip(),
@@ -160,7 +161,7 @@ def _legend(figure: Figure, entries: Sequence[tuple[ErrorbarContainer, str]]) ->
     )
 
 
-def _edge(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
+def edge(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
     """Of the points of a front the best ones; noise does not tell the others from them."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (-x.better * p[0], -y.better * p[1])):
@@ -169,7 +170,7 @@ def _edge(points: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
     return sorted(best)
 
 
-def _corners(front: Sequence[Point], x: Axis) -> list[Point]:
+def stairs(front: Sequence[Point], x: Axis) -> list[Point]:
     """The front as stairs: between two of its points, nothing is better than the worse of both."""
     corners = list(front[:1])
     for before, after in itertools.pairwise(front):

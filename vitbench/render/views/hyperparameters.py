@@ -101,7 +101,9 @@ def curves(rows: pd.DataFrame, name: str, shown: Shown) -> Figure:
     above.set_title(f"{subject} over {name}")
     if len(runtimes) > 1:
         figure.legend(loc="outside upper center", ncols=4, fontsize=6)
-    style.caption_below(figure, f"{words_of(rows.iloc[0])}, {_caption(rows, shown)}.{note}")
+    style.caption_below(
+        figure, f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}.{note}"
+    )
     return figure
 
 
@@ -152,7 +154,9 @@ def heat_map(rows: pd.DataFrame, x: str, y: str, others: Sequence[str], shown: S
     axes.xaxis.set_label_position("top")
     axes.set_ylabel(y)
     axes.set_title(f"{rows.iloc[0]['subject']}: speed over the fastest")
-    notes = [f"{words_of(rows.iloc[0])}, {_caption(rows, shown)}, {rows.iloc[0]['runtime']}"]
+    notes = [
+        f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}, {rows.iloc[0]['runtime']}"
+    ]
     notes.append(f"1.00 is {units.significant(fastest)} images/s")
     if best["rounds"].nunique() > 1:
         notes.append("Dotted: given up, from fewer rounds")
@@ -162,7 +166,3 @@ def heat_map(rows: pd.DataFrame, x: str, y: str, others: Sequence[str], shown: S
         notes.append("Empty: not measured")
     style.caption_below(figure, ". ".join(notes))
     return figure
-
-
-def _caption(rows: pd.DataFrame, shown: Shown) -> str:
-    return shown.caption_of(rows.iloc[0])

@@ -9,10 +9,8 @@ from matplotlib.figure import Figure
 
 from vitbench.instruments import memory
 from vitbench.render.views import MOST, Shown
-from vitbench.render.views._scatter import THROUGHPUT, Axis, front_of, scatter, words_of
+from vitbench.render.views._scatter import PEAK, THROUGHPUT, front_of, scatter, words_of
 from vitbench.render.views._settings import at_resolutions
-
-_PEAK = Axis("peak memory of a call, MiB", "peak_memory_bytes", 1 / 2**20)
 
 
 def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
@@ -30,5 +28,5 @@ def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
         title = "Throughput against peak memory"
         yield (
             f"memory-frontier{suffix}",
-            scatter(group, _PEAK, THROUGHPUT, title, caption, front=front),
+            scatter(group, PEAK, THROUGHPUT, title, caption, front=front),
         )

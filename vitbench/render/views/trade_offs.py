@@ -9,17 +9,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitbench.analysis.tuning import analytic
 from vitbench.instruments import memory
 from vitbench.render import style
-from vitbench.render.placing import Name, Point, place
+from vitbench.render.placing import Name, place
 from vitbench.render.views import MOST, Shown
-from vitbench.render.views._scatter import words_of
+from vitbench.render.views._scatter import PEAK, THROUGHPUT, Axis, edge, stairs, words_of
 from vitbench.render.views._settings import file_of, hyperparameters, ordered, settings, written
+from vitbench.results import frame
 
 _LEAST = 6  # settings that make a chart
 _MOST_COLOURS = 10
 _MOST_NAMED = 2  # hyper-parameters whose values are a name
-_PANELS = (("macs", 1e9, "GMACs of an image"), ("peak_memory_bytes", 2**20, "peak memory, MiB"))
+_GMACS = Axis("GMACs of one image", "macs", 1e-9)
+_PANELS = (_GMACS, PEAK)
 
 
 def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
@@ -44,21 +47,21 @@ def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure
     labels = _labels(values[others])
     figure = Figure(figsize=(style.COLUMN_WIDTH, 4.2), layout="constrained")
     panels = figure.subplots(2)
-    for axes, (column, scale, label) in zip(panels, _PANELS, strict=True):
-        known = rows[rows[column].notna()]
+    for axes, cost in zip(panels, _PANELS, strict=True):
+        known = rows[rows[cost.column].notna()]
         for index, value in enumerate(groups):
             own = known[(values[fewest].map(written) == value).loc[known.index]]
             look = style.of_index(index + 1)
             axes.plot(
-                own[column].astype(float) / scale,
-                own["throughput_img_s"],
+                cost.values(own),
+                THROUGHPUT.values(own),
                 linestyle="none",
                 color=look.colour,
                 marker=look.marker,
                 label=f"{fewest} {value}" if axes is panels[0] else None,
             )
-        axes.set_xlabel(label)
-        axes.set_ylabel("images/s")
+        axes.set_xlabel(cost.label)
+        axes.set_ylabel(THROUGHPUT.label)
     panels[0].set_title(f"{rows.iloc[0]['subject']}: speed against cost")
     figure.legend(
         loc="outside upper center",
@@ -77,8 +80,8 @@ def trade_offs(rows: pd.DataFrame, values: pd.DataFrame, shown: Shown) -> Figure
         caption += " Peaks are of the resident set."
     style.caption_below(figure, caption)
     _ring_the_cheapest(panels[0], rows)
-    for axes, (column, scale, _) in zip(panels, _PANELS, strict=True):
-        _draw_front(axes, rows[rows[column].notna()], column, scale, labels)
+    for axes, cost in zip(panels, _PANELS, strict=True):
+        _draw_front(axes, rows[rows[cost.column].notna()], cost, labels)
     return figure
 
 
@@ -99,14 +102,11 @@ def _labels(values: pd.DataFrame) -> pd.Series:
 
 
 def _ring_the_cheapest(axes: Axes, rows: pd.DataFrame) -> None:
-    """The rows of which none has both fewer MACs and fewer parameters."""
-    counted = rows[rows["macs"].notna() & rows["params"].notna()]
-    cheapest = counted.astype({"macs": float, "params": float}).sort_values(["macs", "params"])
-    least = cheapest["params"].cummin().shift(fill_value=float("inf"))
-    best = cheapest[cheapest["params"] < least]
+    cases = {record["case"] for record in analytic(frame.records(rows))}
+    best = rows[rows["case"].isin(cases)]
     axes.plot(
-        best["macs"].astype(float) / 1e9,
-        best["throughput_img_s"],
+        _GMACS.values(best),
+        THROUGHPUT.values(best),
         linestyle="none",
         marker="o",
         markersize=8,
@@ -116,33 +116,13 @@ def _ring_the_cheapest(axes: Axes, rows: pd.DataFrame) -> None:
     )
 
 
-def _draw_front(
-    axes: Axes, rows: pd.DataFrame, column: str, scale: float, labels: pd.Series
-) -> None:
-    by_cost = rows.sort_values([column, "throughput_img_s"], ascending=[True, False])
-    before = by_cost["throughput_img_s"].cummax().shift(fill_value=0.0)
-    best = by_cost[by_cost["throughput_img_s"] > before]
-    points = [
-        (float(x) / scale, float(y))
-        for x, y in zip(best[column], best["throughput_img_s"], strict=True)
-    ]
-    corners = _stairs(points)
+def _draw_front(axes: Axes, rows: pd.DataFrame, cost: Axis, labels: pd.Series) -> None:
+    """The edge of the points, by name."""
+    points = list(zip(cost.values(rows), THROUGHPUT.values(rows), strict=True))
+    best = edge(points, cost, THROUGHPUT)
+    corners = stairs(best, cost)
     axes.plot(*zip(*corners, strict=True), color="#222222", linewidth=0.8, alpha=0.6, zorder=1)
-    names = [
-        Name(labels[index], *point, bold=True)
-        for index, point in zip(best.index, points, strict=True)
-    ]
-    rest = rows.drop(best.index)
-    others = [
-        Name("", float(x) / scale, float(y))
-        for x, y in zip(rest[column], rest["throughput_img_s"], strict=True)
-    ]
+    text_of = dict(zip(points, labels.loc[rows.index], strict=True))
+    names = [Name(text_of[point], *point, bold=True) for point in best]
+    others = [Name("", *point) for point in points if point not in best]
     place(axes, names, 6.0, list(itertools.pairwise(corners)), others=others)
-
-
-def _stairs(points: Sequence[Point]) -> list[Point]:
-    """Between two points of a front nothing is better than the worse of both."""
-    corners = list(points[:1])
-    for before, after in itertools.pairwise(points):
-        corners += [(after[0], before[1]), after]
-    return corners
