@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 import threading
@@ -218,6 +219,17 @@ def test_threads_and_processes_of_its_own(
     changed = str(outcome.state["settings_changed"])
     assert changed.startswith(change.format(count))
     assert bool(changed) == bool(change)
+    assert outcome.facts is not None
+    assert "set again" not in outcome.facts.columns["notes"]
+
+
+def test_a_process_that_ends_by_itself_was_not_set_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a library that runs when the settings are read, and has ended at the next reading."""
+    counts = itertools.cycle([0, 1, 0, 0])
+    monkeypatch.setattr(settings, "_processes", lambda: next(counts))
+    (outcome,) = outcomes(tmp_path, calm=layer(keywords=""))
     assert outcome.facts is not None
     assert "set again" not in outcome.facts.columns["notes"]
 

@@ -155,7 +155,7 @@ def prepare(
     runtime, before = _runtime_of(case), settings.read()
     with _stopwatch(spent, "build"), own.noted(case, plugins):
         subject = subjects.build(case, plugins, weights, calibration)
-    changed = settings.changes(before, settings.read())
+    changed = settings.changes(before, settings.read(), running=False)
     settings.restore(before)
     stayed = settings.changes(before, settings.read())
     changed = [change for change in changed if change not in stayed]

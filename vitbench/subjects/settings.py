@@ -121,10 +121,15 @@ def _children() -> list[psutil.Process]:
     return children
 
 
-def changes(before: Settings, now: Settings) -> list[str]:
-    """What differs, in words: `threads 2 -> 1`."""
+def changes(before: Settings, now: Settings, *, running: bool = True) -> list[str]:
+    """What differs, in words: `threads 2 -> 1`.
+
+    running  whether threads and processes count, which `restore` cannot end: they end by themselves
+    """
     texts = []
     for field in fields(Settings):
+        if field.name in _RUNNING and not running:
+            continue
         old, new = getattr(before, field.name), getattr(now, field.name)
         label = field.name.replace("_", " ")
         if old == new or (field.name in _RUNNING and new < old):  # one of before has ended
