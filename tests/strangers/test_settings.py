@@ -227,9 +227,9 @@ def test_a_process_that_ends_by_itself_was_not_set_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of a library that runs when the settings are read, and has ended at the next reading."""
-    counts = itertools.cycle([0, 1, 0, 0])
+    counts = itertools.cycle([0, 1])
     monkeypatch.setattr(settings, "_processes", lambda: next(counts))
-    (outcome,) = outcomes(tmp_path, calm=layer(keywords=""))
+    (outcome,) = outcomes(tmp_path, rude=layer(keywords=""))
     assert outcome.facts is not None
     assert "set again" not in outcome.facts.columns["notes"]
 
