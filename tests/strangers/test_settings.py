@@ -223,11 +223,12 @@ def test_threads_and_processes_of_its_own(
     assert "set again" not in outcome.facts.columns["notes"]
 
 
+@pytest.mark.parametrize("first", [0, 1])
 def test_a_process_that_ends_by_itself_was_not_set_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
     """One of a library that runs when the settings are read, and has ended at the next reading."""
-    counts = itertools.cycle([0, 1])
+    counts = itertools.cycle([first, 1 - first])
     monkeypatch.setattr(settings, "_processes", lambda: next(counts))
     (outcome,) = outcomes(tmp_path, rude=layer(keywords=""))
     assert outcome.facts is not None
