@@ -95,8 +95,10 @@ def survivors(
             them beats nothing that costs less
     """
     estimates = Estimates.of(rounds)
+    lowest = estimates.lowest
+    fastest_first = sorted(names, key=lambda name: (lowest[name], name))
     judged = [name for name in names if estimates.counts[name] >= _LEAST_READINGS]
-    behind = {name: _behind(name, names, estimates, costs) for name in judged}
+    behind = {name: _behind(name, fastest_first, estimates, costs) for name in judged}
     reach = student_quantile((1 - _CONFIDENCE) / len(names), estimates.freedom)
     near = {name for name, (gap, _) in behind.items() if gap <= LEAST}
     open_ = [name for name, (gap, error) in behind.items() if gap <= max(LEAST, reach * error)]
@@ -107,17 +109,16 @@ def survivors(
 
 def _behind(
     name: str,
-    names: Collection[str],
+    fastest_first: Sequence[str],
     estimates: Estimates,
     costs: Mapping[str, tuple[float, ...]],
 ) -> tuple[float, float]:
     """How far a setting is behind the fastest of those that cost no more, by the lowest readings,
     and the standard error; 0 for the fastest itself."""
-    lowest = estimates.lowest
-    rivals = (
+    best = next(
         other
-        for other in names
+        for other in fastest_first
         if all(own <= its for own, its in zip(costs[other], costs[name], strict=True))
     )
-    best = min(rivals, key=lambda other: (lowest[other], other))
-    return (0.0 if best == name else lowest[name] - lowest[best]), estimates.error(best, name)
+    gap = estimates.lowest[name] - estimates.lowest[best]
+    return gap, estimates.error(best, name)

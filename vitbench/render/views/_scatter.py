@@ -12,12 +12,14 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from vitbench.analysis.groups import trusted
 from vitbench.analysis.pareto import Cost, fronts
 from vitbench.render import labels, style, units, views
 from vitbench.render.placing import Name, Point, Segment, place
 from vitbench.results import frame
 
 _HEIGHT = 3.1
+_MOST_NAMED = 6  # of those that are not judged
 _NAME_SIZE = 6.0
 _FRONT, _MARKED, _PLAIN = "#222222", "#A03C00", "#555555"
 # Ticks in a decade, where the axis ends below so many times its start.
@@ -193,6 +195,19 @@ def front_of(rows: pd.DataFrame, against: Cost) -> list[bool]:
     found = [front for front in fronts(frame.records(rows)) if front.against == against]
     cases = {record["case"] for front in found for record in front.points}
     return [case in cases for case in rows["case"]]
+
+
+def not_judged(rows: pd.DataFrame) -> str:
+    """A sentence on the rows that no front can hold, because they are not trusted; "" for none."""
+    good = {record["case"] for record in trusted(frame.records(rows))}
+    names = [
+        name
+        for name, case in zip(views.names_of(rows), rows["case"], strict=True)
+        if case not in good
+    ]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    text = ", ".join(names[:_MOST_NAMED]) + more
+    return f" Not judged, for they are too noisy: {text}." if names else ""
 
 
 def _error(axis: Axis, row: pd.DataFrame) -> list[list[float]] | None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vitbench.analysis.accuracy import published_top1
 from vitbench.render.views import MOST, Shown
-from vitbench.render.views._scatter import THROUGHPUT, Axis, front_of, scatter, words_of
+from vitbench.render.views._scatter import THROUGHPUT, Axis, front_of, not_judged, scatter, words_of
 from vitbench.render.views._settings import at_resolutions
 from vitbench.results import frame
 
@@ -38,7 +38,7 @@ def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
     caption = (
         f"{words_of(rows.iloc[0])}, {shown.caption_of(rows.iloc[0])}. The accuracy is what others "
         "published for their weights. Line and bold: the Pareto front; nothing is more accurate "
-        "and faster, beyond noise."
+        f"and faster, beyond noise.{not_judged(rows)}"
     )
     remarks = rows[rows["remark"] != ""]
     marks = ["*" if remark else "" for remark in rows["remark"]]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vitbench.analysis.flops_gap import Misjudged, gaps
 from vitbench.render import views
 from vitbench.render.views import MOST, Shown
-from vitbench.render.views._scatter import LATENCY, Axis, front_of, scatter, words_of
+from vitbench.render.views._scatter import LATENCY, Axis, front_of, not_judged, scatter, words_of
 from vitbench.render.views._settings import at_resolutions
 from vitbench.results import frame
 
@@ -31,7 +31,7 @@ def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
     first = rows.iloc[0]
     caption = (
         f"{words_of(first)}, {shown.caption_of(first)}. Line and bold: the Pareto front; "
-        "nothing is cheaper and faster, beyond noise."
+        f"nothing is cheaper and faster, beyond noise.{not_judged(rows)}"
     )
     marks = [""] * len(rows)
     for gap in gaps(frame.records(rows)):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitbench.instruments import memory
 from vitbench.render.views import MOST, Shown
-from vitbench.render.views._scatter import PEAK, THROUGHPUT, front_of, scatter, words_of
+from vitbench.render.views._scatter import PEAK, THROUGHPUT, front_of, not_judged, scatter, words_of
 from vitbench.render.views._settings import at_resolutions
 
 
@@ -20,7 +20,7 @@ def figures(shown: Shown) -> Iterator[tuple[str, Figure]]:
         first = group.iloc[0]
         caption = (
             f"{words_of(first)}, {shown.caption_of(first)}. Line and bold: the Pareto front; "
-            "nothing is smaller and faster, beyond noise."
+            f"nothing is smaller and faster, beyond noise.{not_judged(group)}"
         )
         if (group["memory_source"] == memory.RESIDENT).any():
             caption += " Peaks are of the resident set, the runtime's own buffers included."
