@@ -108,14 +108,17 @@ run = lambda: method.execute([x])
 
 
 def pyperfs_loop(setup: str, file: str, case: Case, folder: Path) -> float:
-    """The median of pyperf's values in one worker process."""
+    """The median of pyperf's values in one worker process. Not by `pyperf timeit`, which makes a
+    new session for each value, and so times first calls."""
     (row,) = in_new_process(_input_shape, case)
     code = setup.format(threads=THREADS, file=str(folder / file), shape=row["shape"])
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "values.json"
-        command = [sys.executable, "-m", "pyperf", "timeit", "--quiet", "--processes=1"]
-        command += ["--values=150", "--warmups=25", "--loops=1", "-o", str(out)]
-        subprocess.run([*command, "-s", code, "run()"], capture_output=True, check=True)
+        script, out = Path(name) / "loop.py", Path(name) / "values.json"
+        script.write_text(f"import pyperf\n{code}pyperf.Runner().bench_func('call', run)\n")
+        command = [sys.executable, str(script), "--quiet", "--processes=1", "--warmups=25"]
+        subprocess.run(
+            [*command, "--values=150", "--loops=1", "-o", str(out)], capture_output=True, check=True
+        )
         (benchmark,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
     return stats.median([value for run in benchmark["runs"] for value in run.get("values", ())])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from vitbench.devices import Device
 from vitbench.devices._imports import beside
 from vitbench.instruments import host
 
+# Variables that say how threads wait, which kernels are chosen and how memory is kept.
+_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "GLIBC_")
 _PACKAGES = ("vitbench", "torch", "numpy", "fvcore", "triton", "timm", "torchvision")
 
 
@@ -30,6 +33,7 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "cpu": host.cpu_facts(),
         "memory_bytes": psutil.virtual_memory().total,
         "torch": torch_facts(),
+        "variables": _variables(),
         "device": device.name,
         "device_name": device.label,
         "device_id": device.identity,
@@ -41,6 +45,12 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         },
         **device.facts(),
     }
+
+
+def _variables() -> dict[str, str]:
+    """Those of the environment that change how fast libraries compute. Of a path its last part."""
+    found = {name: text for name, text in os.environ.items() if name.startswith(_VARIABLES)}
+    return {name: text.rpartition(os.sep)[2] for name, text in sorted(found.items())}
 
 
 def _digest(plugin: Path) -> str:

@@ -137,7 +137,8 @@ class Unsuitable(Exception):
 class Prepared:
     """A subject that is ready to run.
 
-    call           one call: what is checked, read and timed
+    call           one call: what is checked, read and timed; its output may be in memory of the
+                   runtime's, which the next call fills anew
     compile_s      what torch.compile and its first call took; None: nothing is compiled
     is_cached      an earlier process had compiled it, and this one only read the result
     is_dispatched  torch dispatches the operators of a call one by one, so they can be listed

@@ -236,9 +236,10 @@ def converted(
     loaded = cast("runtimes.Converting", runtimes.load(runtime))
     with torch.inference_mode():
         _artifact.make(loaded, subject, folder)
-        output = loaded.prepare(subject, folder).call()
+        prepared = loaded.prepare(subject, folder)
+        output = prepared.call()
     assert isinstance(output, Tensor)
-    return output
+    return output.clone()  # it is in the memory of what was prepared
 
 
 # The compiler of AOTInductor takes five seconds.
