@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from vitbench.cases import class_names
-from vitbench.cases.scalars import Scalar, check
+from vitbench.cases.scalars import Scalar, check, merged
 from vitbench.errors import BadInput, nearest
 from vitbench.subjects.backbones import LITV2, RIVALS
 from vitbench.subjects.plugins import only_defines
@@ -155,7 +155,7 @@ def _settings(
                 hint = nearest(prefix + key, (*known, "head", f"{STAGE_4}attention"))
                 raise BadInput(f"{name} with {mechanism} has no parameter {prefix + key!r}; {hint}")
             check(name, prefix + key, own[key], defaults.get(key))
-        all_of_it = {"attention": mechanism} | defaults | own
+        all_of_it = merged({"attention": mechanism} | defaults, own)
         found |= {prefix + key: value for key, value in all_of_it.items()}
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vitbench.errors import BadInput
@@ -27,6 +28,16 @@ def parse_scalar(text: str) -> Scalar:
         except ValueError:
             continue
     return text
+
+
+def merged(defaults: Mapping[str, Scalar], *given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The defaults with what is given in their place, the later the rather; `alpha=1` is the same
+    setting as `alpha=1.0`."""
+    found = dict(defaults)
+    for key, value in ((key, value) for own in given for key, value in own.items()):
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        found[key] = float(value) if is_whole and isinstance(defaults.get(key), float) else value
+    return found
 
 
 def check(owner: str, key: str, value: Scalar, default: Scalar | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from vitbench.cases import backbone_names as models
 from vitbench.cases.axes import split
 from vitbench.cases.case import Case
-from vitbench.cases.scalars import Scalar, parse_scalar
+from vitbench.cases.scalars import Scalar, merged, parse_scalar
 from vitbench.errors import BadInput
 
 # Values by hyper-parameter, each of which goes with every value of the others.
@@ -95,6 +95,6 @@ def case_with(case: Case, setting: Mapping[str, Scalar], mechanisms: Mapping[str
     if case.backbone:
         known = models.known_settings(case.backbone, setting, mechanisms)
         return replace(case, params=tuple(sorted(known.items())))
-    own: dict[str, Any] = {**dict(case.params), **setting}
+    own: dict[str, Any] = {**merged(dict(case.params), setting)}
     dim, num_heads = (int(own.pop(name, getattr(case, name))) for name in _SIZES)
     return replace(case, params=tuple(sorted(own.items())), dim=dim, num_heads=num_heads)

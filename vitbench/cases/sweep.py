@@ -14,7 +14,7 @@ from vitbench.cases import backbone_names as models
 from vitbench.cases import class_names
 from vitbench.cases.axes import ALL, AXES, Value, find
 from vitbench.cases.case import Case, Resolution
-from vitbench.cases.scalars import Scalar, check
+from vitbench.cases.scalars import Scalar, check, merged
 from vitbench.errors import BadInput, nearest
 from vitbench.subjects.plugins import only_defines
 
@@ -275,7 +275,7 @@ class Sweep:
         settings = {key: value for key, value in known.items() if isinstance(value, Scalar)} | given
         swept = self.params.get(name, {})
         for values in itertools.product(*swept.values()):
-            yield settings | dict(zip(swept, values, strict=True)) | dict(written)
+            yield merged(settings, dict(zip(swept, values, strict=True)), written)
 
     def _case(
         self,

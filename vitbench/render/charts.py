@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,13 +217,14 @@ def overview(rows: pd.DataFrame, caption: str) -> Figure:
 def _panels(
     rows: pd.DataFrame, quantities: Sequence[Quantity], width: float, caption: str
 ) -> tuple[Figure, list[Axes]]:
-    """A panel for each quantity, with one legend."""
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    """A panel for each quantity, with one legend, in as many columns as it takes."""
+    columns = math.ceil(len(rows[["subject", "variant"]].drop_duplicates()) / _MOST_LINES)
+    figure = Figure(figsize=(width + 1.7 * (columns - 1), 4.6), layout="constrained")
     panels = list(figure.subplots(1, len(quantities), squeeze=False)[0])
     for axes, quantity in zip(panels, quantities, strict=True):
         _draw(axes, rows, quantity)
         axes.set_title(quantity.title)
-    figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9)
+    figure.legend(*_legend(panels[0]), loc="outside right upper", fontsize=9, ncols=columns)
     style.caption_below(figure, caption + _on_memory(rows, quantities))
     return figure, panels
 

@@ -227,3 +227,14 @@ def test_nearest_names_what_is_like_it() -> None:
     assert nearest("qqqq", known) == "known: hilo, msa, sra, window"
     for name in itertools.permutations("hilo"):
         assert len(nearest("".join(name), known).split(",")) <= 4
+
+
+@pytest.mark.parametrize(("kind", "name"), [("attention", "hilo"), ("backbone", "litv2_s")])
+def test_a_whole_number_is_the_same_setting(kind: str, name: str) -> None:
+    """`alpha=1` and `alpha=1.0` are one case, as a parameter and in brackets."""
+    ways: list[dict[str, Any]] = [
+        {kind: (name,), "params": {name: {"alpha": (value,)}}} for value in (1, 1.0)
+    ]
+    ways += [{kind: (f"{name}[alpha={text}]",)} for text in ("1", "1.0")]
+    found = [{case.id for case in Sweep(**way).expand()} for way in ways]
+    assert found == found[:1] * 4

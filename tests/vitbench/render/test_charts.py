@@ -286,3 +286,16 @@ def test_layers_and_backbones_are_not_mixed(tmp_path: Path) -> None:
     for name in charts:
         assert re.fullmatch(r"[a-z0-9-]+", name)
         assert "nan" not in name
+
+
+def test_a_legend_of_many_is_whole(rows: pd.DataFrame) -> None:
+    """The names of all mechanisms of the catalogue stand inside the figure, in columns."""
+    names = attentions.names()
+    many = pd.concat([rows.assign(subject=name, attention=name) for name in names])
+    figure = drawn(many)["overview"]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {*names}
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 <= box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 <= box.y1 <= whole.y1

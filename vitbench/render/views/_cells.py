@@ -12,20 +12,26 @@ from matplotlib.patches import Rectangle
 from vitbench.render import style
 
 _SCALE = LinearSegmentedColormap.from_list("speed", ["#F4F4F4", "#0072B2"])
+_LEAST = 0.5  # where all are faster than half the fastest, that is the lightest all the same
+_TENTH = 0.1  # from here on two digits are two decimals
 _DARK = 0.85  # of the scale: from here on letters are white
 
 
-def cell(axes: Axes, x: int, y: int, value: float) -> None:
-    """A share, coloured by its size; nothing for NaN."""
+def cell(axes: Axes, x: int, y: int, value: float, least: float) -> None:
+    """A share of the fastest, coloured by its logarithm; nothing for NaN.
+
+    least  the smallest share of the chart, above 0
+    """
     if math.isnan(value):
         return
-    colour = _SCALE(value)
+    place = 1 - math.log(value) / math.log(min(least, _LEAST))
     axes.add_patch(
-        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.6)
+        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_SCALE(place), edgecolor="white", lw=0.6)
     )
     weight = "bold" if value == 1 else "normal"
-    ink = "white" if value > _DARK else "#222222"
-    axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink, weight=weight)
+    ink = "white" if place > _DARK else "#222222"
+    text = f"{value:.2f}" if value >= _TENTH else f"{value:.2g}"
+    axes.text(x, y, text, ha="center", va="center", fontsize=6, color=ink, weight=weight)
 
 
 def frame_of(axes: Axes, titles: Sequence[str], names: Sequence[str]) -> None:

@@ -44,9 +44,10 @@ def by_size(rows: pd.DataFrame, caption: str) -> Figure:
     height = 0.9 + 0.155 * len(share)
     figure = Figure(figsize=(style.COLUMN_WIDTH, height), layout="constrained")
     axes = figure.subplots()
+    least = float(np.nanmin(share.to_numpy()))
     for y, (_, line) in enumerate(share.iterrows()):
         for x, value in enumerate(line):
-            cell(axes, x, y, value)
+            cell(axes, x, y, value, least)
     frame_of(axes, titles, list(share.index))
     axes.set_xlabel("image, pixels")
     axes.xaxis.set_label_position("top")

@@ -142,10 +142,10 @@ def heat_map(rows: pd.DataFrame, x: str, y: str, others: Sequence[str], shown: S
     xs, ys = (ordered(rows[column]) for column in columns)
     figure = Figure(figsize=(style.COLUMN_WIDTH, 0.95 + 0.2 * len(ys)), layout="constrained")
     axes = figure.subplots()
-    fastest = best["throughput_img_s"].max()
+    fastest, slowest = best["throughput_img_s"].max(), best["throughput_img_s"].min()
     for _, row in best.iterrows():
         across, down = xs.index(row[columns[0]]), ys.index(row[columns[1]])
-        cell(axes, across, down, row["throughput_img_s"] / fastest)
+        cell(axes, across, down, row["throughput_img_s"] / fastest, slowest / fastest)
         if row["rounds"] < best["rounds"].max():  # given up: known from fewer rounds
             box = (across - 0.5, down - 0.5)
             axes.add_patch(Rectangle(box, 1, 1, fill=False, hatch="....", edgecolor="#FFFFFF99"))
