@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import nn
 
-from attentions._attend import FeatureMap, Impl, pointwise
+from attentions._attend import FeatureMap, Impl, pointwise, projected
 from attentions._spec import AttentionSpec, Grid, Paper
 
 
@@ -70,8 +70,8 @@ class GnConv(nn.Module):
         weight, bias = self.proj_in.weight.flatten(1), self.proj_in.bias
         assert bias is not None
         assert self.dwconv.bias is not None
-        mixed = F.linear(x, weight[:first], bias[:first])
-        gated = F.linear(x, weight[first:], bias[first:]).permute(0, 3, 1, 2)
+        mixed = projected(x, weight[:first], bias[:first])
+        gated = projected(x, weight[first:], bias[first:]).permute(0, 3, 1, 2)
         gated = F.conv2d(
             gated, self.dwconv.weight * self.s, self.dwconv.bias * self.s, padding=3, groups=gates
         )

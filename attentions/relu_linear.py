@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import FeatureMap, Impl, merge_heads, pointwise
+from attentions._attend import FeatureMap, Impl, merge_heads, pointwise, projected
 from attentions._spec import AttentionSpec, Grid, Paper
 
 EPS = 1e-15  # where every weight is zero the result is zero
@@ -86,8 +86,8 @@ class ReLULinear(nn.Module):
         local = mixing(neighbours(qkv.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         weight, bias = self._folded()
         dim = x.shape[3]
-        own = F.linear(self._attend(qkv), weight[:, :dim], bias)
-        return own.add_(F.linear(self._attend(local), weight[:, dim:])).view(x.shape)
+        own = projected(self._attend(qkv), weight[:, :dim], bias)
+        return own.add_(projected(self._attend(local), weight[:, dim:])).view(x.shape)
 
     def _attend(
         self, qkv: Float[Tensor, "batch height width three_dim"]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attentions._attend import FeatureMap, Impl, pointwise
+from attentions._attend import FeatureMap, Impl, pointwise, projected
 from attentions._spec import AttentionSpec, Grid, Paper
 
 NEVER = -1e4  # a score whose exponential is zero in every dtype, and that every dtype holds
@@ -89,7 +89,7 @@ class Separable(nn.Module):
             scores = scores + (self.apart if grid == self._grid else apart_on(grid, side, x))
         pooled = scores.softmax(dim=-1) @ tokens
         context = F.linear(pooled, weight[1 : 1 + self.dim], bias[1 : 1 + self.dim])
-        value = F.linear(x, weight[1 + self.dim :], bias[1 + self.dim :]).relu()
+        value = projected(x, weight[1 + self.dim :], bias[1 + self.dim :]).relu()
         if grid.height % side or grid.width % side:
             gate = self._spread(context.transpose(1, 2), x.permute(0, 3, 1, 2))
             return pointwise(value * gate.permute(0, 2, 3, 1), out)
