@@ -51,7 +51,7 @@ def by_size(rows: pd.DataFrame, caption: str) -> Figure:
     frame_of(axes, titles, list(share.index))
     axes.set_xlabel("image, pixels")
     axes.xaxis.set_label_position("top")
-    axes.set_title("Speed over the fastest at each size")
+    axes.set_title("Speed over the fastest")
     style.caption_below(
         figure, caption + ("; empty: not measured" if share.isna().any(axis=None) else "")
     )
