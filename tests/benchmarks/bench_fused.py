@@ -124,6 +124,8 @@ def roofline_of(dtype: str) -> Iterator[Row]:
 
 def run(options: Options) -> Section:
     """Every mechanism; quick takes two."""
+    if unknown := [str(size) for size in options.sizes if size.height not in BATCH]:
+        raise SystemExit(f"fused knows no batch for {', '.join(unknown)}: heights are {[*BATCH]}")
     rows = [
         row
         for name in options.attentions
