@@ -79,15 +79,15 @@ def pointwise(
 
 
 def projected(
-    x: Float[Tensor, "*batch in_channels"],
+    x: Float[Tensor, "batch *positions in_channels"],
     weight: Float[Tensor, "out_channels in_channels"],
     bias: Float[Tensor, " out_channels"] | None = None,
-) -> Float[Tensor, "*batch out_channels"]:
-    """The product of what the authors compute as a 1 x 1 convolution.
+) -> Float[Tensor, "batch *positions out_channels"]:
+    """What the authors compute as a 1 x 1 convolution, of a channels-last map or of tokens.
 
     On a CPU torch computes that in oneDNN, and a product of matrices in MKL, which leaves AVX-512
-    unused on AMD's CPUs: LKA at 8 x 14 x 14 x 384 took 4.8 ms and 9.6 ms. Runtimes that modules
-    are converted for take the product better (ONNX Runtime: 5.0 ms, with convolutions 7.0).
+    unused on AMD's CPUs: LKA at 8 x 14 x 14 x 384 took 4.8 ms and 9.6 ms. In a module that is
+    exported it is a product, which ONNX Runtime computes faster (5.0 ms, and 7.0 as convolutions).
     """
     if not x.is_cpu or torch.compiler.is_exporting():
         return F.linear(x, weight, bias)

@@ -31,8 +31,8 @@ def parse_scalar(text: str) -> Scalar:
 
 
 def merged(defaults: Mapping[str, Scalar], *given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The defaults with what is given in their place, the later the rather; `alpha=1` is the same
-    setting as `alpha=1.0`."""
+    """The defaults, replaced by what is given; of a key given twice the last value counts.
+    `alpha=1` is the same setting as `alpha=1.0`."""
     found = dict(defaults)
     for key, value in ((key, value) for own in given for key, value in own.items()):
         is_whole = isinstance(value, int) and not isinstance(value, bool)

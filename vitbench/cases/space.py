@@ -95,6 +95,6 @@ def case_with(case: Case, setting: Mapping[str, Scalar], mechanisms: Mapping[str
     if case.backbone:
         known = models.known_settings(case.backbone, setting, mechanisms)
         return replace(case, params=tuple(sorted(known.items())))
-    own: dict[str, Any] = {**merged(dict(case.params), setting)}
+    own: dict[str, Any] = merged(dict(case.params), setting)
     dim, num_heads = (int(own.pop(name, getattr(case, name))) for name in _SIZES)
     return replace(case, params=tuple(sorted(own.items())), dim=dim, num_heads=num_heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
@@ -20,7 +21,18 @@ from vitbench.devices._imports import beside
 from vitbench.instruments import host
 
 # Variables that say how threads wait, which kernels are chosen and how memory is kept.
-_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "GLIBC_")
+_VARIABLES = (
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "ONEDNN_",
+    "DNNL_",
+    "ATEN_",
+    "MALLOC_",
+    "GLIBC_",
+    "LD_PRELOAD",
+)
 _PACKAGES = ("vitbench", "torch", "numpy", "fvcore", "triton", "timm", "torchvision")
 
 
@@ -48,9 +60,9 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
 
 
 def _variables() -> dict[str, str]:
-    """Those of the environment that change how fast libraries compute. Of a path its last part."""
+    """Those of the environment that change how fast libraries compute. Of paths the file's name."""
     found = {name: text for name, text in os.environ.items() if name.startswith(_VARIABLES)}
-    return {name: text.rpartition(os.sep)[2] for name, text in sorted(found.items())}
+    return {name: re.sub(r"[^\s:;,=]*[/\\]", "", text) for name, text in sorted(found.items())}
 
 
 def _digest(plugin: Path) -> str:

@@ -92,9 +92,11 @@ def test_a_plugin_is_known_by_its_content_and_commit(tmp_path: Path) -> None:
 def test_variables_that_change_how_fast_libraries_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Are there, without the user's paths; what else the environment holds is nobody's business."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    monkeypatch.setenv("MKL_VERBOSE_OUTPUT_FILE", "/var/log/mkl")
+    monkeypatch.setenv("LD_PRELOAD", "/opt/me/libjemalloc.so.2:/opt/me/libiomp5.so")
+    monkeypatch.setenv("MALLOC_CONF", "prof_prefix:/opt/me/heap,narenas:1")
     monkeypatch.setenv("SECRET", "hunter2")
     variables = fingerprint(devices.connect("cpu"))["variables"]
     assert variables["OMP_WAIT_POLICY"] == "passive"
-    assert variables["MKL_VERBOSE_OUTPUT_FILE"] == "mkl"
+    assert variables["LD_PRELOAD"] == "libjemalloc.so.2:libiomp5.so"
+    assert variables["MALLOC_CONF"] == "prof_prefix:heap,narenas:1"
     assert "SECRET" not in variables
