@@ -192,8 +192,11 @@ def section(rows: Sequence[Row], growth: Sequence[Row], roofline: Sequence[Row])
         "MACs). Last, the share of that rate which HiLo reaches at dim 768, 12 heads, 14 x 14 "
         "tokens, 64 images:",
         tables.markdown(("dtype", "MACs/s", "at most", "reached", "HiLo"), bounds),
-        f"Time for each token at 56 x 56 over that at 14 x 14 (fp32, 16 images): {grown}.",
     ]
+    if growth:
+        text.append(
+            f"Time for each token at 56 x 56 over that at 14 x 14 (fp32, 16 images): {grown}."
+        )
     figures |= {f"growth_{row['attention']}": row["growth"] for row in growth}
     return Section("Fused over eager", text, rows, figures, draw=lambda path: draw(rows, path))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from vitbench import devices
 from vitbench.analysis import stats
-from vitbench.cases.row import COLUMNS, name_of, options_of
+from vitbench.cases.row import COLUMNS, name_of
 from vitbench.errors import BadInput, nearest
 from vitbench.instruments import memory
 from vitbench.results.outcome import COUNTED, MEASURED, NOT_MEASURED, UNSUPPORTED
@@ -46,7 +46,7 @@ class Verdict:
     threshold    the slowdown that is called, as a share: the policy's, or the floor's
     why          for a word without a ratio, and for undecided: the reason, and what would help
     changed      exact columns that differ: name -> (base, candidate)
-    options      the options of `vitbench run` and `vitbench ab` that select the case
+    row          of the base, or of the candidate where the base has none
     failed_side  for missing and failed: the side that lacks the case or failed
     faults       sentences, one for each limit of a policy that is broken
     """
@@ -58,7 +58,7 @@ class Verdict:
     threshold: float
     why: str
     changed: Mapping[str, tuple[object, object]]
-    options: str = ""
+    row: Record
     failed_side: Side | None = None
     faults: tuple[str, ...] = ()
 
@@ -137,7 +137,7 @@ def _keys(across: Sequence[str]) -> Callable[[Record], tuple[object, ...]]:
     """What a case is matched by."""
     shared = [name for name in ("device", "dtype") if name not in across]
     cells = operator.itemgetter(*IDENTITY, *shared)
-    return lambda record: tuple([str(cell) if cell else "" for cell in cells(record)])
+    return lambda record: tuple([cell or "" for cell in cells(record)])
 
 
 def _matched(
@@ -198,7 +198,7 @@ class _CasePair:
             word=word,
             why=why,
             changed=self._changed(),
-            options=options_of(record),
+            row=record,
             **({"ratio": None, "threshold": self.limit} | fields),
         )
 

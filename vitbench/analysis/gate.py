@@ -17,7 +17,7 @@ from vitbench import devices
 from vitbench.analysis import compare
 from vitbench.analysis.compare import Verdict
 from vitbench.cases import backbone_names
-from vitbench.cases.row import name_of
+from vitbench.cases.row import name_of, options_of
 from vitbench.cases.scalars import share
 from vitbench.errors import BadInput, nearest
 from vitbench.results.outcome import COUNTED, MEASURED
@@ -168,7 +168,7 @@ def _faults(verdict: Verdict, policy: Policy, command: str) -> tuple[str, ...]:
             f"{verdict.describe} is slower: {verdict.ratio.value:.3f} times the base's latency "
             f"(95% interval {verdict.ratio.low:.3f} to {verdict.ratio.high:.3f}, "
             f"limit +{verdict.threshold:.1%}){f', {verdict.why}' if verdict.why else ''}; "
-            f"again: {command} {verdict.options}"
+            f"again: {command} {options_of(verdict.row)}"
         )
     names = {"peak_memory_bytes": "max_memory", "macs": "max_macs", "params": "max_params"}
     for column, (old, new) in verdict.changed.items():

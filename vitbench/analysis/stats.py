@@ -358,8 +358,10 @@ def _p_of_welch(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction: p-values that hold together (Holm 1979)."""
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values)):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+    values, count = np.asarray(p_values, float), len(p_values)
+    order = np.argsort(values)
+    steps = np.minimum(1.0, (count - np.arange(count)) * values[order])
+    adjusted = np.empty(count)
+    adjusted[order] = np.maximum.accumulate(steps)
+    corrected: list[float] = adjusted.tolist()
+    return corrected

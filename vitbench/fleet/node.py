@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from vitbench.engine.messages import Ready, SetUp
 from vitbench.engine.pool import WorkerSpec
 from vitbench.errors import BadInput
 from vitbench.fleet import parcels, versions
+from vitbench.fleet.scratch import Scratch
 from vitbench.instruments import host
 from vitbench.instruments.timing import TimingRule
 from vitbench.results.folder import ARTIFACTS, artifact_of
@@ -77,8 +77,8 @@ class Node:
 
     def __init__(self, new_worker: Callable[..., CaseWorker] = CaseWorker) -> None:
         self._new_worker = new_worker
-        self._folder = Path(tempfile.mkdtemp(prefix="vitbench-node-"))
-        self._artifacts = self._folder / ARTIFACTS
+        self._scratch = Scratch()
+        self._artifacts = self._scratch.path / ARTIFACTS
         self._lock = DeviceLock()
         self._worker: CaseWorker | None = None
         self._round: int | None = None
@@ -143,7 +143,7 @@ class Node:
             if self._worker is not None:
                 self._worker.end()
         self._lock.__exit__()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def _worker_of(self, round_index: int | None) -> CaseWorker:
         """A fresh one for each round; the first round has the one that joined."""
