@@ -11,7 +11,7 @@ from typing import Literal
 
 from vitbench.analysis import stats
 from vitbench.analysis.groups import groups, latency_s, trusted
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.results.record import Record
 
 Changed = Literal["runtime", "dtype", "device_name"]
@@ -75,8 +75,10 @@ def _by_frequency(records: Sequence[Record], axis: Changed) -> list[str]:
 
 def _change(axis: Changed, base: str, other: str, pairs: Sequence[tuple[Record, Record]]) -> Change:
     speedups = [latency_s(a) / latency_s(b) for a, b in pairs]
-    spread = Spread.of(row for pair in pairs for row in pair)
-    signs = [spread.sign(a, b, len(pairs)) for a, b in pairs]
+    rounds = [(Rounds.of(a), Rounds.of(b)) for a, b in pairs]
+    runtimes = (base, other) if axis == "runtime" else ("", "")
+    spread = Spread.of_rounds(row for pair in rounds for row in zip(runtimes, pair, strict=True))
+    signs = spread.signs(rounds, is_alike=axis != "runtime")
     low, high = _mean_interval([math.log(speedup) for speedup in speedups])
     ranked = sorted(range(len(pairs)), key=lambda index: speedups[index])
     worst, best = (pairs[index] for index in (ranked[0], ranked[-1]))

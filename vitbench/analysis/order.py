@@ -12,11 +12,12 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vitbench.analysis.stats import student_quantile
-from vitbench.results.record import Record
+from vitbench.results.record import Record, Value
 
 # Of an order that is stated. Of the comparisons of identical runtimes, recorded and simulated, at
 # most 2 of 100 then state one (tests/benchmarks/bench_same_runtimes.py).
@@ -24,6 +25,7 @@ CONFIDENCE = 0.99
 # Candidates closer than this are measured in turns before one is called faster, except where their
 # rounds tell them apart.
 NEAR = 1.2
+_LOG_NEAR = math.log(NEAR)
 # Of processes that are far slower than their neighbours.
 _ODD_SHARE = 0.05
 
@@ -45,13 +47,18 @@ class Spread:
     @classmethod
     def of(cls, records: Iterable[Record]) -> Spread:
         """Of the measured rows of a run, or of one setting of it."""
+        return cls.of_rounds((row["runtime"], Rounds.of(row)) for row in records)
+
+    @classmethod
+    def of_rounds(cls, rows: Iterable[tuple[Value, Rounds]]) -> Spread:
+        """Of rows by their runtime and their rounds."""
         most: dict[object, int] = {}
         squares, freedom = 0.0, 0
-        for row in records:
-            rounds = Rounds.of(row)
+        for runtime, rounds in rows:
             more = rounds.count - 1
-            most[row["runtime"]] = max(more, most.get(row["runtime"], 0))
-            squares, freedom = squares + more * rounds.deviation**2, freedom + more
+            if more > most.setdefault(runtime, 0):
+                most[runtime] = more
+            squares, freedom = squares + more * rounds.variance, freedom + more
         pooled = math.sqrt(squares / freedom) if freedom else math.inf
         return cls(pooled, freedom, sum(most.values()))
 
@@ -70,7 +77,7 @@ class Spread:
         freedom = self.rounds if is_alike else self.processes
         if not freedom:
             return -math.inf
-        own = math.sqrt((fast.deviation**2 + late.deviation**2) / 2)
+        own = math.sqrt((fast.variance + late.variance) / 2)
         error = max(self.pooled, own) * math.sqrt(1 / fast.count + 1 / late.count)
         reach = student_quantile((1 - CONFIDENCE) / (2 * pairs), freedom)  # by Bonferroni
         at_least = late.mean - fast.mean - reach * error
@@ -83,6 +90,25 @@ class Spread:
         fast, late = (first, second) if sign < 0 else (second, first)
         is_alike = one["runtime"] == other["runtime"]
         return sign if self._gap(fast, late, is_alike, pairs) > 0 else 0
+
+    def signs(self, pairs: Sequence[tuple[Rounds, Rounds]], *, is_alike: bool) -> list[int]:
+        """`sign` of each of these pairs, which are looked at together; of many in little time."""
+        freedom = self.rounds if is_alike else self.processes
+        if not freedom:
+            return [0] * len(pairs)
+        one, other = (
+            np.array([(r.count, r.mean, r.variance, r.least, r.most) for r in side]).T
+            for side in zip(*pairs, strict=True)
+        )
+        is_first = one[1] <= other[1]
+        fast, late = np.where(is_first, one, other), np.where(is_first, other, one)
+        deviation = np.sqrt(np.maximum(self.pooled**2, (fast[2] + late[2]) / 2))
+        error = deviation * np.sqrt(1 / fast[0] + 1 / late[0])
+        reach = student_quantile((1 - CONFIDENCE) / (2 * len(pairs)), freedom)
+        is_apart = (late[3] - fast[4] > _LOG_NEAR) & ~_may_be_odd(late[0], len(pairs))
+        is_known = (late[1] - fast[1] > reach * error) | is_apart
+        signs: list[int] = np.where(is_known, np.where(is_first, -1, 1), 0).tolist()
+        return signs
 
     def level(self, rows: Sequence[Record]) -> list[Record]:
         """The fastest of the rows, and those that are not known to be slower; the fastest first."""
@@ -103,37 +129,40 @@ def may_be_faster(rows: Sequence[Record | None]) -> np.ndarray:
 
 
 def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
-    """By how much more than NEAR all rounds of the two lie apart, as a logarithm; below 0 where
+    """By how much more than NEAR all rounds of the two lie apart, as a logarithm; -inf where
     they do not, or where the rounds are so few that all of the slower row's may be odd.
 
     One process in twenty is far slower than its neighbours, which widens the pooled spread of a
     whole run. But an odd process is never faster: of the faster row the slowest third of the rounds
     does not count.
     """
-    if 2 * _ODD_SHARE**late.count * pairs > 1 - CONFIDENCE:
-        return -math.inf
-    return late.least - fast.most - math.log(NEAR)
+    beyond = late.least - fast.most - _LOG_NEAR
+    return -math.inf if beyond <= 0 or _may_be_odd(late.count, pairs) else beyond
+
+
+def _may_be_odd(count: Any, pairs: int) -> Any:
+    """Whether so many rounds may all be odd in one of so many pairs; of many counts at once too."""
+    return 2 * _ODD_SHARE**count * pairs > 1 - CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
     """The rounds of a measured row, by the logarithms of their medians.
 
-    deviation  their standard deviation; 0 for one round
-    least      the fastest round
-    most       the slowest round, without the slowest third
+    variance  0 for one round
+    least     the fastest round
+    most      the slowest round, without the slowest third
     """
 
     count: int
     mean: float
-    deviation: float
+    variance: float
     least: float
     most: float
 
     @classmethod
     def of(cls, row: Record) -> Rounds:
-        text = row["round_medians"]
-        return _rounds(text if isinstance(text, str) and text else str(row["latency_s"]))
+        return _rounds(row["round_medians"] or row["latency_s"])
 
 
 def medians_of(row: Record) -> list[float]:
@@ -142,10 +171,10 @@ def medians_of(row: Record) -> list[float]:
 
 
 @functools.cache
-def _rounds(text: str) -> Rounds:
+def _rounds(medians: Value) -> Rounds:
     """Each row is compared with many others."""
-    logs = sorted(math.log(float(word)) for word in text.split())
+    logs = sorted(math.log(float(word)) for word in str(medians).split())
     count, mean = len(logs), math.fsum(logs) / len(logs)
     square = math.fsum((value - mean) ** 2 for value in logs)
-    deviation = math.sqrt(square / (count - 1)) if count > 1 else 0.0
-    return Rounds(count, mean, deviation, logs[0], logs[-1 - count // 3])
+    variance = square / (count - 1) if count > 1 else 0.0
+    return Rounds(count, mean, variance, logs[0], logs[-1 - count // 3])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import synthetic_records as synthetic
-from vitbench.analysis.order import Spread, may_be_faster
+from vitbench.analysis.order import Rounds, Spread, may_be_faster
 from vitbench.results.record import Record
 
 
@@ -156,3 +156,26 @@ def test_what_is_faster_may_be_faster(count: int) -> None:
     assert not may[-1].any()
     assert not may[:, -1].any()
     assert may[:-1, :-1].mean() < 0.75
+
+
+@pytest.mark.parametrize("is_alike", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_signs_of_many_pairs_are_those_of_each(count: int, is_alike: bool) -> None:
+    rng = np.random.default_rng(count)
+    told = set()
+    for size in (1, 2, 30):
+        shifts = rng.normal(0, 0.3, size)
+        pairs = [
+            (
+                row("a", *np.exp(rng.normal(0, 0.02, count))),
+                row("a" if is_alike else "b", *np.exp(shift + rng.normal(0, 0.02, count))),
+            )
+            for shift in shifts
+        ]
+        spread = Spread.of(one for pair in pairs for one in pair)
+        rounds = [(Rounds.of(one), Rounds.of(other)) for one, other in pairs]
+        signs = spread.signs(rounds, is_alike=is_alike)
+        assert signs == [spread.sign(one, other, len(pairs)) for one, other in pairs]
+        told |= {*signs}
+    if count > 2:  # fewer rounds tell nothing between two runtimes
+        assert told == {-1, 0, 1}
