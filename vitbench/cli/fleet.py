@@ -56,7 +56,6 @@ def _carry_out(
     work: Callable[..., Mapping[Path, Run]], folder: Path, address: str, *, quiet: bool
 ) -> int:
     from vitbench.render.progress import ProgressBar
-    from vitbench.results import merge
 
     bar: ProgressBar
     with ProgressBar(terminal.console(), quiet=quiet) as bar:
@@ -65,13 +64,18 @@ def _carry_out(
         except KeyboardInterrupt:
             command = f"vitbench run --resume {folder} --fleet {address}"
             return running.interrupted(folder, command)
-    statuses = []
-    for place, whole in done.items():
-        statuses.append(running.conclude(whole, place))
-        _print_nodes(whole)
-        for sentence in merge.warnings(whole):
-            _note(sentence)
-    return max(statuses)
+    return max([conclude(whole, place) for place, whole in done.items()])
+
+
+def conclude(done: Run, folder: Path) -> int:
+    """The end of a run that several machines measured."""
+    from vitbench.results import merge
+
+    status = running.conclude(done, folder)
+    _print_nodes(done)
+    for sentence in merge.warnings(done):
+        _note(sentence)
+    return status
 
 
 def _note(sentence: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitbench.cli import run as running
+from vitbench.cli import fleet
 from vitbench.errors import BadInput
 
 Shards = Annotated[list[Path], typer.Argument(help="The folders of all shards, in any order.")]
@@ -26,6 +26,4 @@ def merge(shards: Shards, *, out: Out) -> int:
         runs[str(folder)] = journal.read(folder)
     whole = merging.merge(runs)
     merging.write(whole, out)
-    for sentence in merging.warnings(whole):
-        typer.echo(f"vitbench: {sentence}", err=True)
-    return running.conclude(whole, out)
+    return fleet.conclude(whole, out)

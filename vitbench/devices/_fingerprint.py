@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from vitbench import devices
+from vitbench import devices, source
 from vitbench.devices import Device
 from vitbench.devices._imports import beside
 from vitbench.instruments import host
@@ -51,6 +51,7 @@ def fingerprint(device: Device, plugins: Mapping[str, Path] | None = None) -> di
         "device_id": device.identity,
         "unused_devices": devices.unused(),
         "code": git_state(Path(__file__)),
+        "code_digest": source.digest(),
         "plugins": {
             name: {"sha256": _digest(path), "git": git_state(path)}
             for name, path in (plugins or {}).items()

@@ -66,7 +66,10 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     run = journals.read(folder)
     plan = run.plan
     if run.nodes and plan.shard is None:
-        raise BadInput(f"several machines measured {folder}, and one cannot continue it")
+        raise BadInput(
+            f"nodes of a fleet measured {folder}: continue it with `vitbench run --resume {folder} "
+            "--fleet ADDRESS`"
+        )
     if plan.calibration is not None:
         plan.calibration.check()
     with Journal(folder / JOURNAL) as journal:

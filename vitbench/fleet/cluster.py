@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ def connected(address: str, device: str, packages: Sequence[str]) -> Iterator[Ra
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if match := _ADDRESS.fullmatch(address):
         _check_reachable(address, match["host"].strip("[]"), int(match["port"]))
+    # Of a connection that fails: our own sentence says it.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         quiet["include_dashboard"] = False
@@ -63,7 +66,8 @@ def connected(address: str, device: str, packages: Sequence[str]) -> Iterator[Ra
         except Exception as error:
             raise BadInput(
                 f"--fleet {address}: no cluster of Ray {ray.__version__} answers there: "
-                f"{first_line(error)}"
+                f"{first_line(error)}; one that asks for a token answers where RAY_AUTH_MODE=token "
+                "and its token are set"
             ) from None
         yield RayCluster(address, device, packages)
     finally:
@@ -213,7 +217,9 @@ class RayCluster:
         """An actor that reserves all CPUs of the machine, or one of its devices and its share of
         the CPUs."""
         ray = _ray()
-        (machine,) = [machine for machine in ray.nodes() if machine["NodeID"] == offer.machine]
+        with self._connection():
+            machines = ray.nodes()
+        (machine,) = [machine for machine in machines if machine["NodeID"] == offer.machine]
         have = machine["Resources"]
         reserved: dict[str, Any] = {"num_cpus": int(have.get("CPU", 0))}
         if not self._is_host:
@@ -225,21 +231,26 @@ class RayCluster:
             max_concurrency=2,  # `end` may come beside a request
             scheduling_strategy=_at(offer.machine),
         )(nodes.Node)
-        return actor.remote(self._new_worker)
+        with self._connection():
+            return actor.remote(self._new_worker)
 
     def ask(self, member: Any, method: str, *arguments: Any) -> Any:
-        return getattr(member, method).remote(*arguments)
+        with self._connection():
+            return getattr(member, method).remote(*arguments)
 
     def end(self, members: Iterable[Any]) -> None:
+        """Those of a cluster that is gone have ended with it."""
         ended = list(members)
-        tasks = [one.end.remote() for one in ended]
-        if tasks:
-            _ray().wait(tasks, num_returns=len(tasks), timeout=_END_S)
-        for one in ended:
-            _ray().kill(one)
+        with contextlib.suppress(BadInput), self._connection():
+            tasks = [one.end.remote() for one in ended]
+            if tasks:
+                _ray().wait(tasks, num_returns=len(tasks), timeout=_END_S)
+            for one in ended:
+                _ray().kill(one)
 
     def share(self, content: bytes) -> Any:
-        return _ray().put(content)
+        with self._connection():
+            return _ray().put(content)
 
     def done(self, tasks: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Raises BadInput where the cluster is gone."""
@@ -257,19 +268,22 @@ class RayCluster:
         """Raises BadInput where the cluster is gone."""
         try:
             yield
-        except (ConnectionError, _ray().exceptions.RaySystemError) as error:
+        # A ValueError comes from gRPC, of a channel that was closed.
+        except (ConnectionError, ValueError, _ray().exceptions.RaySystemError) as error:
             raise BadInput(
                 f"the connection to Ray at {self._address} is lost ({first_line(error)}): continue "
                 "with `vitbench run --resume FOLDER --fleet ADDRESS`"
             ) from None
 
     def reply(self, task: Any) -> Any:
+        """Raises BadInput where the cluster is gone."""
         ray = _ray()
-        try:
-            return ray.get(task)
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            raise Lost(first_line(cause)) from None
+        with self._connection():
+            try:
+                return ray.get(task)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None) or error
+                raise Lost(first_line(cause)) from None
 
 
 def kind_of(resources: Mapping[str, float], facts: Mapping[str, Any] | str) -> str:

@@ -195,6 +195,7 @@ class Head:
         self._parcels: dict[str, tuple[Mapping[str, str], Mapping[str, bytes]]] = {}
         self._shared: dict[str, Any] = {}
         self._is_waiting_told = False
+        self._has_joined = False  # any node, so that it may come back
         self._here = versioning.of_plan(sweeps[0].run.plan)
 
     def carry_out(self) -> list[Run]:
@@ -221,18 +222,15 @@ class Head:
             self._deal()
             if any(not member.sweep.dealer.is_done for member in self._members.values()):
                 seen_s = now_s
-            elif now_s - seen_s > ALONE_S or (self._refused and not self._has_begun):
+            elif now_s - seen_s > ALONE_S or (self._refused and not self._has_joined):
                 self._stop()
             self._take(self._cluster.done(list(self._tasks), LOOK_S))
 
-    @property
-    def _has_begun(self) -> bool:
-        return any(sweep.run.environment for sweep in self._sweeps)
-
     def _stop(self) -> None:
         """Raises BadInput."""
-        if not self._has_begun:
-            reasons = list(self._refused.values())
+        has_begun = any(sweep.run.environment for sweep in self._sweeps)
+        if not self._has_joined and (self._refused or not has_begun):
+            reasons = [*self._refused.values()] or [f"none joined within {ALONE_S:g} s"]
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
             raise BadInput(f"no node can measure: {'; '.join(reasons[:3])}{more}")
         folder = self._sweeps[0].folder
@@ -304,10 +302,10 @@ class Head:
             return
         first = run.environment or reply.environment
         if difference := merge.unlike(first, reply.environment):
-            self._dismiss(member, f"it has another {difference} as the other nodes have")
+            self._dismiss(member, f"it has another {difference} than the run began with")
             return
         environment, ceilings = dict(reply.environment), reply.ceilings
-        member.is_joined = True
+        member.is_joined = self._has_joined = True
         if member.name not in run.nodes:
             entry = journals.environment_entry(environment, ceilings, member.name)
             member.sweep.journal.append(entry)

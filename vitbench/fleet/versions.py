@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
 
 import vitbench
-from vitbench import runtimes
+from vitbench import runtimes, source
 from vitbench.cases.plan import Plan
 
 Versions = Mapping[str, str]
@@ -22,7 +19,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     not there. Imports none of them."""
     homes = _homes()
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    found["vitbench"] = f"{vitbench.__version__} ({code()})"
+    found["vitbench"] = f"{vitbench.__version__} ({source.digest()})"
     for package in packages:
         named = homes.get(package, [])
         # torch's build, such as +cu130, may differ from the head's, which measures nothing.
@@ -45,20 +42,6 @@ def packages_of(names: Iterable[str]) -> list[str]:
 def _homes() -> Mapping[str, list[str]]:
     """What was installed under which name, by what is imported of it."""
     return metadata.packages_distributions()
-
-
-@functools.cache
-def code() -> str:
-    """A hash of vitbench's own code: an installed tree has no revision, and may be changed."""
-    content = hashlib.sha256()
-    for package in ("attentions", "vitbench"):
-        spec = importlib.util.find_spec(package)
-        assert spec is not None
-        for folder in spec.submodule_search_locations or []:
-            for path in sorted(Path(folder).rglob("*.py")):
-                content.update(path.relative_to(folder).as_posix().encode())
-                content.update(path.read_bytes())
-    return content.hexdigest()[:12]
 
 
 def disagreement(here: Versions, there: Versions) -> str:

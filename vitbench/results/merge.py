@@ -43,8 +43,10 @@ def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         ("torch", one["torch"]["version"], other["torch"]["version"]),
         ("number of threads", one["torch"]["threads"], other["torch"]["threads"]),
     ]
-    codes = [(of.get("code") or {}).get("commit") for of in (one, other)]
-    pairs.append(("revision of vitbench", codes[0], codes[1]))
+    codes = [of.get("code_digest") for of in (one, other)]
+    if None in codes:  # of an earlier release
+        codes = [(of.get("code") or {}).get("commit") for of in (one, other)]
+    pairs.append(("code of vitbench", codes[0], codes[1]))
     mine, theirs = one.get("packages", {}), other.get("packages", {})
     pairs += [(name, mine.get(name), theirs.get(name)) for name in sorted({*mine, *theirs})]
     files, others = one.get("plugins", {}), other.get("plugins", {})

@@ -183,11 +183,31 @@ def test_nodes_must_agree(tmp_path: Path) -> None:
         ),
         "broken is left out: vitbench cannot be run there: No module named 'vitbench'",
         f"old is left out: it has torch 1.0, and here is {HERE['torch']}",
-        "wide is left out: it has another number of threads: 8, not 2, as the other nodes have",
+        "wide is left out: it has another number of threads: 8, not 2, than the run began with",
     ]
     with pytest.raises(BadInput, match=r"no node can measure: old is left out: it has torch 1.0"):
         runs.measure(PLAN, tmp_path / "none", Machines(refused[0]))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_resume_ends_at_once_where_no_node_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what differs; and the run can go on where a node agrees."""
+    monkeypatch.setattr(head, "ALONE_S", 1e9)
+    machines = Machines(Host("good"))
+
+    def stop(task: Task) -> None:
+        if machines.hosts[0].measured.total() > 1:
+            raise KeyboardInterrupt
+
+    machines.on_reply = stop
+    with pytest.raises(KeyboardInterrupt):
+        runs.measure(PLAN, tmp_path / "run", machines)
+    other = environment(torch={"version": "2.13", "threads": 8})
+    with pytest.raises(BadInput, match=r"no node can measure: wide is left out: it has another"):
+        runs.resume(tmp_path / "run", Machines(Host("wide", environment=other)))
+    only(runs.resume(tmp_path / "run", Machines(Host("good"))))
 
 
 def test_a_case_that_ends_its_nodes_fails(tmp_path: Path) -> None:

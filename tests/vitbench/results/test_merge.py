@@ -61,7 +61,7 @@ def test_what_cannot_be_merged() -> None:
     differences: list[tuple[dict[str, Any], str]] = [
         ({"torch": torch}, "another torch: 2.14, not 2.13, than shard-1"),
         ({"device_name": "B"}, "another device: B, not A CPU, 2 threads, than shard-1"),
-        ({"code": {"commit": "abc"}}, "another revision of vitbench: abc, not none,"),
+        ({"code": {"commit": "abc"}}, "another code of vitbench: abc, not none,"),
         ({"packages": {"timm": "1"}}, "another timm: 1, not none,"),
         ({"plugins": {"mine": {"sha256": "1" * 64}}}, "another content of the plugin mine"),
     ]
