@@ -172,9 +172,11 @@ def prepare(
     with _stopwatch(spent, "first_call"), own.noted(case, plugins, subject.x):
         output = prepared.call()
         subject.device.synchronize()
+    held_bytes = host.resident_bytes() - prepared.resident_before_bytes
     settings.restore(before)
     # Threads and processes cannot be ended: those of the module count as changed while it is timed.
-    keeps = runtime.RULES.keeps_processes
+    # What the runtime starts, or its package as it is imported, is not the module's.
+    keeps = runtime.RULES.keeps_processes or runtime.RULES.converts
     ready = Ready(case, subject, prepared, settings.read() if keeps else before, spent=spent)
     with _stopwatch(spent, "check"):
         note = check.check_form(case, subject, output, plugins)
@@ -187,7 +189,7 @@ def prepare(
     output_bytes = sum(tensor.nbytes for tensor in tensors_in(output))
     del output
     if with_facts:
-        columns = checked | _read(ready, plugins, energy_s)
+        columns = checked | _read(ready, plugins, energy_s, held_bytes)
         said = f"set again after it was built: {', '.join(changed)}" if changed else ""
         heads = subjects.heads_note(case, plugins)
         layout = subjects.layout_note(case, subject.module)
@@ -232,7 +234,9 @@ def _runtime_of(case: Case) -> runtimes.Runtime:
     return runtime
 
 
-def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str, Any]:
+def _read(
+    ready: Ready, plugins: subjects.Plugins, energy_s: float, held_bytes: int
+) -> dict[str, Any]:
     """What the instruments, the runtime and the subject say, by column.
 
     One that fails leaves its columns empty, and `notes` says why: the case is timed all the same.
@@ -247,7 +251,7 @@ def _read(ready: Ready, plugins: subjects.Plugins, energy_s: float) -> dict[str,
         is_dispatched=prepared.is_dispatched,
         kept_bytes=prepared.kept_bytes,
         memory_source=prepared.memory_source,
-        resident_before_bytes=prepared.resident_before_bytes,
+        resident_held_bytes=held_bytes,
         energy_s=energy_s,
         counts=subjects.counts(case, plugins, subject.module),
     )

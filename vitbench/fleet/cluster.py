@@ -268,8 +268,9 @@ class RayCluster:
         """Raises BadInput where the cluster is gone."""
         try:
             yield
-        # A ValueError comes from gRPC, of a channel that was closed.
-        except (ConnectionError, ValueError, _ray().exceptions.RaySystemError) as error:
+        # ConnectionError, RaySystemError, ValueError of gRPC whose channel was closed, or Exception
+        # where Ray's client has given up.
+        except Exception as error:
             raise BadInput(
                 f"the connection to Ray at {self._address} is lost ({first_line(error)}): continue "
                 "with `vitbench run --resume FOLDER --fleet ADDRESS`"
@@ -282,8 +283,8 @@ class RayCluster:
             try:
                 return ray.get(task)
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                raise Lost(first_line(cause)) from None
+                reason = first_line(getattr(error, "cause", None) or error)
+        raise Lost(reason)
 
 
 def kind_of(resources: Mapping[str, float], facts: Mapping[str, Any] | str) -> str:

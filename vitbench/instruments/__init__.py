@@ -63,7 +63,7 @@ class Workload:
     is_dispatched  torch dispatches the operators of a call one by one
     kept_bytes     memory that the call works in and keeps, so that it is not seen to be taken
     memory_source  where the memory of the call is read: a constant of `memory`
-    resident_before_bytes  of the process, before it held what the call needs
+    resident_held_bytes  by which the process grew as it loaded the module and called it once
     energy_s       how long energy may be read; 0: it is not asked for
     counts         what MACs are counted from
     """
@@ -76,7 +76,7 @@ class Workload:
     is_dispatched: bool
     kept_bytes: int
     memory_source: str
-    resident_before_bytes: int
+    resident_held_bytes: int
     energy_s: float
     counts: Counts
 

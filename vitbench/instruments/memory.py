@@ -39,8 +39,8 @@ COLUMNS = (
         "memory_source",
         "",
         "of the peak: `allocator`, torch's own; `runtime`, that and what the runtime says that it "
-        "works in; `resident`, the process's highest resident set less what it held before it "
-        "loaded the module; empty where nothing tells",
+        "works in; `resident`, what the process's resident set grew by with the module and its "
+        "first call, and what it grows by in a call; empty where nothing tells",
         "text",
     ),
     Column("reserved_memory_bytes", "bytes", "CUDA allocator's reserve", "int"),
@@ -55,7 +55,7 @@ def read(workload: Workload) -> Mapping[str, Any]:
     if workload.memory_source == UNKNOWN:
         return {}
     if workload.memory_source == RESIDENT:
-        return _resident(workload.call, workload.resident_before_bytes)
+        return _resident(workload.call, workload.resident_held_bytes)
     memory = measure(
         workload.device, workload.call, workload.module, (workload.x,), workload.kept_bytes
     )
@@ -68,12 +68,14 @@ def read(workload: Workload) -> Mapping[str, Any]:
     }
 
 
-def _resident(call: Call, before_bytes: int) -> Mapping[str, Any]:
-    """By the resident set, which holds the loaded module and what the call takes."""
+def _resident(call: Call, held_bytes: int) -> Mapping[str, Any]:
+    """By the resident set: what it grew by with the module, and what it grows by in a call. Not by
+    its size before the module, since the checks between import packages and fill caches."""
     call()
     gc.collect()
+    before_bytes = host.resident_bytes()
     highest = host.highest_resident_bytes(call)
-    peak = None if highest is None else max(0, highest - before_bytes)
+    peak = None if highest is None else max(0, held_bytes) + max(0, highest - before_bytes)
     return {"peak_memory_bytes": peak, "peak_rss_bytes": highest, "memory_source": RESIDENT}
 
 

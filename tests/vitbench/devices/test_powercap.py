@@ -181,7 +181,7 @@ def workload(call: Callable[[], None], energy_s: float) -> Workload:
         is_dispatched=True,
         kept_bytes=0,
         memory_source=memory.ALLOCATOR,
-        resident_before_bytes=0,
+        resident_held_bytes=0,
         energy_s=energy_s,
         counts=Counts(parts=dict, closed_form=int, formula=int),
     )
