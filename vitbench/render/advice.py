@@ -46,6 +46,12 @@ def answer(advice: Advice) -> list[str]:
         lines.append(f"runner-up: {named(advice.runner_up)}, {times:.2f} times as long")
     if pick["trust"] not in ("A", "B"):
         lines.append(f"of trust {pick['trust']} only: {pick['trust_reasons']}")
+    if pick["calibration"]:
+        error = "unknown" if pick["error_rms"] is None else f"{float(pick['error_rms']):.2%}"
+        lines.append(
+            f"quantized: its output's error is {error} of the output (root mean squares); its "
+            f"ranges are of {pick['calibration']}"
+        )
     return [visible(line) for line in lines]
 
 
@@ -57,6 +63,11 @@ def commands(pick: Record) -> list[str]:
     elif pick["attention"]:
         lines.append(f"build it: {_expression(pick)}")
     lines.append(f"measure it again: vitbench run {options_of(pick)}")
+    if pick["calibration"] and pick["backbone"]:
+        lines.append(
+            f"its ranges are of {pick['calibration']}: where that is a folder of your own, give it "
+            "to both commands as --calibration"
+        )
     return [visible(line) for line in lines]
 
 

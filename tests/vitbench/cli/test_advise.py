@@ -147,6 +147,17 @@ def test_models_by_their_published_accuracy(vitbench: Vitbench) -> None:
     assert "litv2_s" not in out.splitlines()[0]
 
 
+def test_a_quantized_pick_says_how_far_it_is_off_and_what_it_was_calibrated_on(
+    vitbench: Vitbench,
+) -> None:
+    (case,) = synthetic.cases(backbone=("litv2_s",), runtime=("openvino",), dtype=("int8",))
+    told = {"calibration": "photos (3 images)", "error_rms": 0.0278}
+    synthetic.folder(Path("int8"), [synthetic.record(case, [0.01] * 3, **told)])
+    _, out, _ = vitbench("advise", "int8")
+    assert "error is 2.78% of the output" in out
+    assert "of photos (3 images): where that is a folder of your own" in out
+
+
 def test_as_json(vitbench: Vitbench) -> None:
     """Rows by the ids of their cases."""
     asked = ("advise", "run", "--resolution", "224", "--json")
