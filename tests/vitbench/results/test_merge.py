@@ -109,7 +109,7 @@ def test_the_command_merges_or_writes_nothing(
     rows = read_csv(tmp_path / "whole" / RECORDS)
     assert [row["case"] for row in rows] == [one.id for one in CASES]
     assert command(["run", "--resume", "whole"]) == 2
-    assert "several machines measured" in capsys.readouterr().err
+    assert "nodes of a fleet, or shards, measured" in capsys.readouterr().err
 
 
 def test_withdrawn_outcomes_are_replaced(tmp_path: Path) -> None:
