@@ -67,8 +67,8 @@ def resume(folder: Path, on_progress: OnProgress | None = None) -> Run:
     plan = run.plan
     if run.nodes and plan.shard is None:
         raise BadInput(
-            f"nodes of a fleet, or shards, measured {folder}: continue it with `vitbench run --resume {folder} "
-            "--fleet ADDRESS`"
+            f"nodes of a fleet, or shards, measured {folder}: continue it with "
+            f"`vitbench run --resume {folder} --fleet ADDRESS`"
         )
     if plan.calibration is not None:
         plan.calibration.check()
