@@ -175,8 +175,9 @@ def prepare(
     held_bytes = host.resident_bytes() - prepared.resident_before_bytes
     settings.restore(before)
     # Threads and processes cannot be ended: those of the module count as changed while it is timed.
-    # What the runtime starts, or its package as it is imported, is not the module's.
-    keeps = runtime.RULES.keeps_processes or runtime.RULES.converts
+    # What a package starts as it is imported is not: of a converted module no Python runs here, and
+    # what its building left is in `stayed`.
+    keeps = runtime.RULES.keeps_processes or (runtime.RULES.converts and not stayed)
     ready = Ready(case, subject, prepared, settings.read() if keeps else before, spent=spent)
     with _stopwatch(spent, "check"):
         note = check.check_form(case, subject, output, plugins)
