@@ -65,6 +65,10 @@ def test_what_cannot_be_merged() -> None:
         ({"packages": {"timm": "1"}}, "another timm: 1, not none,"),
         ({"plugins": {"mine": {"sha256": "1" * 64}}}, "another content of the plugin mine"),
     ]
+    same = {"code_digest": "0123456789ab"}
+    one, other = (environment(**same, code={"commit": commit}) for commit in ("abc", "def"))
+    assert merge.unlike(one, other) == ""
+    assert "code of vitbench" in merge.unlike(one, environment(code_digest="ba9876543210"))
     for changes, what in differences:
         part.environment = environment(**changes)
         with pytest.raises(BadInput, match=what):

@@ -53,6 +53,17 @@ def test_no_row_of_a_busy_machine_is_trusted(tmp_path: Path, runtime: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "executorch"])
+def test_the_first_case_of_a_worker_is_like_the_others(tmp_path: Path, runtime: str) -> None:
+    """What checks import is not its memory, nor what the package starts its change of settings."""
+    done = vitbench(tmp_path, *_RUN, "--runtime", runtime, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    for row in read_csv(tmp_path / "run" / RECORDS):
+        assert int(row["peak_memory_bytes"]) < 64 * 2**20, row
+        assert "changed settings" not in row["trust_reasons"], row
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("busy")
 def test_the_doctor_says_so_before(tmp_path: Path) -> None:
     """With the grade to expect, and a finding that names the contention."""
