@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitbench import runtimes
 from vitbench.analysis.compare import IDENTITY, MACHINE
-from vitbench.analysis.order import Spread, may_be_faster
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.results.outcome import MEASURED, UNSUPPORTED
 from vitbench.results.record import Record
 
@@ -170,7 +170,7 @@ def latency_s(row: Record) -> float:
 
 def spread_of(comparison: Comparison) -> Spread:
     """What its processes differ by, where they were trusted."""
-    return Spread.of(filter(is_trusted, comparison.rows))
+    return Spread.of(Rounds.of([row for row in comparison.rows if is_trusted(row)]))
 
 
 def fastest(comparison: Comparison) -> list[Fastest]:
@@ -190,28 +190,19 @@ def fastest(comparison: Comparison) -> list[Fastest]:
 def swaps(comparison: Comparison) -> list[Swap]:
     """The pairs whose order changes, each once with the runtimes that show it best; the clearest
     first."""
-    found, gap_of = [], spread_of(comparison).gap
+    found, names, spread = [], comparison.runtimes, spread_of(comparison)
     subjects = [_trusted(rows) for rows in comparison.subjects]
-    for i, j in _may_swap(subjects, comparison.runtimes):
-        one, other = subjects[i], subjects[j]
-        shared = [name for name in comparison.runtimes if name in one and name in other]
-        ahead_by = {name: gap_of(one[name], other[name]) for name in shared}
-        behind_by = {name: gap_of(other[name], one[name]) for name in shared}
-        ahead = max(shared, key=lambda name: ahead_by[name])
-        behind = max(shared, key=lambda name: behind_by[name])
-        gap = min(ahead_by[ahead], behind_by[behind])
-        if gap > 1:
-            found.append(Swap(one, other, ahead, behind, gap))
+    flat = Rounds.of([rows.get(name) for rows in subjects for name in names])
+    rounds = flat[np.arange(len(subjects) * len(names)).reshape(len(subjects), len(names))]
+    for i, one in enumerate(subjects):
+        own, others = rounds[i], rounds[i + 1 :]
+        ahead, behind = spread.gaps(own, others), spread.gaps(others, own)
+        # NaN, where one of the two was not measured, is passed over.
+        gaps = np.minimum(np.fmax.reduce(ahead, axis=1), np.fmax.reduce(behind, axis=1))
+        for j in np.flatnonzero(gaps > 1).tolist():
+            first, last = (names[int(np.nanargmax(side[j]))] for side in (ahead, behind))
+            found.append(Swap(one, subjects[i + 1 + j], first, last, float(gaps[j])))
     return sorted(found, key=lambda swap: -swap.gap)
-
-
-def _may_swap(subjects: Sequence[Rows], names: Sequence[str]) -> list[tuple[int, int]]:
-    """The pairs of subjects, by index, each of which may be the faster one in some runtime: they
-    are few, and to tell the noise of a pair takes far longer."""
-    faster = np.zeros((len(subjects), len(subjects)), bool)
-    for name in names:
-        faster |= may_be_faster([rows.get(name) for rows in subjects])
-    return [(i, j) for i, j in np.argwhere(faster & faster.T).tolist() if i < j]
 
 
 def _trusted(rows: Rows) -> Rows:

@@ -14,7 +14,7 @@ from typing import Literal
 from vitbench.analysis import stats
 from vitbench.analysis.accuracy import published_top1
 from vitbench.analysis.groups import latency_s, trusted
-from vitbench.analysis.order import NEAR, Spread
+from vitbench.analysis.order import NEAR, Rounds, Spread
 from vitbench.cases.axes import AXES
 from vitbench.cases.limits import Limits
 from vitbench.cases.row import CONDITIONS
@@ -136,7 +136,7 @@ def advise(rows: Sequence[Record], limits: Limits, samples: Samples | None = Non
         known = sorted(unable, key=lambda one: max(miss.factor for miss in one.misses))
         lost = [*unable, *lost]
         return Advice(limits, None, lost=tuple(lost), nearest=known[0] if known else None)
-    spread = Spread.of(good)
+    spread = Spread.of(Rounds.of(good))
     level = spread.level(able)
     is_least = len(level) > 1 and memory_compares(level)
     pick = min(level, key=peak_bytes) if is_least else level[0]

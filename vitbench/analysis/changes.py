@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from vitbench.analysis import stats
 from vitbench.analysis.groups import groups, latency_s, trusted
 from vitbench.analysis.order import Rounds, Spread
@@ -53,56 +55,55 @@ class Change:
 
 def changes(records: Sequence[Record]) -> list[Change]:
     """One for each pair of values that share cases, by axis, the largest speedup first."""
+    rows = [row for row in records if trusted([row])]
+    # Each row is in several pairs; what is needed of it is read once.
+    rounds, latencies = Rounds.of(rows), np.array([latency_s(row) for row in rows])
     found = []
-    for axis, free in _FREE.items():
-        pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
-        rank = _by_frequency(records, axis)
-        if len(rank) < 2:
-            continue
-        for rows in groups(records, free):
-            by_value = {str(row[axis]): row for row in trusted(rows)}
-            for base, other in itertools.combinations(sorted(by_value, key=rank.index), 2):
-                pairs.setdefault((base, other), []).append((by_value[base], by_value[other]))
-        own = [_change(axis, *values, shared) for values, shared in pairs.items()]
-        found += sorted(own, key=lambda change: -change.speedup)
-    return found
+    for axis in _FREE:
+        for (base, other), (before, after) in _pairs(rows, axis).items():
+            sides = rounds[before], rounds[after]
+            signs = Spread.of(*sides).signs(*sides, len(before)).tolist()
+            speedups = latencies[before] / latencies[after]
+            best, worst = (
+                (rows[before[index]], rows[after[index]])
+                for index in (speedups.argmax(), speedups.argmin())
+            )
+            change = Change(
+                axis,
+                base,
+                other,
+                *_mean(speedups),
+                faster=signs.count(1),
+                slower=signs.count(-1),
+                tied=signs.count(0),
+                best=best,
+                worst=worst,
+            )
+            found.append(change)
+    order = [*_FREE]
+    return sorted(found, key=lambda change: (order.index(change.axis), -change.speedup))
 
 
-def _by_frequency(records: Sequence[Record], axis: Changed) -> list[str]:
-    """The values, the most frequent first."""
-    return [str(value) for value, _ in Counter(record[axis] for record in records).most_common()]
+def _pairs(rows: Sequence[Record], axis: Changed) -> dict[tuple[str, str], np.ndarray]:
+    """Of each two values, the more frequent one first, the rows of the cases that have both, by
+    their index: two lines of an array."""
+    rank = [str(value) for value, _ in Counter(row[axis] for row in rows).most_common()]
+    if len(rank) < 2:
+        return {}
+    place = {id(row): index for index, row in enumerate(rows)}
+    pairs: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for own in map(trusted, groups(rows, _FREE[axis])):
+        by_value = {str(row[axis]): place[id(row)] for row in own}
+        for base, other in itertools.combinations(sorted(by_value, key=rank.index), 2):
+            pairs.setdefault((base, other), []).append((by_value[base], by_value[other]))
+    return {values: np.transpose(places) for values, places in pairs.items()}
 
 
-def _change(axis: Changed, base: str, other: str, pairs: Sequence[tuple[Record, Record]]) -> Change:
-    speedups = [latency_s(a) / latency_s(b) for a, b in pairs]
-    rounds = [(Rounds.of(a), Rounds.of(b)) for a, b in pairs]
-    runtimes = (base, other) if axis == "runtime" else ("", "")
-    spread = Spread.of_rounds(row for pair in rounds for row in zip(runtimes, pair, strict=True))
-    signs = spread.signs(rounds, is_alike=axis != "runtime")
-    low, high = _mean_interval([math.log(speedup) for speedup in speedups])
-    ranked = sorted(range(len(pairs)), key=lambda index: speedups[index])
-    worst, best = (pairs[index] for index in (ranked[0], ranked[-1]))
-    return Change(
-        axis,
-        base,
-        other,
-        stats.geometric_mean(speedups),
-        math.exp(low),
-        math.exp(high),
-        faster=signs.count(1),
-        slower=signs.count(-1),
-        tied=signs.count(0),
-        best=best,
-        worst=worst,
-    )
-
-
-def _mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the mean; without ends where there is one value."""
-    if len(values) < 2:
-        return -math.inf, math.inf
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    quantile = stats.student_quantile((1 - stats.CONFIDENCE) / 2, len(values) - 1)
-    reach = quantile * math.sqrt(variance / len(values))
-    return mean - reach, mean + reach
+def _mean(speedups: np.ndarray) -> tuple[float, float, float]:
+    """The geometric mean and the ends of its interval; without ends where there is one value."""
+    logs, count = np.log(speedups), len(speedups)
+    mean, reach = float(logs.mean()), math.inf
+    if count > 1:
+        quantile = stats.student_quantile((1 - stats.CONFIDENCE) / 2, count - 1)
+        reach = quantile * float(logs.std(ddof=1)) / math.sqrt(count)
+    return math.exp(mean), math.exp(mean - reach), math.exp(mean + reach)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vitbench.analysis.groups import SIZE, SUBJECT, groups, latency_s, subject_key, trusted
-from vitbench.analysis.order import Spread
+import numpy as np
+
+from vitbench.analysis.groups import SIZE, SUBJECT, Setting, latency_s, settings, subject_key
 from vitbench.results.record import Record
 
 # Subjects of a setting that are compared with each other: the fastest at either end.
@@ -39,26 +40,24 @@ def side(record: Record) -> float:
 
 def crossovers(records: Sequence[Record]) -> list[Crossover]:
     """All of them, the clearest interval first."""
-    found = []
-    for rows in groups(records, (*SUBJECT, *SIZE)):
-        measured = trusted(rows)
-        curves, spread = _curves(measured), Spread.of(measured)
-        pairs = len(curves) * (len(curves) - 1) // 2
-        for one, other in itertools.combinations(curves, 2):
-            if (crossing := _crossing(one, other, spread, 2 * pairs)) is not None:
-                found.append(crossing)
+    found = [
+        crossing
+        for setting in settings(records, (*SUBJECT, *SIZE))
+        for crossing in _crossings(setting)
+    ]
     return sorted(found, key=lambda crossing: crossing.high / crossing.low)
 
 
-_Curve = Mapping[float, Record]
+# Rows, by their index, of one subject by size.
+_Curve = Mapping[float, int]
 
 
 def _curves(rows: Sequence[Record]) -> list[_Curve]:
-    """Of each subject its rows by size, the smallest first; of many subjects those that are the
-    fastest at one end."""
-    curves: dict[object, dict[float, Record]] = {}
-    for record in rows:
-        curves.setdefault(subject_key(record), {})[side(record)] = record
+    """Of each subject its rows, the smallest first; of many subjects those that are the fastest at
+    one end."""
+    curves: dict[object, dict[float, int]] = {}
+    for index, record in enumerate(rows):
+        curves.setdefault(subject_key(record), {})[side(record)] = index
     several: list[_Curve] = [
         dict(sorted(curve.items())) for curve in curves.values() if len(curve) > 1
     ]
@@ -67,46 +66,47 @@ def _curves(rows: Sequence[Record]) -> list[_Curve]:
     half = _MOST // 2
     chosen: dict[int, _Curve] = {}
     for end in (0, -1):
-        ranked = sorted(several, key=lambda curve: latency_s(list(curve.values())[end]))
+        ranked = sorted(several, key=lambda curve: latency_s(rows[list(curve.values())[end]]))
         chosen |= {id(curve): curve for curve in ranked[:half]}
     return list(chosen.values())
 
 
-def _crossing(one: _Curve, other: _Curve, spread: Spread, pairs: int) -> Crossover | None:
-    """Where the order at small sizes is the opposite of that at large ones, and changes once."""
-    shared = [size for size in one if size in other]
-    if len(shared) < 2:
-        return None
-
-    def known(sizes: Sequence[float]) -> tuple[float, int]:
-        """The first of the sizes at which the order is clear, and the order there."""
-        signs = ((size, spread.sign(one[size], other[size], pairs)) for size in sizes)
-        return next(((size, sign) for size, sign in signs if sign), (sizes[0], 0))
-
-    (first, first_sign), (last, last_sign) = known(shared), known(shared[::-1])
-    if first_sign * last_sign >= 0 or first > last:
-        return None
-    if first_sign < 0:
-        one, other = other, one
-    # From here on `other` is faster at first: one after another the sizes say -1, 0 or 1.
-    signs = {size: spread.sign(other[size], one[size]) for size in shared}
-    signs |= {first: -1, last: 1}
-    below = max(size for size in shared if signs[size] < 0)
-    above = min(size for size in shared if signs[size] > 0)
-    if below > above:
-        return None
-    return Crossover(
-        winner=(one[below], one[above]),
-        loser=(other[below], other[above]),
-        at=_equal(one, other, [size for size in shared if below <= size <= above]),
-        low=below,
-        high=above,
+def _crossings(setting: Setting) -> Iterator[Crossover]:
+    """Of the pairs of one setting, where the order at small sizes is the opposite of that at large
+    ones, and changes once."""
+    curves, spread = _curves(setting.rows), setting.spread
+    if len(curves) < 2:
+        return
+    sizes = sorted({size for curve in curves for size in curve})
+    where = np.array([[curve.get(size, -1) for size in sizes] for curve in curves])
+    is_there, rounds = where >= 0, setting.rounds[where]
+    is_shared = is_there[:, None] & is_there[None]
+    pairs = len(curves) * (len(curves) - 1) // 2
+    clear, likely = (
+        spread.signs(rounds[:, None], rounds[None], count) * is_shared for count in (2 * pairs, 1)
     )
+    first, last = (clear != 0).argmax(axis=2), -1 - (clear[..., ::-1] != 0).argmax(axis=2)
+    i, j = np.indices(first.shape)
+    for winner, loser in np.argwhere((clear[i, j, first] > 0) & (clear[i, j, last] < 0)).tolist():
+        signs = likely[winner, loser]
+        signs[first[winner, loser]], signs[last[winner, loser]] = 1, -1
+        below, above = sizes[np.flatnonzero(signs > 0)[-1]], sizes[np.flatnonzero(signs < 0)[0]]
+        if below < above:
+            yield _crossing(setting.rows, curves[winner], curves[loser], below, above)
 
 
-def _equal(one: _Curve, other: _Curve, sizes: Sequence[float]) -> float:
+def _crossing(
+    rows: Sequence[Record], winner: _Curve, loser: _Curve, below: float, above: float
+) -> Crossover:
+    sizes = [size for size in winner if size in loser and below <= size <= above]
+    pairs = [(rows[winner[size]], rows[loser[size]]) for size in sizes]
+    ratios = [math.log(latency_s(one) / latency_s(other)) for one, other in pairs]
+    one, other = zip(pairs[0], pairs[-1], strict=True)
+    return Crossover(one, other, at=_equal(sizes, ratios), low=below, high=above)
+
+
+def _equal(sizes: Sequence[float], ratios: Sequence[float]) -> float:
     """Where the ratio of the two latencies is 1, on straight lines between logarithms."""
-    ratios = [math.log(latency_s(one[size]) / latency_s(other[size])) for size in sizes]
     steps = zip(itertools.pairwise(sizes), itertools.pairwise(ratios), strict=True)
     for (small, large), (before, after) in steps:
         if before >= 0 >= after and before > after:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vitbench.analysis.groups import SUBJECT, groups, latency_s, trusted
-from vitbench.analysis.order import Spread
+from vitbench.analysis.groups import Setting, latency_s
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.analysis.stats import CONFIDENCE, Interval
 from vitbench.results.record import Record
 
@@ -41,54 +40,56 @@ class FlopsGap:
 
     records      the rows, the fewest MACs first
     correlation  Spearman's, 1 where MACs order the subjects as their latencies do
-    within       its 95% interval, by resampling the subjects
     misjudged    the pair of which MACs say the opposite most strikingly; None: no pair beyond noise
     """
 
     records: tuple[Record, ...]
     correlation: float
-    within: Interval
     misjudged: Misjudged | None
 
+    @property
+    def within(self) -> Interval:
+        """The 95% interval of the correlation, by resampling the subjects. Computed anew each time:
+        it takes longer than all else, and few of many settings are shown."""
+        macs, latencies = (np.array([of(row) for row in self.records]) for of in (_macs, latency_s))
+        found = _correlations(macs, latencies, _resamples(len(macs)))
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.nanquantile(found, [tail, 1 - tail]).tolist()
+        return Interval(min(low, self.correlation), max(high, self.correlation))
 
-def gaps(records: Sequence[Record]) -> list[FlopsGap]:
-    """One for each setting with five subjects or more, the lowest correlation first."""
+
+def gaps(settings: Iterable[Setting]) -> list[FlopsGap]:
+    """One for each of these settings with five subjects or more, the lowest correlation first."""
     found = []
-    for rows in groups(records, SUBJECT):
-        measured = [row for row in trusted(rows) if row["macs"] and not _is_bound(row)]
-        if len(measured) >= MIN_SUBJECTS and len({_macs(row) for row in measured}) > 1:
-            found.append(_gap(sorted(measured, key=_macs)))
+    for setting in settings:
+        macs = np.array([_macs(row) for row in setting.rows])
+        if np.count_nonzero(macs) >= MIN_SUBJECTS and len(np.unique(macs[macs > 0])) > 1:
+            found.append(_gap(setting, macs))
     return sorted(found, key=lambda gap: gap.correlation)
 
 
-def _is_bound(record: Record) -> bool:
-    """MACs that are only a lower bound order nothing."""
-    return bool(record["macs_is_lower_bound"])
-
-
 def _macs(row: Record) -> float:
-    return float(row["macs"] or 0)
+    """0 where they are not known: where they are only a lower bound they order nothing."""
+    return 0.0 if row["macs_is_lower_bound"] else float(row["macs"] or 0)
 
 
-def _gap(measured: Sequence[Record]) -> FlopsGap:
-    macs = np.array([_macs(row) for row in measured])
-    latencies = np.array([latency_s(row) for row in measured])
-    correlation, *resampled = _correlations(macs, latencies, _resamples(len(measured))).tolist()
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile([one for one in resampled if not math.isnan(one)], [tail, 1 - tail])
-    within = Interval(min(float(low), correlation), max(float(high), correlation))
-    rows = tuple(measured)
-    return FlopsGap(rows, correlation, within, _misjudged(measured))
+def _gap(setting: Setting, all_macs: np.ndarray) -> FlopsGap:
+    order = np.argsort(all_macs, kind="stable")
+    order = order[all_macs[order] > 0]
+    rows = tuple(setting.rows[i] for i in order.tolist())
+    macs, latencies = all_macs[order], np.array([latency_s(row) for row in rows])
+    (correlation,) = _correlations(macs, latencies, np.ones((1, len(rows)))).tolist()
+    misjudged = _misjudged(rows, macs, latencies, setting.rounds[order], setting.spread)
+    return FlopsGap(rows, correlation, misjudged)
 
 
 @functools.lru_cache(maxsize=64)
 def _resamples(count: int) -> np.ndarray:
-    """How often each of so many subjects is drawn: once each, then resample by resample; the same
-    every time."""
+    """How often each of so many subjects is drawn, resample by resample; the same every time."""
     drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
     times = np.zeros((_RESAMPLES, count))
     np.add.at(times, (np.arange(_RESAMPLES)[:, None], drawn), 1)
-    return np.vstack([np.ones(count), times])
+    return times
 
 
 def _correlations(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -113,16 +114,17 @@ def _ranks(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _misjudged(measured: Sequence[Record]) -> Misjudged | None:
+def _misjudged(
+    rows: Sequence[Record], macs: np.ndarray, latencies: np.ndarray, rounds: Rounds, spread: Spread
+) -> Misjudged | None:
     """The pair with the largest product of the two factors that noise allows."""
-    by_cost = sorted(measured, key=lambda row: latency_s(row) / _macs(row))
-    fast, slow = by_cost[:_MOST], by_cost[-_MOST:]
-    macs = np.divide.outer([_macs(row) for row in fast], [_macs(row) for row in slow])
-    times = np.divide.outer([1 / latency_s(row) for row in fast], [1 / latency_s(r) for r in slow])
-    score = np.where((macs > 1) & (times > 1), macs * times, 0.0)
-    spread = Spread.of(measured)
-    for place in np.argsort(-score, axis=None)[:_TRIED].tolist():
-        i, j = divmod(place, len(slow))
-        if score[i, j] > 0 and spread.gap(fast[i], slow[j], len(measured) ** 2) > 1:
-            return Misjudged(slow[j], fast[i], float(macs[i, j]), float(times[i, j]))
+    by_cost = np.argsort(latencies / macs, kind="stable")
+    fast, slow = by_cost[:_MOST, None], by_cost[None, -_MOST:]
+    more, times = macs[fast] / macs[slow], latencies[slow] / latencies[fast]
+    score = np.where((more > 1) & (times > 1), more * times, 0.0)
+    best = np.unravel_index(np.argsort(-score, axis=None)[:_TRIED], score.shape)
+    gaps = spread.gaps(rounds[fast[best[0], 0]], rounds[slow[0, best[1]]], len(rows) ** 2)
+    for i, j in np.transpose(best)[(score[best] > 0) & (gaps > 1)].tolist():
+        quick, late = rows[fast[i, 0]], rows[slow[0, j]]
+        return Misjudged(late, quick, float(more[i, j]), float(times[i, j]))
     return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vitbench.analysis.compare import IDENTITY, MACHINE
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record
 
@@ -25,6 +27,28 @@ def groups(records: Sequence[Record], free: Sequence[str]) -> list[list[Record]]
     for record in records:
         found.setdefault((head_of(record), cells(record)), []).append(record)
     return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Rows that differ in a few columns only and from which an order is read.
+
+    rounds  of each of the rows
+    spread  of all of them
+    """
+
+    rows: Sequence[Record]
+    rounds: Rounds
+    spread: Spread
+
+
+def settings(records: Sequence[Record], free: Sequence[str]) -> list[Setting]:
+    """`groups`, of each the rows that are trusted."""
+    found = []
+    for rows in map(trusted, groups(records, free)):
+        rounds = Rounds.of(rows)
+        found.append(Setting(rows, rounds, Spread.of(rounds)))
+    return found
 
 
 def trusted(records: Sequence[Record]) -> list[Record]:

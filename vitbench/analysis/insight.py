@@ -14,6 +14,7 @@ from vitbench.analysis.capacity import Capacity, capacities
 from vitbench.analysis.changes import Change, changes
 from vitbench.analysis.crossover import Crossover, crossovers
 from vitbench.analysis.flops_gap import FlopsGap, gaps
+from vitbench.analysis.groups import SUBJECT, settings
 from vitbench.analysis.pareto import Front, fronts
 from vitbench.analysis.scaling import Exponent, exponents
 from vitbench.results.outcome import Ceilings, ceilings_from_dict
@@ -55,11 +56,12 @@ def insights(
     """
     environment = environment or {}
     fitting = memory_bytes if memory_bytes is not None else _memory_bytes(environment)
+    of_subjects = settings(records, SUBJECT)
     return Insights(
-        fronts=tuple(fronts(records)),
+        fronts=tuple(fronts(of_subjects)),
         crossovers=tuple(crossovers(records)),
         exponents=tuple(exponents(records)),
-        gaps=tuple(gaps(records)),
+        gaps=tuple(gaps(of_subjects)),
         bounds=tuple(bounds(records, _ceilings(environment))),
         capacities=() if fitting is None else tuple(capacities(records, fitting)),
         changes=tuple(changes(records)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,45 @@ NEAR = 1.2
 _LOG_NEAR = math.log(NEAR)
 # Of processes that are far slower than their neighbours.
 _ODD_SHARE = 0.05
+_NONE = (math.nan,) * 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The rounds of measured rows, by the logarithms of their medians: arrays of one shape, an
+    element for each row.
+
+    runtime   of the row
+    count     rounds
+    mean      of all rounds
+    variance  0 for one round
+    least     the fastest round
+    most      the slowest round, without the slowest third
+
+    All but the first are NaN where there is no row.
+    """
+
+    runtime: np.ndarray
+    count: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Record | None]) -> Rounds:
+        """Of rows, or None in the place of one: one-dimensional."""
+        told = [
+            _NONE if row is None else _rounds(row["round_medians"] or row["latency_s"])
+            for row in rows
+        ]
+        runtimes = np.array([None if row is None else row["runtime"] for row in rows], object)
+        return cls(runtimes, *np.array(told, float).reshape(-1, len(_NONE)).T)
+
+    def __getitem__(self, index: Any) -> Rounds:
+        """Of some of the rows, or in another shape: the arrays so indexed."""
+        fields = (self.count, self.mean, self.variance, self.least, self.most)
+        return Rounds(self.runtime[index], *(field[index] for field in fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,90 +84,62 @@ class Spread:
     processes: int
 
     @classmethod
-    def of(cls, records: Iterable[Record]) -> Spread:
+    def of(cls, *rows: Rounds) -> Spread:
         """Of the measured rows of a run, or of one setting of it."""
-        return cls.of_rounds((row["runtime"], Rounds.of(row)) for row in records)
-
-    @classmethod
-    def of_rounds(cls, rows: Iterable[tuple[Value, Rounds]]) -> Spread:
-        """Of rows by their runtime and their rounds."""
-        most: dict[object, int] = {}
         squares, freedom = 0.0, 0
-        for runtime, rounds in rows:
-            more = rounds.count - 1
-            if more > most.setdefault(runtime, 0):
-                most[runtime] = more
-            squares, freedom = squares + more * rounds.variance, freedom + more
+        most: dict[object, int] = {}
+        for own in rows:
+            more = own.count - 1
+            squares, freedom = squares + float(more @ own.variance), freedom + int(more.sum())
+            for runtime in set(own.runtime.tolist()):
+                longest = int(more[own.runtime == runtime].max())
+                most[runtime] = max(most.get(runtime, 0), longest)
         pooled = math.sqrt(squares / freedom) if freedom else math.inf
         return cls(pooled, freedom, sum(most.values()))
 
-    def gap(self, quick: Record, slow: Record, pairs: int = 1) -> float:
-        """By what factor the slower one takes longer, at least: the lower end of the interval of
-        CONFIDENCE, or what is beyond 20% between all rounds of the two. 1 or less where the order
-        is not known.
+    def gaps(self, fast: Rounds, late: Rounds, pairs: int = 1) -> np.ndarray:
+        """By what factor each slower row takes longer than the faster one, at least: the lower end
+        of the interval of CONFIDENCE, or what is beyond 20% between all rounds of the two. 1 or
+        less where the order is not known, never more where there is no row. The two broadcast.
 
         pairs  that are looked at together, of which none may be called where all are equal
         """
-        is_alike = quick["runtime"] == slow["runtime"]
-        return math.exp(self._gap(Rounds.of(quick), Rounds.of(slow), is_alike, pairs))
+        is_alike = fast.runtime == late.runtime
+        deviation = np.maximum(self.pooled, np.sqrt((fast.variance + late.variance) / 2))
+        error = deviation * np.sqrt(1 / fast.count + 1 / late.count)
+        ends = [
+            late.mean - fast.mean - _reach(freedom, pairs) * error if freedom else -math.inf
+            for freedom in (self.rounds, self.processes)
+        ]
+        at_least = np.where(is_alike, *ends)
+        gaps: np.ndarray = np.exp(np.maximum(at_least, _apart(fast, late, pairs)))
+        return gaps
 
-    def _gap(self, fast: Rounds, late: Rounds, is_alike: bool, pairs: int) -> float:
-        """The logarithm; `is_alike`: both rows are of one runtime."""
-        freedom = self.rounds if is_alike else self.processes
-        if not freedom:
-            return -math.inf
-        own = math.sqrt((fast.variance + late.variance) / 2)
-        error = max(self.pooled, own) * math.sqrt(1 / fast.count + 1 / late.count)
-        reach = student_quantile((1 - CONFIDENCE) / (2 * pairs), freedom)  # by Bonferroni
-        at_least = late.mean - fast.mean - reach * error
-        return max(at_least, _apart(fast, late, pairs))
+    def gap(self, quick: Record, slow: Record, pairs: int = 1) -> float:
+        """Of two rows."""
+        return float(self.gaps(Rounds.of([quick]), Rounds.of([slow]), pairs)[0])
 
-    def sign(self, one: Record, other: Record, pairs: int = 1) -> int:
-        """-1 where `one` is faster, 1 where `other` is, 0 where the order is not known."""
-        first, second = Rounds.of(one), Rounds.of(other)
-        sign = -1 if first.mean <= second.mean else 1
-        fast, late = (first, second) if sign < 0 else (second, first)
-        is_alike = one["runtime"] == other["runtime"]
-        return sign if self._gap(fast, late, is_alike, pairs) > 0 else 0
-
-    def signs(self, pairs: Sequence[tuple[Rounds, Rounds]], *, is_alike: bool) -> list[int]:
-        """`sign` of each of these pairs, which are looked at together; of many in little time."""
-        freedom = self.rounds if is_alike else self.processes
-        if not freedom:
-            return [0] * len(pairs)
-        one, other = (
-            np.array([(r.count, r.mean, r.variance, r.least, r.most) for r in side]).T
-            for side in zip(*pairs, strict=True)
-        )
-        is_first = one[1] <= other[1]
-        fast, late = np.where(is_first, one, other), np.where(is_first, other, one)
-        deviation = np.sqrt(np.maximum(self.pooled**2, (fast[2] + late[2]) / 2))
-        error = deviation * np.sqrt(1 / fast[0] + 1 / late[0])
-        reach = student_quantile((1 - CONFIDENCE) / (2 * len(pairs)), freedom)
-        is_apart = (late[3] - fast[4] > _LOG_NEAR) & ~_may_be_odd(late[0], len(pairs))
-        is_known = (late[1] - fast[1] > reach * error) | is_apart
-        signs: list[int] = np.where(is_known, np.where(is_first, -1, 1), 0).tolist()
-        return signs
+    def signs(self, one: Rounds, other: Rounds, pairs: int = 1) -> np.ndarray:
+        """-1 where `one` is faster, 1 where `other` is, 0 where the order is not known or there is
+        no row. The two broadcast."""
+        ahead, behind = self.gaps(one, other, pairs), self.gaps(other, one, pairs)
+        is_known = np.fmax(ahead, behind) > 1
+        return np.where(is_known, np.where(ahead > behind, -1, 1), 0)
 
     def level(self, rows: Sequence[Record]) -> list[Record]:
         """The fastest of the rows, and those that are not known to be slower; the fastest first."""
-        best, *others = sorted(rows, key=lambda row: Rounds.of(row).mean)
-        return [best, *(row for row in others if self.gap(best, row, len(others)) <= 1)]
+        rounds = Rounds.of(rows)
+        ranked = np.argsort(rounds.mean, kind="stable")
+        gaps = self.gaps(rounds[ranked[:1]], rounds[ranked], max(1, len(rows) - 1))
+        return [rows[i] for i in ranked[~(gaps > 1)].tolist()]
 
 
-def may_be_faster(rows: Sequence[Record | None]) -> np.ndarray:
-    """For each row (the first index) and each other one whether `Spread.gap` can be above 1: it
-    never is where neither the mean nor the slowest round that counts says so. Not where a row is
-    None."""
-    none = (math.nan,) * 3
-    rounds = [None if row is None else Rounds.of(row) for row in rows]
-    means, leasts, mosts = np.array(
-        [none if own is None else (own.mean, own.least, own.most) for own in rounds]
-    ).T
-    return np.less.outer(means, means) | np.less.outer(mosts, leasts)
+def _reach(freedom: int, pairs: int) -> float:
+    """Of the interval of one of so many pairs, in standard errors (Bonferroni)."""
+    return student_quantile((1 - CONFIDENCE) / (2 * pairs), freedom)
 
 
-def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
+def _apart(fast: Rounds, late: Rounds, pairs: int) -> np.ndarray:
     """By how much more than NEAR all rounds of the two lie apart, as a logarithm; -inf where
     they do not, or where the rounds are so few that all of the slower row's may be odd.
 
@@ -137,32 +148,8 @@ def _apart(fast: Rounds, late: Rounds, pairs: int) -> float:
     does not count.
     """
     beyond = late.least - fast.most - _LOG_NEAR
-    return -math.inf if beyond <= 0 or _may_be_odd(late.count, pairs) else beyond
-
-
-def _may_be_odd(count: Any, pairs: int) -> Any:
-    """Whether so many rounds may all be odd in one of so many pairs; of many counts at once too."""
-    return 2 * _ODD_SHARE**count * pairs > 1 - CONFIDENCE
-
-
-@dataclass(frozen=True, slots=True)
-class Rounds:
-    """The rounds of a measured row, by the logarithms of their medians.
-
-    variance  0 for one round
-    least     the fastest round
-    most      the slowest round, without the slowest third
-    """
-
-    count: int
-    mean: float
-    variance: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, row: Record) -> Rounds:
-        return _rounds(row["round_medians"] or row["latency_s"])
+    may_be_odd = 2 * _ODD_SHARE**late.count * pairs > 1 - CONFIDENCE
+    return np.where((beyond > 0) & ~may_be_odd, beyond, -math.inf)
 
 
 def medians_of(row: Record) -> list[float]:
@@ -171,10 +158,10 @@ def medians_of(row: Record) -> list[float]:
 
 
 @functools.cache
-def _rounds(medians: Value) -> Rounds:
-    """Each row is compared with many others."""
+def _rounds(medians: Value) -> tuple[float, ...]:
+    """Count, mean, variance, least and most. Each row is compared with many others."""
     logs = sorted(math.log(float(word)) for word in str(medians).split())
     count, mean = len(logs), math.fsum(logs) / len(logs)
     square = math.fsum((value - mean) ** 2 for value in logs)
     variance = square / (count - 1) if count > 1 else 0.0
-    return Rounds(count, mean, variance, logs[0], logs[-1 - count // 3])
+    return count, mean, variance, logs[0], logs[-1 - count // 3]

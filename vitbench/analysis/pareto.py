@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from vitbench.analysis.accuracy import published_top1
-from vitbench.analysis.groups import SUBJECT, groups, latency_s, trusted
-from vitbench.analysis.order import Rounds, Spread
+from vitbench.analysis.groups import Setting, latency_s
 from vitbench.results.record import Record
 
 Cost = Literal["peak_memory_bytes", "macs", "top1"]
@@ -38,44 +39,36 @@ class Front:
     values: Mapping[str, float]
 
 
-def fronts(records: Sequence[Record]) -> list[Front]:
-    """A front for each setting in which two subjects or more have what is weighed."""
+def fronts(settings: Iterable[Setting]) -> list[Front]:
+    """A front for each of these settings of several subjects, in which two or more have what is
+    weighed."""
     found = []
-    for rows in groups(records, SUBJECT):
-        measured = trusted(rows)
-        spread = Spread.of(measured)
+    for setting in settings:
         for against, value_of in _VALUES.items():
-            values = {str(row["case"]): value_of(row) for row in measured}
-            known = {case: value for case, value in values.items() if value is not None}
-            own = [row for row in measured if str(row["case"]) in known]
-            if len(own) > 1:
-                found.append(_front(own, spread, against, known))
+            values = [value_of(row) for row in setting.rows]
+            if sum(value is not None for value in values) > 1:
+                found.append(_front(setting, against, values))
     return found
 
 
-def _front(
-    rows: Sequence[Record], spread: Spread, against: Cost, values: Mapping[str, float]
-) -> Front:
+def _front(setting: Setting, against: Cost, values: Sequence[float | None]) -> Front:
     """By rising cost: a row can only be beaten by one that costs no more, and the fastest of these
     beats it if any does."""
     sign = -1 if against == "top1" else 1  # more of it is better
-
-    def cost(row: Record) -> float:
-        return sign * values[str(row["case"])]
-
-    best: tuple[float, Record] | None = None
-    points, dominated = [], []
-    for _, mean, _, row in sorted(
-        (cost(row), Rounds.of(row).mean, index, row) for index, row in enumerate(rows)
-    ):
-        if best is not None and spread.gap(best[1], row, len(rows)) > 1:
-            dominated.append(Dominated(row, best[1]))
-            continue
-        points.append(row)
-        if best is None or mean < best[0]:
-            best = (mean, row)
-    points.sort(key=latency_s)
-    return Front(against, tuple(points), tuple(dominated), values)
+    costs = sign * np.array(values, float)  # NaN where it is not known
+    rows, rounds = setting.rows, setting.rounds
+    order = np.lexsort((rounds.mean, costs))[: np.count_nonzero(~np.isnan(costs))]
+    means = rounds.mean[order]
+    is_best = means <= np.minimum.accumulate(means)
+    best_of = order[np.maximum.accumulate(np.where(is_best, np.arange(len(order)), 0))]
+    is_beaten = setting.spread.gaps(rounds[best_of], rounds[order], len(order)) > 1
+    ranked = list(zip(order.tolist(), best_of.tolist(), is_beaten.tolist(), strict=True))
+    return Front(
+        against,
+        points=tuple(sorted((rows[i] for i, _, beaten in ranked if not beaten), key=latency_s)),
+        dominated=tuple(Dominated(rows[i], rows[best]) for i, best, beaten in ranked if beaten),
+        values={str(rows[i]["case"]): sign * float(costs[i]) for i, _, _ in ranked},
+    )
 
 
 def _number(name: str) -> Callable[[Record], float | None]:

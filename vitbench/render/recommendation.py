@@ -8,7 +8,7 @@ from rich.table import Table
 
 from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.compare import IDENTITY, MACHINE
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.cases.axes import AXES
 from vitbench.cases.row import HOW
 from vitbench.instruments import memory
@@ -33,7 +33,7 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
             questions.setdefault(tuple(record[name] for name in shared), []).append(record)
     answered = [_trusted(answers) for answers in questions.values() if len(answers) > 1]
     settings = labels.own_settings([answers[0] for answers in answered])
-    spread = Spread.of(answer for answers in answered for answer in answers)
+    spread = Spread.of(*map(Rounds.of, answered))
     return [_answer(*pair, spread) for pair in zip(answered, settings, strict=True)]
 
 

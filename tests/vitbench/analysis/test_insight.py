@@ -11,6 +11,7 @@ import pytest
 
 from tests import synthetic_records as synthetic
 from vitbench.analysis import bound, capacity, changes, crossover, flops_gap, pareto, scaling
+from vitbench.analysis.groups import SUBJECT, settings
 from vitbench.analysis.insight import insights
 from vitbench.cases.case import Case
 from vitbench.results.record import Record
@@ -68,13 +69,15 @@ def test_a_planted_front_is_found() -> None:
         synthetic.record(one, [speed[one.attention]] * 3, peak_memory_bytes=memory[one.attention])
         for one in synthetic.cases(attention=tuple(speed))
     ]
-    (front,) = (one for one in pareto.fronts(rows) if one.against == "peak_memory_bytes")
+    (front,) = (
+        one for one in pareto.fronts(settings(rows, SUBJECT)) if one.against == "peak_memory_bytes"
+    )
     assert names(front.points) == ["msa", "hilo", "window"]
     assert {
         (str(one.record["attention"]), str(one.by["attention"])) for one in front.dominated
     } == {("sra", "hilo"), ("xca", "window")}
     level = [row | {"round_medians": "1 1 1", "latency_s": 1.0} for row in rows]
-    assert all(not one.dominated for one in pareto.fronts(level))
+    assert all(not one.dominated for one in pareto.fronts(settings(level, SUBJECT)))
 
 
 def test_published_top1_is_weighed_where_there_is_one() -> None:
@@ -83,10 +86,13 @@ def test_published_top1_is_weighed_where_there_is_one() -> None:
     rows = [
         synthetic.record(one, [1.0 if one.backbone == "litv2_s" else 3.0] * 3) for one in planned
     ]
-    (front,) = (one for one in pareto.fronts(rows) if one.against == "top1")
+    (front,) = (one for one in pareto.fronts(settings(rows, SUBJECT)) if one.against == "top1")
     assert [row["backbone"] for row in front.points] == ["litv2_s", "litv2_b"]
     layers = [synthetic.record(one, [1.0] * 3) for one in synthetic.cases(attention=MANY)]
-    assert {one.against for one in pareto.fronts(layers)} == {"macs", "peak_memory_bytes"}
+    assert {one.against for one in pareto.fronts(settings(layers, SUBJECT))} == {
+        "macs",
+        "peak_memory_bytes",
+    }
 
 
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 2.0])
@@ -109,7 +115,7 @@ def gap_of(latency_s: Callable[[int], float]) -> flops_gap.FlopsGap:
         synthetic.record(one, [latency_s(k)] * 3, macs=k * 10**6)
         for k, one in enumerate(synthetic.cases(attention=MANY), start=1)
     ]
-    (found,) = flops_gap.gaps(rows)
+    (found,) = flops_gap.gaps(settings(rows, SUBJECT))
     return found
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tests import synthetic_records as synthetic
-from vitbench.analysis.order import Rounds, Spread, may_be_faster
+from vitbench.analysis.order import CONFIDENCE, NEAR, Rounds, Spread, medians_of
 from vitbench.results.record import Record
 
 
@@ -17,6 +19,15 @@ def row(runtime: str, *medians_s: float) -> Record:
     """A measured row with these round medians."""
     text = " ".join(f"{value:.9g}" for value in medians_s)
     return {"runtime": runtime, "round_medians": text, "latency_s": medians_s[0]}
+
+
+def spread_of(rows: Sequence[Record]) -> Spread:
+    return Spread.of(Rounds.of(rows))
+
+
+def sign(spread: Spread, *pair: Record, pairs: int = 1) -> int:
+    one, other = (Rounds.of([row]) for row in pair)
+    return int(spread.signs(one, other, pairs)[0])
 
 
 def identical(
@@ -40,7 +51,7 @@ def test_identical_runtimes_are_alike(runtimes: int, rounds: int) -> None:
     rng, called, count = np.random.default_rng(0), 0, 0
     for _ in range(40):
         made = identical(rng, runtimes, 5, rounds)
-        spread = Spread.of(one for own in made for one in own)
+        spread = spread_of([one for own in made for one in own])
         for first, second in zip(made[0], made[1], strict=True):
             called += max(spread.gap(first, second), spread.gap(second, first)) > 1
             count += 1
@@ -55,7 +66,7 @@ def differing(factor: float, noise: Sequence[float]) -> tuple[Record, Record]:
 def test_a_difference_beyond_the_processes_is_told() -> None:
     """With at least how large it is; the other way round there is none."""
     quick, slow = differing(1.2, (0.0, 0.01, 0.005))
-    spread = Spread.of([quick, slow])
+    spread = spread_of([quick, slow])
     assert 1.1 < spread.gap(quick, slow) < 1.2
     assert spread.gap(slow, quick) < 1
 
@@ -63,8 +74,8 @@ def test_a_difference_beyond_the_processes_is_told() -> None:
 def test_one_round_knows_no_order() -> None:
     """Nor do no rows."""
     quick, slow = differing(3.0, (0.0,))
-    assert Spread.of([quick, slow]).gap(quick, slow) < 1
-    assert Spread.of([]).pooled == math.inf
+    assert spread_of([quick, slow]).gap(quick, slow) < 1
+    assert spread_of([]).pooled == math.inf
 
 
 def test_a_row_whose_own_rounds_differ_has_no_order() -> None:
@@ -72,7 +83,7 @@ def test_a_row_whose_own_rounds_differ_has_no_order() -> None:
     quick, slow = differing(1.2, (0.0, 0.001, 0.002))
     odd = row("b", 1.2, 1.2, 2.4)
     quiet = [one for _ in range(10) for one in differing(1.2, (0.0, 0.001, 0.002))]
-    spread = Spread.of([*quiet, quick, slow])
+    spread = spread_of([*quiet, quick, slow])
     assert spread.gap(quick, slow) > 1.1
     assert spread.gap(quick, odd) < 1
 
@@ -80,7 +91,7 @@ def test_a_row_whose_own_rounds_differ_has_no_order() -> None:
 def test_rows_of_one_process_share_its_luck() -> None:
     """So more is known of two rows of a runtime than of two runtimes."""
     rows = [row("a", 1 + 0.001 * k, 1.01 + 0.002 * (k % 3)) for k in range(8)]
-    spread = Spread.of(rows)
+    spread = spread_of(rows)
     assert (spread.rounds, spread.processes) == (8, 1)
     quick, slow = row("a", 1.0, 1.01), row("a", 1.1, 1.11)
     assert spread.gap(quick, slow) > 1
@@ -109,7 +120,7 @@ def test_of_100_pairs_of_equals_2_are_called_at_most(count: int, others: int) ->
     for _ in range(300):
         pair = drawn(rng, count)
         more = [row for _ in range(others // 2) for row in drawn(rng, count)]
-        called += bool(Spread.of([*pair, *more]).sign(pair[0], pair[1]))
+        called += bool(sign(spread_of([*pair, *more]), *pair))
     assert called <= 6
 
 
@@ -119,8 +130,8 @@ def test_what_differs_is_called(count: int, factor: float, least: int) -> None:
     rng, signs = np.random.default_rng(0), []
     for _ in range(100):
         pair = drawn(rng, count, factor)
-        spread = Spread.of([*pair, *drawn(rng, count), *drawn(rng, count)])
-        signs.append(spread.sign(pair[0], pair[1]))
+        spread = spread_of([*pair, *drawn(rng, count), *drawn(rng, count)])
+        signs.append(sign(spread, *pair))
     assert signs.count(-1) >= least
     assert signs.count(1) <= 1
 
@@ -128,54 +139,61 @@ def test_what_differs_is_called(count: int, factor: float, least: int) -> None:
 def test_the_more_pairs_the_clearer_an_order_must_be() -> None:
     """By Bonferroni; the sign is that of the faster one, whichever is named first."""
     pair = differing(1.1, (0.0, 0.02, 0.01))
-    spread = Spread.of(pair)
+    spread = spread_of(pair)
     assert spread.gap(*pair) > spread.gap(*pair, pairs=10)
-    assert [spread.sign(*pair), spread.sign(pair[1], pair[0])] == [-1, 1]
-    assert spread.sign(*pair, pairs=10_000) == 0
+    assert [sign(spread, *pair), sign(spread, *pair[::-1])] == [-1, 1]
+    assert sign(spread, *pair, pairs=10_000) == 0
 
 
 def test_level_are_the_fastest_and_its_ties() -> None:
     """The fastest first; what is slower beyond noise is left out."""
     rows = [row("a", 1.02, 1.03), row("a", 2.0, 2.02), row("a", 1.0, 1.01)]
-    assert Spread.of(rows).level(rows) == [rows[2], rows[0]]
-    assert Spread.of(rows[:1]).level(rows[:1]) == rows[:1]
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_what_is_faster_may_be_faster(count: int) -> None:
-    """Every order that is known is among those that may be, which are not all; a row that is not
-    there has none."""
-    rng = np.random.default_rng(count)
-    rows = [
-        one for factor in (1.0, 1.1, 1.5) for _ in range(5) for one in drawn(rng, count, factor)
-    ]
-    may, spread = may_be_faster([*rows, None]), Spread.of(rows)
-    known = np.array([[spread.gap(one, other) > 1 for other in rows] for one in rows])
-    assert known.any() == (count > 1)
-    assert not (known & ~may[:-1, :-1]).any()
-    assert not may[-1].any()
-    assert not may[:, -1].any()
-    assert may[:-1, :-1].mean() < 0.75
+    assert spread_of(rows).level(rows) == [rows[2], rows[0]]
+    assert spread_of(rows[:1]).level(rows[:1]) == rows[:1]
 
 
 @pytest.mark.parametrize("is_alike", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_signs_of_many_pairs_are_those_of_each(count: int, is_alike: bool) -> None:
+def test_gaps_of_many_pairs_are_those_of_each(count: int, is_alike: bool) -> None:
+    """By the formula, one pair after another; a row that is not there has no order."""
     rng = np.random.default_rng(count)
     told = set()
     for size in (1, 2, 30):
-        shifts = rng.normal(0, 0.3, size)
-        pairs = [
-            (
-                row("a", *np.exp(rng.normal(0, 0.02, count))),
-                row("a" if is_alike else "b", *np.exp(shift + rng.normal(0, 0.02, count))),
-            )
-            for shift in shifts
+        ones = [row("a", *np.exp(rng.normal(0, 0.02, count))) for _ in range(size)]
+        others = [
+            row("a" if is_alike else "b", *np.exp(shift + rng.normal(0, 0.02, count)))
+            for shift in rng.normal(0, 0.3, size)
         ]
-        spread = Spread.of(one for pair in pairs for one in pair)
-        rounds = [(Rounds.of(one), Rounds.of(other)) for one, other in pairs]
-        signs = spread.signs(rounds, is_alike=is_alike)
-        assert signs == [spread.sign(one, other, len(pairs)) for one, other in pairs]
-        told |= {*signs}
+        spread = spread_of([*ones, *others])
+        first, second = Rounds.of([*ones, None]), Rounds.of([*others, others[0]])
+        gaps, signs = (of(first, second, size) for of in (spread.gaps, spread.signs))
+        assert not gaps[-1] > 1
+        assert signs[-1] == 0
+        expected = [by_formula(spread, *pair, size) for pair in zip(ones, others, strict=True)]
+        np.testing.assert_allclose(gaps[:-1], expected, rtol=1e-12)
+        told |= {*signs.tolist()}
+        table = spread.gaps(first[:, None], second[None], size)
+        np.testing.assert_array_equal(np.diagonal(table), gaps)
     if count > 2:  # fewer rounds tell nothing between two runtimes
         assert told == {-1, 0, 1}
+
+
+def by_formula(spread: Spread, quick: Record, slow: Record, pairs: int) -> float:
+    """The lower end of Student's interval of the difference of the mean logarithms, or what is
+    beyond 20% between all rounds but the slowest third of the faster row."""
+    one, other = (sorted(math.log(m) for m in medians_of(each)) for each in (quick, slow))
+    freedom = spread.rounds if quick["runtime"] == slow["runtime"] else spread.processes
+    at_least = -math.inf
+    if freedom:
+        own = math.sqrt((_variance(one) + _variance(other)) / 2)
+        error = max(spread.pooled, own) * math.sqrt(1 / len(one) + 1 / len(other))
+        reach = float(scipy.stats.t.isf((1 - CONFIDENCE) / (2 * pairs), freedom))
+        at_least = statistics.fmean(other) - statistics.fmean(one) - reach * error
+    beyond = other[0] - one[len(one) - 1 - len(one) // 3] - math.log(NEAR)
+    if beyond > 0 and 2 * 0.05 ** len(other) * pairs <= 1 - CONFIDENCE:
+        at_least = max(at_least, beyond)
+    return math.exp(at_least)
+
+
+def _variance(values: Sequence[float]) -> float:
+    return statistics.variance(values) if len(values) > 1 else 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vitbench import runtimes
 from vitbench.analysis.across_runtimes import is_trusted
 from vitbench.analysis.groups import head_of, latency_s, trusted
-from vitbench.analysis.order import Spread
+from vitbench.analysis.order import Rounds, Spread
 from vitbench.cases.axes import AXES, text_of
 from vitbench.cases.row import CONDITIONS
 from vitbench.render import labels, units
@@ -114,7 +114,7 @@ def _titles(settings: Sequence[tuple[str, ...]]) -> tuple[str, list[str]]:
 
 
 def _matrix(title: str, rows: Sequence[tuple[Record, str]]) -> Matrix:
-    spread = Spread.of(record for record, _ in rows)
+    spread = Spread.of(Rounds.of([record for record, _ in rows]))
     measured = {str(record["runtime"]) for record, _ in rows}
     ordered = dict.fromkeys((*runtimes.names(), *sorted(measured)))
     names = tuple(name for name in ordered if name in measured)

@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from vitbench.analysis.groups import trusted
+from vitbench.analysis.groups import SUBJECT, settings, trusted
 from vitbench.analysis.pareto import Cost, fronts
 from vitbench.render import labels, style, units, views
 from vitbench.render.placing import Name, Point, Segment, place
@@ -192,8 +192,9 @@ def _whiskers(rows: pd.DataFrame, x: Axis, y: Axis) -> Iterator[Segment]:
 def front_of(rows: pd.DataFrame, against: Cost) -> list[bool]:
     """Which rows are on the Pareto front of throughput: nothing that costs no more is faster beyond
     noise. None of those that are not trusted."""
-    found = [front for front in fronts(frame.records(rows)) if front.against == against]
-    cases = {record["case"] for front in found for record in front.points}
+    found = fronts(settings(frame.records(rows), SUBJECT))
+    own = [front for front in found if front.against == against]
+    cases = {record["case"] for front in own for record in front.points}
     return [case in cases for case in rows["case"]]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vitbench.analysis.flops_gap import Misjudged, gaps
+from vitbench.analysis.groups import SUBJECT, settings
 from vitbench.render import views
 from vitbench.render.views import MOST, Shown
 from vitbench.render.views._scatter import LATENCY, Axis, front_of, not_judged, scatter, words_of
@@ -34,7 +35,7 @@ def _against(rows: pd.DataFrame, shown: Shown) -> Figure:
         f"nothing is cheaper and faster, beyond noise.{not_judged(rows)}"
     )
     marks = [""] * len(rows)
-    for gap in gaps(frame.records(rows)):
+    for gap in gaps(settings(frame.records(rows), SUBJECT)):
         low, high = gap.within.low, gap.within.high
         caption += f" Rank correlation: {gap.correlation:.2f} ({low:.2f} to {high:.2f})."
         if gap.misjudged is not None:
