@@ -308,7 +308,7 @@ function drawCurves(metric) {
   });
   const domain = order.map((one) => one.label);
   const isNarrow = byId("curves").clientWidth < 460;
-  const legend = { title: null, orient: isNarrow ? "bottom" : "right", columns: isNarrow ? 2 : 1, symbolStrokeWidth: 2 };
+  const legend = { title: null, orient: isNarrow ? "bottom" : "right", columns: isNarrow ? 2 : 1, symbolLimit: domain.length, symbolStrokeWidth: 2 };
   const target = caption("curves", `${capital(metric.title)} against resolution: ${setting("size") || "all"}`, "both axes logarithmic; a name in the legend picks its line");
   return draw(target, {
     data: { values: points },
