@@ -35,11 +35,14 @@ def records(path: Path) -> list[Record]:
     from vitbench.results import rows
 
     # Of 100,000 rows a command makes millions of small objects, nearly all of which stay: looking
-    # for those that do not took a third of the time of `compare`, and most of that in the rows.
-    gc.set_threshold(100_000)
-    found = rows.read(path)
-    gc.freeze()
-    return found
+    # for those that do not took a third of the time of `compare`, most of it in the rows.
+    gc.disable()
+    try:
+        return rows.read(path)
+    finally:
+        gc.freeze()
+        gc.set_threshold(100_000)
+        gc.enable()
 
 
 def compare(
