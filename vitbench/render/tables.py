@@ -162,6 +162,11 @@ def notes(records: Sequence[Record], most: int = 10) -> list[str]:
 def _marks(records: Sequence[Record]) -> list[str]:
     """What marks behind figures say, a line each."""
     lines = [_INEXACT] if any(map(_is_inexact, records)) else []
-    published = {subject_of(record): published_top1(record) for record in records}
-    remarks = {name: top1.remark for name, top1 in published.items() if top1 and top1.remark}
-    return lines + [f"{_DAGGER.strip()} top-1 of {name}: {it}" for name, it in remarks.items()]
+    subjects: dict[str, dict[str, None]] = {}
+    for record in records:
+        if (top1 := published_top1(record)) is not None and top1.remark:
+            subjects.setdefault(top1.remark, {})[subject_of(record)] = None
+    return lines + [
+        f"{_DAGGER.strip()} top-1 of {', '.join(names)}: {remark}"
+        for remark, names in subjects.items()
+    ]
