@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -49,24 +49,22 @@ class Paragraph:
 
 def paragraphs(found: Insights, most: int = _MOST) -> list[Paragraph]:
     """One for each kind of which something was found."""
-    kinds: list[tuple[str, Sequence[str]]] = [
-        ("crossovers", _told(found.crossovers, crossover)),
-        ("MACs against latency", _told(found.gaps, gap)),
-        ("fronts", _told(_weighed(found.fronts), front)),
-        ("growth with the tokens", _told(_certain(found.exponents), exponent)),
-        ("what bounds the cases", bounds(found.bounds)),
-        ("what another runtime, dtype or device changes", _told(found.changes, change)),
-        ("what fits the memory", _told(_tight(found.capacities), capacity)),
+    kinds = [
+        _told("crossovers", found.crossovers, crossover, most),
+        _told("MACs against latency", found.gaps, gap, most),
+        _told("fronts", _weighed(found.fronts), front, most),
+        _told("growth with the tokens", _certain(found.exponents), exponent, most),
+        _told("what bounds the cases", bounds(found.bounds), str, most),
+        _told("what another runtime, dtype or device changes", found.changes, change, most),
+        _told("what fits the memory", _tight(found.capacities), capacity, most),
     ]
-    return [
-        Paragraph(title, tuple(sentences[:most]), max(0, len(sentences) - most))
-        for title, sentences in kinds
-        if sentences
-    ]
+    return [paragraph for paragraph in kinds if paragraph.sentences]
 
 
-def _told(found: Iterable[T], sentence: Callable[[T], str]) -> list[str]:
-    return [visible(sentence(one)) for one in found]
+def _told(title: str, found: Sequence[T], sentence: Callable[[T], str], most: int) -> Paragraph:
+    """Of so many findings; of a large run there are thousands."""
+    sentences = tuple(visible(sentence(one)) for one in found[:most])
+    return Paragraph(title, sentences, len(found) - len(sentences))
 
 
 def _weighed(fronts: Sequence[Front]) -> list[Front]:
