@@ -16,7 +16,7 @@ from tests.vitbench.render.browser import start
 from vitbench.render import report
 from vitbench.results.folder import REPORT
 
-WIDTH, HEIGHT = 1200, 1800
+WIDTH, HEIGHT = 1200, 2400
 
 
 def main(run: Path, picture: Path) -> None:

@@ -13,7 +13,7 @@ from vitbench.results.outcome import MEASURED
 from vitbench.results.record import Record
 
 # Pairs whose order changes that are told of one setting, and of one subject in it.
-_MOST_PAIRS, _MOST_OF_ONE = 10, 2
+_MOST_PAIRS, _MOST_OF_ONE = 5, 2
 _MOST_SUBJECTS = 200
 
 

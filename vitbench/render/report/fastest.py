@@ -49,11 +49,14 @@ class Matrix:
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
 
     def sentences(self) -> Iterator[str]:
-        """One for each runtime: who leads where, and where that is certain."""
+        """Who leads where, and where that is certain: one for the runtimes that agree."""
+        agreeing: dict[str, list[str]] = {}
         for index, name in enumerate(self.runtimes):
             cells = [(size, own[index]) for size, own in self.rows]
             known = [(size, cell) for size, cell in cells if cell is not None and cell.name]
-            yield f"In {name}, {_told(known)}."
+            agreeing.setdefault(_told(known), []).append(name)
+        for told, names in agreeing.items():
+            yield f"In {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}, {told}."
 
 
 def _told(cells: Sequence[tuple[str, Cell]]) -> str:

@@ -138,12 +138,13 @@ function drawChoices() {
   for (const [name, title] of Object.entries(page.choices)) {
     const options = optionsAmong(name, rows);
     if (!options.includes(chosen[name])) {
-      const counts = new Map();
+      // That of the most subjects, not of the most rows: eager has no int8, and is what all know.
+      const subjects = new Map();
       for (const row of rows) {
         const text = choiceText(value(name, row));
-        counts.set(text, (counts.get(text) || 0) + 1);
+        subjects.set(text, (subjects.get(text) || new Set()).add(value("subject", row)));
       }
-      chosen[name] = [...counts].sort((a, b) => b[1] - a[1]).map(([text]) => text)[0];
+      chosen[name] = [...subjects].sort((a, b) => b[1].size - a[1].size).map(([text]) => text)[0];
     }
     rows = rows.filter((row) => sameChoice(value(name, row), chosen[name]));
     if (options.length > 1) form.append(choice(name, title, options, chosen[name], (text) => (chosen[name] = text)));
@@ -396,12 +397,14 @@ function drawHeat(metric) {
     one.share = metric.more ? one.value / best.get(one.label) : best.get(one.label) / one.value;
   }
   const order = [...best].sort((a, b) => (metric.more ? b[1] - a[1] : a[1] - b[1])).map(([label]) => label);
+  const longest = (texts) => 7 * Math.max(...texts.map((text) => text.length)); // pixels, about
+  const isCrowded = (figure.clientWidth - longest(order)) / names.length < longest(names);
   const target = caption("heat", `${capital(metric.title)} by runtime: ${setting("runtime") || "all"}`, `${columns.get(metric.name).unit || "figures"}; the fuller the colour, the nearer to the best of its row, which is bold`);
   return draw(target, {
     data: { values: points },
     height: 24 * order.length,
     encoding: {
-      x: { field: "runtime", type: "nominal", sort: null, axis: { title: null, orient: "top", labelAngle: figure.clientWidth < 460 ? -90 : 0, domain: false, ticks: false } },
+      x: { field: "runtime", type: "nominal", sort: null, axis: { title: null, orient: "top", labelAngle: isCrowded ? -90 : 0, domain: false, ticks: false } },
       y: { field: "label", type: "nominal", sort: order, axis: { title: null, domain: false, ticks: false } },
       tooltip: [{ field: "label", title: "what" }, { field: "runtime" }, { field: "text", title: metric.title }, { field: "trust", title: "trust" }],
     },
