@@ -25,8 +25,11 @@ def run(address: str, spread: str, planned: Callable[..., Plan], machine: Machin
     """Plans, and measures on a cluster, or prints which node would measure how much."""
     from vitbench.cases import plan as plans
     from vitbench.fleet import cluster, runs, versions
+    from vitbench.results import journal
     from vitbench.results.folder import new_folder
 
+    if machine.out is not None and not machine.dry_run:
+        journal.check_new(machine.out)  # to connect takes a while
     packages = versions.packages_of(runtimes.names())
     with cluster.connected(address, machine.device, packages) as fleet:
         plan = plans.with_control(planned(device=fleet.device, resolve=lambda *_: fleet.device))

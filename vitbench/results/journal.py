@@ -160,13 +160,18 @@ def restart_entry(round_index: int) -> dict[str, Any]:
     return {"event": "restarted", "round": round_index}
 
 
+def check_new(folder: Path) -> None:
+    """Raises BadInput where the folder holds a run."""
+    if os.path.exists(folder / JOURNAL):
+        raise BadInput(f"{folder} already holds a run; continue it with --resume {folder}")
+
+
 def create(folder: Path, plan: Plan) -> Journal:
     """Makes the run folder with the plan in its journal. Raises BadInput; then nothing is left.
 
     The folder may exist, but not hold a run.
     """
-    if os.path.exists(folder / JOURNAL):
-        raise BadInput(f"{folder} already holds a run; continue it with --resume {folder}")
+    check_new(folder)
     made = make(folder)
     header = {
         "event": "plan",

@@ -134,6 +134,17 @@ def test_an_address_where_something_else_listens(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_holds_a_run_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a connection is tried, which takes a while."""
+    journal.create(tmp_path, plan(case())).close()
+    address = f"ray://127.0.0.1:{free_port()}"
+    assert command(["run", "--fleet", address, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path} already holds a run; continue it with --resume" in error
+
+
 @pytest.mark.parametrize(
     ("resources", "facts", "kind"),
     [
