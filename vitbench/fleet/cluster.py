@@ -66,8 +66,8 @@ def connected(address: str, device: str, packages: Sequence[str]) -> Iterator[Ra
         except Exception as error:
             raise BadInput(
                 f"--fleet {address}: no cluster of Ray {ray.__version__} answers there: "
-                f"{first_line(error)}; one that asks for a token answers where RAY_AUTH_MODE=token "
-                "and its token are set"
+                f"{first_line(error).rstrip(' :')}; one that asks for a token answers where "
+                "RAY_AUTH_MODE=token and its token are set"
             ) from None
         yield RayCluster(address, device, packages)
     finally:
