@@ -169,7 +169,7 @@ def bounds(found: Sequence[Bound]) -> list[str]:
                 f"; they reach {_roofline(own[0]):.0%} ({name(own[0].record)}) to "
                 f"{_roofline(own[-1]):.0%} ({name(own[-1].record)}) of the roofline"
             )
-        sentences.append(visible(text))
+        sentences.append(text)
     return sentences
 
 
